@@ -1,0 +1,29 @@
+"""bagel: ByteDance-Seed's BAGEL, a mixture of two transformer experts with rectified flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.hookspecs import hookimpl
+
+INFO = BackendInfo(
+    name="bagel",
+    summary="BAGEL 7B, for photographs. Its released weights cannot be opened yet.",
+    opens="op_bagel.backend:open_backend",
+    tasks={"understand": "native", "generate": "native", "edit": "native"},
+    default_model="ByteDance-Seed/BAGEL-7B-MoT",
+    models=("ByteDance-Seed/BAGEL-7B-MoT",),
+    sizes=((1024, 1024), (768, 1024), (1024, 768), (512, 512)),
+    pictures="photographs",
+    licence="Apache-2.0",
+    memory_gb=32.0,
+    steps=50,
+    guidance=4.0,
+)
+
+
+@hookimpl
+def op_backends() -> Sequence[BackendInfo]:
+    """BAGEL at the size that its authors released."""
+    return (INFO,)

@@ -1,0 +1,125 @@
+"""`op backends`: which models can learn here, what each can do, and fetching their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import TASKS, BackendInfo
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.errors import MissingError, UsageError, nearest
+
+EMBEDDED = "embedded"
+"""The model name of a backend whose weights come with the package."""
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples:  op backends  |  op backends show nano  |  op backends fetch bagel",
+)
+@options.as_json
+@options.talk
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the models that can learn a concept, or look closer at one."""
+    if ctx.invoked_subcommand is not None:
+        return
+    infos = list(registry.backends().values())
+    if as_json:
+        output.answer_json([_as_data(info) for info in infos])
+        return
+    output.answer_table(
+        ("name", "pictures", "size", "memory", "licence", "summary"),
+        [
+            (
+                info.name,
+                info.pictures,
+                _size(info.sizes[0]),
+                f"{info.memory_gb:g} GB",
+                info.licence,
+                info.summary,
+            )
+            for info in infos
+        ],
+    )
+    for name, error in registry.broken_plugins():
+        output.note(f"The plugin {name} was skipped: {error}. See `op doctor`.")
+
+
+@command.command(epilog="Example:  op backends show nano --json")
+@click.argument("name", shell_complete=options.complete_backends)
+@options.as_json
+@options.talk
+def show(name: str, as_json: bool) -> None:
+    """Show what one backend can do."""
+    info = registry.backend_info(name)
+    if as_json:
+        output.answer_json(_as_data(info))
+        return
+    output.answer(f"{info.name}: {info.summary}")
+    rows = [
+        (
+            "tasks",
+            ", ".join(f"{task} ({info.tasks[task]})" for task in TASKS if task in info.tasks),
+        ),
+        ("pictures", info.pictures),
+        ("sizes", ", ".join(_size(size) for size in info.sizes)),
+        ("model", info.default_model),
+        ("also", ", ".join(other for other in info.models if other != info.default_model)),
+        ("memory", f"{info.memory_gb:g} GB"),
+        ("steps", str(info.steps)),
+        ("guidance", f"{info.guidance:g}"),
+        ("licence", info.licence),
+    ]
+    for key, value in rows:
+        if value:
+            output.answer(f"  {key:<9} {value}")
+
+
+@command.command(epilog="Example:  op backends fetch nano")
+@click.argument("name", shell_complete=options.complete_backends)
+@options.model
+@options.offline
+@options.as_json
+@options.talk
+def fetch(name: str, model: str | None, as_json: bool) -> None:
+    """Download a backend's weights, so that it opens without network later."""
+    info = registry.backend_info(name)
+    repo = model or info.default_model
+    known = {info.default_model, *info.models}
+    if repo not in known:
+        guess = nearest(repo, known)
+        raise UsageError(
+            f"backend {name} has no weights called {repo!r}",
+            hint=f"did you mean {guess}?" if guess else f"see `op backends show {name}`",
+        )
+    if repo != EMBEDDED:
+        raise MissingError(
+            f"fetching {repo} is not possible in this version",
+            hint="nano comes with its weights and needs no download: `-b nano`",
+        )
+    output.note(f"{name}: the weights are in the package, nothing to fetch.")
+    if as_json:
+        output.answer_json({"backend": name, "model": repo, "fetched": False})
+
+
+def _as_data(info: BackendInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "summary": info.summary,
+        "tasks": {task: info.tasks[task] for task in TASKS if task in info.tasks},
+        "default_model": info.default_model,
+        "models": list(info.models),
+        "sizes": [list(size) for size in info.sizes],
+        "pictures": info.pictures,
+        "licence": info.licence,
+        "memory_gb": info.memory_gb,
+        "steps": info.steps,
+        "guidance": info.guidance,
+    }
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,243 @@
+"""The `op` command: find the subcommand, run it, turn errors into words and exit codes.
+
+Commands are listed from a table and imported when they run; plugins add theirs through
+``op_commands``. Exit codes: 0 done, 1 failed for a stated reason, 2 wrong usage, 3 something named
+is not here, 130 interrupted. A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, NamedTuple
+
+import click
+
+from omnipersona_cli import __version__, config
+from omnipersona_cli.cli import output
+from omnipersona_cli.cli.options import SETTINGS
+from omnipersona_cli.errors import PersonaError, ResourceError, UsageError, nearest
+
+INTERRUPTED = 130
+
+BUG = "This is a bug in op. Please report it together with what `op doctor` prints."
+
+
+class Entry(NamedTuple):
+    """One line of the command table: shown by `op --help`, imported when run."""
+
+    summary: str
+    command: str
+    """``"module:click_command"``."""
+
+
+VERBS = {
+    "learn": Entry("Learn a concept from photos.", "omnipersona_cli.cli.learn:command"),
+    "gen": Entry("Paint a picture of what was learned.", "omnipersona_cli.cli.gen:command"),
+    "edit": Entry("Change a picture.", "omnipersona_cli.cli.edit:command"),
+    "ask": Entry("Answer a question, about a picture or not.", "omnipersona_cli.cli.ask:command"),
+    "chat": Entry("Ask on, line by line.", "omnipersona_cli.cli.chat:command"),
+}
+HOUSEKEEPING = {
+    "concepts": Entry("List and keep what was learned.", "omnipersona_cli.cli.concepts:command"),
+    "backends": Entry("List the models that can learn.", "omnipersona_cli.cli.backends:command"),
+    "doctor": Entry("Show versions, devices and settings.", "omnipersona_cli.cli.doctor:command"),
+    "completion": Entry(
+        "Print the completion script of a shell.", "omnipersona_cli.cli.completion:command"
+    ),
+    "help": Entry("Explain a command or a topic.", "omnipersona_cli.cli.help:command"),
+}
+WITHOUT_SETTINGS = ("completion", "doctor", "help")
+"""Commands that must work when a settings file does not."""
+
+
+class Failure(click.ClickException):
+    """An expected failure on its way out through click, which gives it the last word."""
+
+    def __init__(self, error: PersonaError, *, show_traceback: bool) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.exit_code = error.exit_code  # type: ignore[misc]  # a class variable for click alone
+        self.show_traceback = show_traceback
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print what happened and the hint."""
+        output.fail(self.error, show_traceback=self.show_traceback)
+
+
+class Op(click.Group):
+    """A group that lists every command and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Verbs, housekeeping, then what plugins add."""
+        return [*VERBS, *HOUSEKEEPING, *_added()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now; None for a name that nobody knows."""
+        entry = VERBS.get(cmd_name) or HOUSEKEEPING.get(cmd_name) or _added().get(cmd_name)
+        if entry is None:
+            return None
+        from omnipersona_cli.registry import load
+
+        command = load(entry.command)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{entry.command} is not a click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """click's, with the nearest name suggested for an unknown one."""
+        name = args[0]
+        built_in = name in VERBS or name in HOUSEKEEPING  # asked first: it needs no plugins
+        if not built_in and not name.startswith("-") and name not in _added():
+            guess = nearest(name, self.list_commands(ctx))
+            raise UsageError(
+                f"there is no command {name!r}",
+                hint=f"did you mean `op {guess}`? See `op --help`" if guess else "see `op --help`",
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table, in three sections, without importing a command."""
+        sections = {"Commands": VERBS, "Housekeeping": HOUSEKEEPING, "From plugins": _added()}
+        for title, entries in sections.items():
+            if entries:
+                with formatter.section(title):
+                    formatter.write_dl([(name, entry.summary) for name, entry in entries.items()])
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """click's, with wrong usage told in our words."""
+        with _in_our_words():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; expected errors leave as `Failure`, bugs as they are."""
+        with _in_our_words():
+            try:
+                return super().invoke(ctx)
+            except (KeyboardInterrupt, EOFError, click.Abort):
+                output.note("Interrupted.")
+                ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.Exit, click.Abort, Failure):
+        raise
+    except Exception as error:
+        expected = _expected(error)
+        if expected is not None:
+            raise Failure(expected, show_traceback=output.verbose()) from error
+        if not isinstance(error, click.ClickException) and not _closed_pipe(error):
+            error.add_note(BUG)
+        raise
+
+
+def _expected(error: Exception) -> PersonaError | None:
+    """The failure in a person's words; None when nobody expected it."""
+    if isinstance(error, PersonaError):
+        return error
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "op"
+        told: PersonaError = UsageError(error.format_message(), hint=f"see `{path} --help`")
+    elif _out_of_memory(error):
+        told = ResourceError(
+            "there is not enough memory",
+            hint="try a smaller --size, `--dtype bfloat16`, or the small model: `-b nano`",
+        )
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        told = ResourceError(
+            f"the disk is full{_at(error)}", hint="free some space, or name another place with -o"
+        )
+    elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        told = ResourceError(
+            f"permission denied{_at(error)}",
+            hint="name a place that you may use with -o, or set OMNIPERSONA_HOME",
+        )
+    else:
+        return None
+    told.__cause__ = error
+    return told
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")  # its error cannot be here before it is
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _closed_pipe(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _at(error: OSError) -> str:
+    return f": {error.filename}" if error.filename else ""
+
+
+def _added() -> dict[str, Entry]:
+    """What plugins add. A built-in command cannot be replaced."""
+    from omnipersona_cli.registry import commands
+
+    return {
+        name: Entry(info.summary, info.command)
+        for name, info in commands().items()
+        if name not in VERBS and name not in HOUSEKEEPING
+    }
+
+
+def _default_map(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """click's ``default_map``: settings for all, and on top of them a command's own section."""
+    shared = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    for key in shared:
+        _check_known(key, SETTINGS, "setting")
+    sections = {key: value for key, value in settings.items() if isinstance(value, dict)}
+    names = [*VERBS, *HOUSEKEEPING]
+    if not sections.keys() <= set(names):
+        names += _added()
+    for key in sections:
+        _check_known(key, names, "command")
+    return {name: {**shared, **sections.get(name, {})} for name in names}
+
+
+def _check_known(key: str, known: tuple[str, ...] | list[str], what: str) -> None:
+    if key not in known:
+        guess = nearest(key, known)
+        raise UsageError(
+            f"a settings file names the unknown {what} {key!r}",
+            hint=f"did you mean {guess!r}? See `op help config`" if guess else "`op help config`",
+        )
+
+
+@click.group(
+    cls=Op,
+    invoke_without_command=True,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "OMNIPERSONA",
+        "max_content_width": 100,
+    },
+    epilog="Try: op help, op gen --help",
+)
+@click.version_option(__version__, prog_name="op")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Teach unified multimodal models a person, a pet or a thing."""
+    ctx.color = output.colour()
+    if ctx.invoked_subcommand is None:
+        output.answer(ctx.get_help())
+    elif ctx.invoked_subcommand not in WITHOUT_SETTINGS:
+        ctx.default_map = _default_map(config.load_config())

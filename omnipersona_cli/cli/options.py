@@ -1,0 +1,142 @@
+"""Options that several commands share; each is a decorator.
+
+``@options.opening`` is what a command needs that opens a backend, ``@options.talk`` is for all.
+``-q`` and ``-v`` reach `omnipersona_cli.cli.output` through the context and are not parameters.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from omnipersona_cli.cli import output
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "bfloat16", "float16")
+
+SETTINGS = ("backend", "model", "device", "dtype", "seed", "offline")
+"""What may stand at the top of a settings file."""
+
+
+def complete_backends(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Installed backends that start like ``incomplete``."""
+    from omnipersona_cli import registry
+
+    return [
+        CompletionItem(name, help=info.summary)
+        for name, info in registry.backends().items()
+        if name.startswith(incomplete)
+    ]
+
+
+def complete_concepts(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Concepts of the library that start like ``incomplete``."""
+    from omnipersona_cli.concepts.library import Library
+
+    start = incomplete.lstrip("<")
+    return [CompletionItem(name) for name in Library().names() if name.startswith(start)]
+
+
+def _remember(key: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def keep(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[key] = True
+
+    return keep
+
+
+def _go_offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+backend = click.option(
+    "-b",
+    "--backend",
+    metavar="NAME",
+    envvar="OMNIPERSONA_BACKEND",
+    shell_complete=complete_backends,
+    help="Backend to use; see `op backends`.",
+)
+model = click.option(
+    "--model",
+    metavar="REPO",
+    envvar="OMNIPERSONA_MODEL",
+    help="Other weights for the backend: a hub id or a folder.",
+)
+device = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    envvar="OMNIPERSONA_DEVICE",
+    show_default=True,
+    help="Where to compute.",
+)
+dtype = click.option(
+    "--dtype",
+    type=click.Choice(DTYPES),
+    envvar="OMNIPERSONA_DTYPE",
+    help="Number format; smaller ones need less memory.",
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    envvar="OMNIPERSONA_SEED",
+    help="Same seed, same result. Chosen and shown when not given.",
+)
+offline = click.option(
+    "--offline",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    envvar="OMNIPERSONA_OFFLINE",
+    callback=_go_offline,
+    help="Never use the network.",
+)
+concept = click.option(
+    "--concept",
+    "concepts",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=complete_concepts,
+    help="Concept to use, where the prompt does not name it; repeatable.",
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+quiet = click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_remember(output.QUIET),
+    help="No notes and no progress bars.",
+)
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_remember(output.VERBOSE),
+    help="Show the traceback of errors.",
+)
+
+
+def opening(command: F) -> F:
+    """``-b``, ``--model``, ``--device``, ``--dtype``, ``--offline``: how to open a backend."""
+    return backend(model(device(dtype(offline(command)))))
+
+
+def talk(command: F) -> F:
+    """``-q`` and ``-v``: how much to say on stderr."""
+    return quiet(verbose(command))

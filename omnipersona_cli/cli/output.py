@@ -1,0 +1,195 @@
+"""The only place that prints or draws a progress bar.
+
+stdout carries the answer and nothing else; everything a person is told on the way goes to stderr.
+``-q`` silences notes and bars, never warnings and errors. tqdm is imported when a bar is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omnipersona_cli.errors import PersonaError, UsageError
+from omnipersona_cli.hookspecs import Progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+QUIET = "omnipersona.quiet"
+VERBOSE = "omnipersona.verbose"
+
+
+def quiet() -> bool:
+    """True under ``-q``."""
+    return _setting(QUIET)
+
+
+def verbose() -> bool:
+    """True under ``-v``."""
+    return _setting(VERBOSE)
+
+
+def colour() -> bool | None:
+    """click's ``color``: False where colour is unwanted, None to let click look at the terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def answer(text: object) -> None:
+    """One line of the answer, on stdout."""
+    click.echo(str(text), color=colour())
+
+
+def answer_stream(pieces: Iterable[str]) -> str:
+    """An answer that arrives in pieces, each on stdout as it comes; returns the whole."""
+    said = []
+    for piece in pieces:
+        said.append(piece)
+        click.echo(piece, nl=False, color=colour())
+    click.echo()
+    return "".join(said)
+
+
+def answer_json(value: Any) -> None:
+    """The answer as one JSON object or array, on stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def answer_bytes(data: bytes) -> None:
+    """The answer as bytes (``-o -``), on stdout. Refuses to fill a terminal with them."""
+    if sys.stdout.isatty():
+        raise UsageError("a picture cannot be shown in a terminal", hint="name a file: `-o bo.png`")
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def answer_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Rows under headings, in columns, on stdout. No heading where nothing follows."""
+    if not rows:
+        return
+    table = [list(headings), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        answer("  ".join(cells).rstrip())
+
+
+def note(text: str) -> None:
+    """Something a person may like to know, on stderr; silent under ``-q``."""
+    if not quiet():
+        _to_stderr(text)
+
+
+def warn(text: str) -> None:
+    """Something a person ought to know, on stderr, even under ``-q``."""
+    _to_stderr(click.style("Warning:", fg="yellow") + f" {text}")
+
+
+def hint(text: str) -> None:
+    """What to try next, on stderr; silent under ``-q``."""
+    note(f"Hint: {text}")
+
+
+def fail(error: PersonaError, *, show_traceback: bool = False) -> None:
+    """What happened and what to do about it, one line each, on stderr."""
+    if show_traceback:
+        _to_stderr("".join(traceback.format_exception(error)).rstrip())
+    _to_stderr(click.style("Error:", fg="red", bold=True) + f" {_one_line(str(error))}")
+    if error.hint:
+        _to_stderr(f"Hint: {_one_line(error.hint)}")
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Progress], None]]:
+    """A callback that shows work as it goes: one line for a phase, one bar where a total is known.
+
+    ::
+
+        with output.progress() as on_progress:
+            engine.learn(..., on_progress=on_progress)
+
+    Every event is also handed to the plugins that listen to ``op_progress``.
+    """
+    from omnipersona_cli import registry
+
+    phase = ""
+    bar: tqdm[Any] | None = None
+
+    def show(event: Progress) -> None:
+        nonlocal phase, bar
+        registry.report(event)
+        if quiet():
+            return
+        if event.phase != phase:
+            _close(bar)
+            bar, phase = None, event.phase
+            if event.total:
+                bar = _new_bar(event)
+            if bar is None and not event.note:
+                note(f"{event.phase} ...")
+        if event.note:
+            note(event.note)
+        if bar is not None:
+            _move(bar, event)
+
+    try:
+        yield show
+    finally:
+        _close(bar)
+
+
+def _new_bar(event: Progress) -> tqdm[Any] | None:
+    """A bar on stderr; None when stderr is not a terminal."""
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=event.total,
+        desc=event.phase,
+        file=sys.stderr,
+        disable=None,  # tqdm's own word for "not a terminal"
+        leave=False,
+        dynamic_ncols=True,
+        bar_format="{desc} {bar} {n_fmt}/{total_fmt} {remaining} left{postfix}",
+    )
+    return None if bar.disable else bar
+
+
+def _move(bar: tqdm[Any], event: Progress) -> None:
+    bar.total = event.total
+    if event.metrics:
+        bar.set_postfix_str(_metrics(event.metrics), refresh=False)
+    bar.update(event.step - bar.n)
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in metrics.items())
+
+
+def _close(bar: tqdm[Any] | None) -> None:
+    if bar is not None:
+        bar.close()
+
+
+def _to_stderr(text: str) -> None:
+    if "tqdm" in sys.modules:
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=sys.stderr):  # lifts a bar that is being drawn
+            click.echo(text, err=True, color=colour())
+    else:
+        click.echo(text, err=True, color=colour())
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _setting(key: str) -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(key))
