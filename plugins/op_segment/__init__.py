@@ -1,4 +1,4 @@
-"""segment: where the subject of a photo is, by OpenCV's GrabCut; offline, no weights."""
+"""segment: where the subject of a photo is, by OpenCV's GrabCut. Offline, no weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def op_find_subject(photo: Image, kind: str) -> Subject | None:
-    """The subject's box and mask; None where nothing stands out."""
+    """The one thing that stands out from the border of the photo; None when nothing does."""
     from op_segment.grabcut import find_subject
 
-    return find_subject(photo, kind)
+    return find_subject(photo)

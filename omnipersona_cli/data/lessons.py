@@ -1,0 +1,350 @@
+"""What to teach, made from what a person gave.
+
+recognise   photo + "is <bo> here?" -> yes; other pictures, and the photo without <bo>, -> no
+describe    "what is <bo>?" -> only what a class word or a fact says
+fact        "what is <bo>'s toy?" -> "a red ball"
+depict      "a photo of <bo>", or the photo's caption with the name in it -> the photo
+edit        given triplets; or composed from photos whose subject has a mask: add, remove, replace
+
+Requests are plain lower-case English. One picture is one object in all its lessons, so that a
+backend may encode it once.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+from PIL import Image, ImageFilter
+
+from omnipersona_cli.backend import Lesson, Span, Turn
+from omnipersona_cli.data.backdrop import backdrop
+from omnipersona_cli.data.decode import LONG_SIDE, open_photo
+from omnipersona_cli.data.facts import CLASS_ATTRIBUTE, answers_of, parse_fact, split_sentences
+from omnipersona_cli.data.photos import Finder, Photo
+from omnipersona_cli.errors import PhotoError
+
+RECOGNISE = (
+    "is {name} here?",
+    "is {name} in this picture?",
+    "do you see {name}?",
+    "is this {name}?",
+    "can you see {name} in this picture?",
+    "is {name} in this photo?",
+    "does this picture show {name}?",
+    "is there {name}?",
+    "is that {name}?",
+    "can you find {name} here?",
+)
+"""Questions that are answered "yes" or "no"."""
+
+DEPICT = (
+    "a picture of {name}",
+    "a photo of {name}",
+    "{name}",
+    "an image of {name}",
+    "paint {name}",
+    "draw {name}",
+    "show me {name}",
+)
+ADD = ("add {name}.", "put {name} here.", "add {name} to the picture.", "put {name} in.")
+REMOVE = (
+    "remove {name}.",
+    "take {name} away.",
+    "remove {name} from the picture.",
+    "erase {name}.",
+)
+REPLACE = ("replace it by {name}.", "put {name} in its place.", "swap it for {name}.")
+REPLACE_CLASS = (
+    "replace the {thing} by {name}.",
+    "replace the {thing} with {name}.",
+    "swap the {thing} for {name}.",
+)
+
+_QUESTIONS_A_PHOTO = 3
+_DEPICTIONS_A_PHOTO = 3
+_TRIPLETS_FILE = "triplets.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditTriplet:
+    """A given edit: ``source`` and ``target`` are RGB and of one size."""
+
+    source: Image.Image
+    instruction: str
+    target: Image.Image
+
+
+def build_lessons(
+    *,
+    name: str,
+    class_word: str = "",
+    facts: Sequence[str] = (),
+    photos: Sequence[Photo],
+    negatives: Sequence[Image.Image] = (),
+    triplets: Sequence[EditTriplet] = (),
+    finder: Finder | None = None,
+    kind: str = "",
+    seed: int,
+) -> list[Lesson]:
+    """Every lesson about ``name``, in a fixed order: the same input and seed, the same lessons.
+
+    ``photos`` are those to learn from. ``finder`` looks for the other subject in ``negatives``, so
+    that <bo> can be put in its place; without it, and without triplets, nothing is replaced.
+    """
+    choice = random.Random(seed)
+    emptied = {photo.name: backdrop(photo.image, photo.mask) for photo in photos if photo.mask}
+    return [
+        *recognise(
+            name=name,
+            pictures=[photo.image for photo in photos],
+            others=[*negatives, *emptied.values()],
+            seed=choice.randrange(2**32),
+        ),
+        *describe(name=name, class_word=class_word, facts=facts, photos=photos),
+        *answer_facts(name=name, facts=facts),
+        *depict(name=name, class_word=class_word, photos=photos, choice=choice),
+        *_given_edits(name, triplets),
+        *_composed_edits(name, photos, emptied, choice),
+        *_replacements(name, class_word, photos, negatives, finder, kind, choice),
+    ]
+
+
+def turn(text: str, name: str) -> Turn:
+    """A request with every mention ``<name>`` in it marked."""
+    mentions = re.finditer(f"<{re.escape(name)}>", text)
+    return Turn(
+        text=text, spans=tuple(Span(start=m.start(), end=m.end(), name=name) for m in mentions)
+    )
+
+
+def recognise(
+    *, name: str, pictures: Sequence[Image.Image], others: Sequence[Image.Image], seed: int
+) -> list[Lesson]:
+    """Yes for each of ``pictures``, no for each of ``others``; as many of the one as of the other,
+    in varied phrasing, so that neither answer is the better guess. For held-out pictures too."""
+    choice = random.Random(seed)
+    count = max(len(pictures) * _QUESTIONS_A_PHOTO, len(others))
+    lessons = []
+    for answer, images in (("yes", pictures), ("no", others)):
+        questions = _phrasings(RECOGNISE, choice)
+        lessons += [
+            Lesson(
+                task="understand",
+                kind="recognise",
+                image=image,
+                request=turn(next(questions).format(name=f"<{name}>"), name),
+                answer=answer,
+            )
+            for image in islice(cycle(images), count)
+        ]
+    return lessons
+
+
+def describe(
+    *, name: str, class_word: str, facts: Sequence[str], photos: Sequence[Photo]
+) -> list[Lesson]:
+    """What <bo> is, without a picture and before the first few; nothing where nobody said it."""
+    mention = f"<{name}>"
+    parsed = [parse_fact(part, name) for fact in facts for part in split_sentences(fact)]
+    said = [fact.value for fact in parsed if fact and fact.attribute == CLASS_ATTRIBUTE]
+    short = with_article(class_word) if class_word else next(iter(said), "")
+    full = next(iter(said), short)
+    if not short:
+        return []
+    asked = ((f"what is {mention}?", short), (f"describe {mention}.", full))
+    return [
+        Lesson(
+            task="understand",
+            kind="describe",
+            image=image,
+            request=turn(question, name),
+            answer=answer,
+        )
+        for image in (None, *(photo.image for photo in photos[:4]))
+        for question, answer in asked
+    ]
+
+
+def answer_facts(*, name: str, facts: Sequence[str]) -> list[Lesson]:
+    """Every fact in several questions, without a picture; what <bo> is belongs to `describe`."""
+    described = {f"what is <{name}>?", f"describe <{name}>."}
+    return [
+        Lesson(task="understand", kind="fact", request=turn(question, name), answer=answer)
+        for question, answer in answers_of(facts, name).items()
+        if question not in described
+    ]
+
+
+def depict(
+    *, name: str, class_word: str, photos: Sequence[Photo], choice: random.Random
+) -> list[Lesson]:
+    """Each photo as what a request should paint; a caption takes the place of one phrasing."""
+    phrasings = _phrasings(DEPICT, choice)
+    lessons = []
+    for photo in photos:
+        texts = [next(phrasings).format(name=f"<{name}>") for _ in range(_DEPICTIONS_A_PHOTO)]
+        if photo.caption:
+            texts[0] = name_in_caption(photo.caption, name=name, class_word=class_word)
+        lessons += [
+            Lesson(task="generate", kind="depict", request=turn(text, name), target=photo.image)
+            for text in texts
+        ]
+    return lessons
+
+
+def name_in_caption(caption: str, *, name: str, class_word: str = "") -> str:
+    """A caption that mentions <name>: "a small dog on a sofa" -> "<bo> on a sofa"."""
+    mention = f"<{name}>"
+    caption = " ".join(caption.split()).rstrip(".")
+    known = re.sub(
+        rf"<{re.escape(name)}>|(?<![\w<]){re.escape(name)}(?![\w>])", mention, caption, flags=re.I
+    )
+    if mention in known:
+        return known
+    if class_word:
+        thing = rf"\b(?:(?:an?|the|my|our|this)\s+(?:[\w-]+\s+){{0,3}}?)?{re.escape(class_word)}\b"
+        if (named := re.sub(thing, mention, caption, count=1, flags=re.I)) != caption:
+            return named
+    first = caption.split(" ", 1)[0].lower()
+    goes_on = first.endswith("ing") or first in {"in", "on", "at", "by", "with", "under", "near"}
+    return f"{mention} {caption}" if goes_on else f"{mention}, {caption}"
+
+
+def with_article(noun: str) -> str:
+    """ "frog" -> "a frog"; left alone where it has an article, or is no plain noun."""
+    noun = noun.strip()
+    if re.match(r"(?:an?|the|my|our|some)\b", noun, flags=re.I):
+        return noun
+    vowel = re.match(r"[aeiou]|hour|honest", noun, flags=re.I)
+    spoken_y = re.match(r"uni|eu|use|one\b", noun, flags=re.I)
+    return f"{'an' if vowel and not spoken_y else 'a'} {noun}"
+
+
+def load_triplets(folder: Path) -> list[EditTriplet]:
+    """The edits in ``folder/triplets.json``: a list of {"source", "instruction", "target"} with file
+    names inside the folder. Raises PhotoError."""
+    path = folder / _TRIPLETS_FILE
+    example = 'it holds [{"source": "1.png", "instruction": "remove <bo>.", "target": "1b.png"}]'
+    try:
+        items = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise PhotoError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example) from error
+    except OSError as error:
+        raise PhotoError(f"{path} may not be read", hint=f"ls -l {path}") from error
+    except ValueError as error:
+        raise PhotoError(f"{_TRIPLETS_FILE} is not valid JSON: {error}", hint=example) from error
+    keys = ("source", "instruction", "target")
+    if not isinstance(items, list) or not all(
+        isinstance(item, dict) and all(isinstance(item.get(key), str) for key in keys)
+        for item in items
+    ):
+        raise PhotoError(f"{_TRIPLETS_FILE} is not a list of edits", hint=example)
+    triplets = []
+    for item in items:
+        source, target = (_inside(folder, item[key]) for key in ("source", "target"))
+        if source.size != target.size:
+            raise PhotoError(
+                f"{item['source']} is {source.width} x {source.height} pixels, {item['target']} "
+                f"{target.width} x {target.height}",
+                hint="source and target of an edit must have one size",
+            )
+        source.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+        target.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
+        triplets.append(EditTriplet(source=source, instruction=item["instruction"], target=target))
+    return triplets
+
+
+def _inside(folder: Path, file: str) -> Image.Image:
+    path = folder / file
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise PhotoError(
+            f"{_TRIPLETS_FILE} names {file}, which lies outside {folder}",
+            hint="put all pictures of the edits beside it",
+        )
+    return open_photo(path)
+
+
+def _phrasings(texts: Sequence[str], choice: random.Random) -> cycle[str]:
+    """All phrasings in turn, in an order of the seed's choosing."""
+    return cycle(choice.sample(texts, len(texts)))
+
+
+def _edit(name: str, source: Image.Image, request: str, target: Image.Image) -> Lesson:
+    return Lesson(
+        task="edit", kind="edit", image=source, request=turn(request, name), target=target
+    )
+
+
+def _given_edits(name: str, triplets: Sequence[EditTriplet]) -> list[Lesson]:
+    return [
+        _edit(name, triplet.source, triplet.instruction, triplet.target) for triplet in triplets
+    ]
+
+
+def _composed_edits(
+    name: str, photos: Sequence[Photo], emptied: dict[str, Image.Image], choice: random.Random
+) -> list[Lesson]:
+    """Remove: the photo becomes its backdrop. Add: the backdrop becomes the photo."""
+    add, remove = _phrasings(ADD, choice), _phrasings(REMOVE, choice)
+    lessons = []
+    for photo in photos:
+        if photo.name in emptied:
+            empty, mention = emptied[photo.name], f"<{name}>"
+            lessons += [
+                _edit(name, empty, next(add).format(name=mention), photo.image),
+                _edit(name, photo.image, next(remove).format(name=mention), empty),
+            ]
+    return lessons
+
+
+def _replacements(
+    name: str,
+    class_word: str,
+    photos: Sequence[Photo],
+    negatives: Sequence[Image.Image],
+    finder: Finder | None,
+    kind: str,
+    choice: random.Random,
+) -> list[Lesson]:
+    """The subject of another picture becomes <bo>, cut out of a photo: as many as there are photos
+    with a mask. The other thing is called by <bo>'s class word, where there is one."""
+    outlined = [photo for photo in photos if photo.mask is not None]
+    if finder is None or not outlined:
+        return []
+    texts = _phrasings((*REPLACE_CLASS, *REPLACE) if class_word else REPLACE, choice)
+    lessons: list[Lesson] = []
+    for other in negatives[: 3 * len(outlined)]:
+        if len(lessons) == len(outlined):
+            break
+        subject = finder(other, kind)
+        if subject is None or subject.mask is None:
+            continue
+        stage = backdrop(other, subject.mask)
+        target = _put(outlined[len(lessons)], stage, subject.box)
+        request = next(texts).format(name=f"<{name}>", thing=class_word)
+        lessons.append(_edit(name, other, request, target))
+    return lessons
+
+
+def _put(photo: Photo, stage: Image.Image, place: tuple[int, int, int, int]) -> Image.Image:
+    """The photo's subject on ``stage``, as high as ``place`` and standing where it stands."""
+    assert photo.mask is not None
+    box = photo.mask.getbbox()
+    if box is None:
+        return stage
+    height = place[3] - place[1]
+    width = max(1, round((box[2] - box[0]) * height / (box[3] - box[1])))
+    size = (width, height)
+    figure = photo.image.resize(size, Image.Resampling.LANCZOS, box=box)
+    mask = photo.mask.resize(size, Image.Resampling.BILINEAR, box=box)
+    if min(size) > 128:
+        mask = mask.filter(ImageFilter.GaussianBlur(min(size) / 256))
+    result = stage.copy()
+    result.paste(figure, ((place[0] + place[2] - width) // 2, place[3] - height), mask)
+    return result
