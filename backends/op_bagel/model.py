@@ -1,0 +1,711 @@
+"""BAGEL: one decoder that reads pictures and text, and draws, at any size.
+
+Every decoder layer holds two experts; the kind of a row picks one, attention is shared by all.
+Understanding rows and generation rows stay two dense tensors through the layers, and meet only
+around attention, in a padded layout. Tensor names and shapes are those of the released
+`ema.safetensors`; without generation rows the generation expert is never touched.
+
+Source: BAGEL release ("Emerging Properties in Unified Multimodal Pretraining", arXiv 2505.14683),
+modelling code; Qwen2.5 decoder with q/k norms, SigLIP picture encoder, rectified flow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from op_bagel.config import BagelConfig, DecoderConfig, ViTConfig
+from op_bagel.packing import Noise, Packed, Sample, Text, pack
+from op_bagel.pictures import Grid, position_ids, sincos_table
+
+GEN = "_moe_gen"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cache:
+    """What B contexts left behind: per layer keys (normed, rotated) and values [B, P, Hkv, Dh].
+
+    `positions` [B] is the next rotary position; `mask` [B, P] marks the real rows, None where
+    all are. Caches are values: growing one gives a new one.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    positions: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        return int(self.positions.shape[0])
+
+    @property
+    def length(self) -> int:
+        """Rows held, padding included."""
+        return int(self.keys[0].shape[1])
+
+    def expand(self, batch: int) -> Cache:
+        """One context shared by `batch` samples, without copying it."""
+        if self.batch == batch:
+            return self
+        if self.batch != 1:
+            raise ValueError(f"{self.batch} contexts cannot serve {batch} samples")
+        return Cache(
+            keys=tuple(k.expand(batch, -1, -1, -1) for k in self.keys),
+            values=tuple(v.expand(batch, -1, -1, -1) for v in self.values),
+            positions=self.positions.expand(batch),
+            mask=None if self.mask is None else self.mask.expand(batch, -1),
+        )
+
+    def prefix(self, length: int, positions: Tensor) -> Cache:
+        """The first `length` rows as a view: an earlier state of the same contexts."""
+        return Cache(
+            keys=tuple(k[:, :length] for k in self.keys),
+            values=tuple(v[:, :length] for v in self.values),
+            positions=positions,
+            mask=None if self.mask is None else self.mask[:, :length],
+        )
+
+    @staticmethod
+    def stack(caches: Sequence[Cache]) -> Cache:
+        """Contexts of any lengths as one batch; shorter ones are padded and masked."""
+        if len(caches) == 1:
+            return caches[0]
+        longest = max(cache.length for cache in caches)
+        ragged = any(cache.length != longest or cache.mask is not None for cache in caches)
+        layers = range(len(caches[0].keys))
+
+        def padded(rows: Tensor) -> Tensor:
+            return F.pad(rows, (0, 0, 0, 0, 0, longest - rows.shape[1]))
+
+        return Cache(
+            keys=tuple(torch.cat([padded(c.keys[i]) for c in caches]) for i in layers),
+            values=tuple(torch.cat([padded(c.values[i]) for c in caches]) for i in layers),
+            positions=torch.cat([cache.positions for cache in caches]),
+            mask=torch.cat([F.pad(c.real_rows(), (0, longest - c.length)) for c in caches])
+            if ragged
+            else None,
+        )
+
+    def real_rows(self) -> Tensor:
+        """[B, P] bool: which rows are no padding."""
+        if self.mask is not None:
+            return self.mask
+        return torch.ones(self.batch, self.length, dtype=torch.bool, device=self.positions.device)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rows:
+    """The decoder's rows: `und` [Nu, D] and `gen` [Ng, D], None where there are none."""
+
+    und: Tensor
+    gen: Tensor | None
+
+    def read(self, packed: Packed) -> Tensor:
+        """[N, D] in reading order, sample after sample."""
+        both = self.und if self.gen is None else torch.cat((self.und, self.gen))
+        return both.index_select(0, packed.order)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outputs:
+    """What the heads say; a head without rows gives an empty tensor.
+
+    `hidden` holds the rows in reading order: before layer 0, after each layer, after the norms.
+    """
+
+    ce: Tensor  # [K] cross-entropy of each label
+    velocity: Tensor  # [M, latent width] at the tokens to be drawn
+    mse: Tensor  # [M] mean over the channels; empty without a target
+    logits: Tensor | None = None  # [K, vocab]
+    hidden: tuple[Tensor, ...] = ()
+
+    def loss(self, *, ce_weight: float = 1.0, mse_weight: float = 1.0) -> Tensor:
+        """Weighted sum of the mean cross-entropy and the mean squared error; absent ones are 0."""
+        total = self.ce.sum() * (ce_weight / max(len(self.ce), 1))
+        return total + self.mse.sum() * (mse_weight / max(len(self.mse), 1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Frame:
+    """Where the rows of one forward sit in attention."""
+
+    batch: int
+    length: int
+    gather: Tensor
+    place: Tensor
+    cos: Tensor  # [N, 1, Dh / 2]
+    sin: Tensor
+    mask: Tensor | None  # [B, 1, L, P + L]
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32, cast back, then scaled."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.float()
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return y.to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """Two sets of projections around one attention."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = (
+            c.num_attention_heads,
+            c.num_key_value_heads,
+            c.head_dim,
+        )
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.qk_norm = c.qk_norm
+        for expert in ("", GEN):
+            self.add_module("q_proj" + expert, nn.Linear(c.hidden_size, wide))
+            self.add_module("k_proj" + expert, nn.Linear(c.hidden_size, narrow))
+            self.add_module("v_proj" + expert, nn.Linear(c.hidden_size, narrow))
+            self.add_module("o_proj" + expert, nn.Linear(wide, c.hidden_size, bias=False))
+            if c.qk_norm:
+                self.add_module("q_norm" + expert, RMSNorm(c.head_dim, c.rms_norm_eps))
+                self.add_module("k_norm" + expert, RMSNorm(c.head_dim, c.rms_norm_eps))
+
+    def project(self, x: Tensor, expert: str) -> tuple[Tensor, Tensor, Tensor]:
+        """[n, D] -> q [n, H, Dh], k and v [n, Hkv, Dh], before rotation."""
+        n = len(x)
+        q = getattr(self, "q_proj" + expert)(x).view(n, self.heads, self.head_dim)
+        k = getattr(self, "k_proj" + expert)(x).view(n, self.kv_heads, self.head_dim)
+        v = getattr(self, "v_proj" + expert)(x).view(n, self.kv_heads, self.head_dim)
+        if self.qk_norm:
+            q = getattr(self, "q_norm" + expert)(q)
+            k = getattr(self, "k_norm" + expert)(k)
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """q [B, L, H, Dh] over k, v [B, P + L, Hkv, Dh] -> [B * L, H * Dh]."""
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        shared = self.heads != self.kv_heads
+        if shared and mask is not None and q.is_cuda:
+            # Fused CUDA kernels take a mask or shared heads, not both.
+            k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
+            shared = False
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared)
+        return out.transpose(1, 2).reshape(-1, self.heads * self.head_dim)
+
+
+class MLP(nn.Module):
+    """down(silu(gate) * up), no biases."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+def _rotate(x: Tensor, frame: _Frame) -> Tensor:
+    """Rotary positions, half layout: [N, heads, Dh] -> the same."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * frame.cos - b * frame.sin, b * frame.cos + a * frame.sin), dim=-1)
+
+
+class Layer(nn.Module):
+    """One decoder layer: shared attention, then an MLP, each weight held per expert."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(c)
+        for expert in ("", GEN):
+            self.add_module("mlp" + expert, MLP(c))
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                self.add_module(name + expert, RMSNorm(c.hidden_size, c.rms_norm_eps))
+
+    def forward(
+        self,
+        rows: Rows,
+        frame: _Frame,
+        past: tuple[Tensor, Tensor] | None,
+        keep: tuple[Tensor, Tensor] | None,
+    ) -> tuple[Rows, Tensor, Tensor]:
+        """Next rows, and the keys and values [B, P + L, Hkv, Dh] they attended.
+
+        With `keep` (indices of und rows, of gen rows) only those rows come out.
+        """
+        parts = [self._project(rows.und, "")]
+        if rows.gen is not None:
+            parts.append(self._project(rows.gen, GEN))
+        q, k, v = (torch.cat(xs) if len(xs) > 1 else xs[0] for xs in zip(*parts, strict=True))
+        q, k, v = (
+            x.index_select(0, frame.gather).unflatten(0, (frame.batch, frame.length))
+            for x in (_rotate(q, frame).to(v.dtype), _rotate(k, frame).to(v.dtype), v)
+        )
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
+        if keep is not None and not len(keep[0]) and not len(keep[1]):
+            return Rows(und=rows.und[:0], gen=None), k, v
+        mixed = self.self_attn.mix(q, k, v, frame.mask)
+        at_und, at_gen = frame.place[: len(rows.und)], frame.place[len(rows.und) :]
+        und, gen = rows.und, rows.gen
+        if keep is not None:
+            und, at_und = und.index_select(0, keep[0]), at_und.index_select(0, keep[0])
+            if gen is not None:
+                gen, at_gen = gen.index_select(0, keep[1]), at_gen.index_select(0, keep[1])
+        und = self._finish(und, mixed.index_select(0, at_und), "")
+        if gen is not None and len(gen):
+            gen = self._finish(gen, mixed.index_select(0, at_gen), GEN)
+        return Rows(und=und, gen=gen), k, v
+
+    def _project(self, x: Tensor, expert: str) -> tuple[Tensor, Tensor, Tensor]:
+        return self.self_attn.project(getattr(self, "input_layernorm" + expert)(x), expert)
+
+    def _finish(self, x: Tensor, mixed: Tensor, expert: str) -> Tensor:
+        x = x + getattr(self.self_attn, "o_proj" + expert)(mixed)
+        h = getattr(self, "post_attention_layernorm" + expert)(x)
+        out: Tensor = x + getattr(self, "mlp" + expert)(h)
+        return out
+
+
+class Decoder(nn.Module):
+    """Token embedding, the layers and one closing norm per expert."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.layers = nn.ModuleList(Layer(c) for _ in range(c.num_hidden_layers))
+        self.norm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.norm_moe_gen = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+
+class LanguageModel(nn.Module):
+    """The decoder and the text head (the embedding itself where tied)."""
+
+    def __init__(self, c: DecoderConfig) -> None:
+        super().__init__()
+        self.model = Decoder(c)
+        self.lm_head: nn.Linear | None = None
+        if not c.tie_word_embeddings:
+            self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Normed und rows [n, D] -> [n, vocab]."""
+        if self.lm_head is None:
+            return F.linear(x, self.model.embed_tokens.weight)
+        out: Tensor = self.lm_head(x)
+        return out
+
+
+def _activate(x: Tensor, name: str) -> Tensor:
+    if name == "silu":
+        return F.silu(x)
+    return F.gelu(x, approximate="tanh" if name == "gelu_pytorch_tanh" else "none")
+
+
+class TwoLinears(nn.Module):
+    """fc1, activation, fc2, biased: the ViT's MLP and the connector."""
+
+    def __init__(self, width_in: int, width: int, width_out: int, act: str) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width_in, width)
+        self.fc2 = nn.Linear(width, width_out)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc2(_activate(self.fc1(x), self.act))
+        return out
+
+
+class ViTAttention(nn.Module):
+    """Full attention inside each picture: [I, n, D] -> the same."""
+
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.heads = c.num_attention_heads
+        self.k_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.v_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.q_proj = nn.Linear(c.hidden_size, c.hidden_size)
+        self.out_proj = nn.Linear(c.hidden_size, c.hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class ViTLayer(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.self_attn = ViTAttention(c)
+        self.layer_norm1 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+        self.mlp = TwoLinears(c.hidden_size, c.intermediate_size, c.hidden_size, c.hidden_act)
+        self.layer_norm2 = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.layer_norm1(x), mask)
+        out: Tensor = x + self.mlp(self.layer_norm2(x))
+        return out
+
+
+class ViTEmbeddings(nn.Module):
+    """A linear on each patch, plus its learned absolute position."""
+
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.patch_embedding = nn.Linear(c.patch_width, c.hidden_size)
+        self.position_embedding = nn.Embedding(c.side**2, c.hidden_size)
+
+    def forward(self, patches: Tensor, ids: Tensor) -> Tensor:
+        out: Tensor = self.patch_embedding(patches) + self.position_embedding(ids)
+        return out
+
+
+class ViTEncoder(nn.Module):
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ViTLayer(c) for _ in range(c.num_hidden_layers))
+
+
+class VisionTransformer(nn.Module):
+    """Patches of several pictures -> one row each; pictures do not see each other."""
+
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.embeddings = ViTEmbeddings(c)
+        self.encoder = ViTEncoder(c)
+        self.post_layernorm = nn.LayerNorm(c.hidden_size, eps=c.layer_norm_eps)
+
+    def forward(self, patches: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """[n, patch width], position ids [n], patches per picture -> [n, hidden]."""
+        x: Tensor = self.embeddings(patches, ids)
+        longest = max(counts)
+        real = torch.arange(longest, device=x.device) < torch.tensor(
+            list(counts), device=x.device
+        ).unsqueeze(1)
+        even = min(counts) == longest
+        if even:
+            x = x.view(len(counts), longest, -1)
+        else:
+            padded = x.new_zeros(len(counts), longest, x.shape[-1])
+            x = padded.masked_scatter(real.unsqueeze(-1), x)
+        for layer in self.encoder.layers:
+            x = layer(x, None if even else real[:, None, None, :])
+        x = x.flatten(0, 1) if even else x[real]
+        out: Tensor = self.post_layernorm(x)
+        return out
+
+
+class VisionModel(nn.Module):
+    def __init__(self, c: ViTConfig) -> None:
+        super().__init__()
+        self.vision_model = VisionTransformer(c)
+
+
+class TimeEmbedder(nn.Module):
+    """Times [n] in [0, 1], not multiplied by 1000 -> [n, D]."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.width = features
+        self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
+
+    def features(self, t: Tensor) -> Tensor:
+        """[n] -> [n, features] float32: cosines, then sines."""
+        half = self.width // 2
+        steps = torch.arange(half, dtype=torch.float32, device=t.device)
+        angle = t.float()[:, None] * torch.exp(-math.log(10000.0) * steps / half)
+        return torch.cat((angle.cos(), angle.sin()), dim=-1)
+
+    def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:
+        out: Tensor = self.mlp(self.features(t).to(dtype))
+        return out
+
+
+class PositionTable(nn.Module):
+    """A fixed sin-cos table [side * side, D]; the checkpoint carries a rounded copy."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.pos_embed.index_select(0, ids)
+
+
+class Bagel(nn.Module):
+    """The whole model but the autoencoder, which works on pictures alone.
+
+    `forward` serves training and prefill alike: packed rows, optionally behind a cache.
+    """
+
+    def __init__(self, config: BagelConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.llm.hidden_size
+        self.language_model = LanguageModel(config.llm)
+        self.time_embedder = TimeEmbedder(config.timestep_freq_dim, width)
+        self.vae2llm = nn.Linear(config.latent_width, width)
+        self.llm2vae = nn.Linear(width, config.latent_width)
+        self.latent_pos_embed = PositionTable(config.max_latent_size, width)
+        self.vit_model = VisionModel(config.vit)
+        self.connector = TwoLinears(config.vit.hidden_size, width, width, config.connector_act)
+        self.vit_pos_embed = PositionTable(config.vit.side, width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.language_model.model.norm.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.language_model.model.norm.weight.device
+
+    # --- in -------------------------------------------------------------------------------
+
+    def see(self, patches: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
+        """Pictures as patch rows -> their features [n, D], ready for `Vit(features=...)`."""
+        config = self.config
+        ids = [
+            position_ids(grid, config.vit.side, interpolate=config.interpolate_pos)
+            for grid in grids
+        ]
+        counts = [len(rows) for rows in patches]
+        joined = torch.cat(list(patches)).to(self.device)
+        features = self._see(joined, torch.cat(ids).to(self.device), counts)
+        return list(torch.split(features, counts))
+
+    def _see(self, patches: Tensor, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        x = self.vit_model.vision_model(patches.to(self.dtype), ids, counts)
+        out: Tensor = self.connector(x) + self.vit_pos_embed(ids)
+        return out
+
+    def embed(self, packed: Packed) -> Rows:
+        """The rows that enter layer 0; learned rows keep their graph."""
+        dtype = self.dtype
+        und = [self.language_model.model.embed_tokens(packed.text_ids)]
+        if packed.patches is not None:
+            und.append(self._see(packed.patches, packed.patch_ids, packed.patch_counts))
+        und += [x.to(dtype) for x in (packed.features, packed.soft_und) if x is not None]
+        gen = []
+        if packed.latents is not None:
+            time = self.time_embedder(packed.times, dtype).index_select(0, packed.latent_image)
+            place = self.latent_pos_embed(packed.latent_ids)
+            gen.append(self.vae2llm(packed.latents.to(dtype)) + time + place)
+        if packed.soft_gen is not None:
+            gen.append(packed.soft_gen.to(dtype))
+        return Rows(und=torch.cat(und), gen=torch.cat(gen) if gen else None)
+
+    # --- through --------------------------------------------------------------------------
+
+    def forward(
+        self,
+        packed: Packed,
+        cache: Cache | None = None,
+        *,
+        rows: Rows | None = None,
+        logits: bool = False,
+        hidden: bool = False,
+    ) -> Outputs:
+        """Run a batch, optionally behind a cache (of one context, or one per sample).
+
+        The cache may carry a graph: a concept's turn can be computed once for a whole batch.
+        `rows` replaces `embed(packed)`. `logits` and `hidden` ask for what `Outputs` says.
+        """
+        keep = None if hidden else (packed.label_at, packed.noised_at)
+        states, last, _ = self._run(packed, cache, rows, keep, hidden)
+        return self._heads(packed, last, states, keep is not None, logits)
+
+    def _run(
+        self,
+        packed: Packed,
+        cache: Cache | None,
+        rows: Rows | None,
+        keep: tuple[Tensor, Tensor] | None,
+        trace: bool = False,
+    ) -> tuple[list[Tensor], Rows, list[tuple[Tensor, Tensor]]]:
+        """States in reading order (where traced), the last rows, and each layer's keys, values."""
+        rows = self.embed(packed) if rows is None else rows
+        if cache is not None:
+            cache = cache.expand(packed.batch)
+        frame = self._frame(packed, cache)
+        states = [rows.read(packed)] if trace else []
+        layers = self.language_model.model.layers
+        seen = []
+        for i, layer in enumerate(layers):
+            past = None if cache is None else (cache.keys[i], cache.values[i])
+            last = i == len(layers) - 1
+            rows, k, v = layer(rows, frame, past, keep if last else None)
+            seen.append((k, v))
+            if trace:
+                states.append(rows.read(packed))
+        return states, rows, seen
+
+    def _frame(self, packed: Packed, cache: Cache | None) -> _Frame:
+        positions, mask = packed.positions, packed.mask
+        if cache is not None:
+            positions = positions + cache.positions.index_select(0, packed.sample)
+            if mask is not None or cache.mask is not None:
+                batch, length = packed.batch, packed.length
+                old = cache.real_rows()[:, None, None, :].expand(-1, -1, length, -1)
+                if mask is None:
+                    mask = old.new_ones(batch, 1, length, length)
+                mask = torch.cat((old, mask), dim=-1)
+        c = self.config.llm
+        steps = torch.arange(0, c.head_dim, 2, dtype=torch.float32, device=positions.device)
+        frequency = 1.0 / (c.rope_theta ** (steps / c.head_dim))
+        angle = positions.float()[:, None, None] * frequency
+        return _Frame(
+            batch=packed.batch,
+            length=packed.length,
+            gather=packed.gather,
+            place=packed.place,
+            cos=angle.cos().to(self.dtype),
+            sin=angle.sin().to(self.dtype),
+            mask=mask,
+        )
+
+    # --- out ------------------------------------------------------------------------------
+
+    def _heads(
+        self, packed: Packed, rows: Rows, states: list[Tensor], kept: bool, logits: bool
+    ) -> Outputs:
+        decoder = self.language_model.model
+        if not kept:
+            normed = Rows(
+                und=decoder.norm(rows.und),
+                gen=None if rows.gen is None else decoder.norm_moe_gen(rows.gen),
+            )
+            states = [*states, normed.read(packed)]
+        empty = torch.zeros(0, device=rows.und.device)
+        ce, mse, scores = empty, empty, None
+        velocity = empty.new_zeros(0, self.config.latent_width)
+        if len(packed.labels):
+            und = rows.und if kept else rows.und.index_select(0, packed.label_at)
+            scores = self.language_model.logits(decoder.norm(und))
+            ce = F.cross_entropy(scores.float(), packed.labels, reduction="none")
+        if len(packed.noised_at):
+            assert rows.gen is not None  # for the type checker: noised tokens are gen rows
+            gen = rows.gen if kept else rows.gen.index_select(0, packed.noised_at)
+            velocity = self.llm2vae(decoder.norm_moe_gen(gen))
+            if packed.target is not None:
+                mse = (velocity.float() - packed.target.float()).square().mean(-1)
+        return Outputs(
+            ce=ce,
+            velocity=velocity,
+            mse=mse,
+            logits=scores if logits else None,
+            hidden=tuple(states),
+        )
+
+    # --- contexts -------------------------------------------------------------------------
+
+    def empty_cache(self, batch: int = 1) -> Cache:
+        """The context that holds nothing."""
+        c = self.config.llm
+        shape = (batch, 0, c.num_key_value_heads, c.head_dim)
+        none = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return Cache(
+            keys=(none,) * c.num_hidden_layers,
+            values=(none,) * c.num_hidden_layers,
+            positions=torch.zeros(batch, dtype=torch.long, device=self.device),
+        )
+
+    def prefill(self, *contexts: Sample, cache: Cache | None = None) -> Cache:
+        """Append segments to a cache: one sequence of segments per context.
+
+        One cache may start several contexts. Keeps the graph where gradients are on.
+        Raises ValueError for pictures to be drawn: those never enter a cache.
+        """
+        cache = (self.empty_cache() if cache is None else cache).expand(len(contexts))
+        if any(isinstance(segment, Noise) for context in contexts for segment in context):
+            raise ValueError("a picture to be drawn cannot enter a context")
+        if not any(contexts):
+            return cache
+        return self._append(pack(contexts, self.config, self.device), cache)
+
+    def _append(self, packed: Packed, cache: Cache) -> Cache:
+        none = packed.place[:0]
+        _, _, seen = self._run(packed, cache, None, (none, none))
+        return self._grown(packed, cache, seen)
+
+    def _grown(self, packed: Packed, cache: Cache, seen: Sequence[tuple[Tensor, Tensor]]) -> Cache:
+        mask = None
+        steps = torch.arange(packed.length, device=packed.lengths.device)
+        real = steps < packed.lengths[:, None]
+        if cache.mask is not None or packed.gather.shape != packed.place.shape:
+            mask = torch.cat((cache.real_rows(), real), dim=1)
+        return Cache(
+            keys=tuple(k for k, _ in seen),
+            values=tuple(v for _, v in seen),
+            positions=cache.positions + packed.advance,
+            mask=mask,
+        )
+
+    def next_logits(self, ids: Sequence[int], cache: Cache) -> tuple[Tensor, Cache]:
+        """Feed one id per context -> logits [B, vocab] float32 of the next, and the grown cache."""
+        packed = pack([[Text((i,), raw=True)] for i in ids], self.config, self.device)
+        rows = torch.arange(len(ids), device=self.device)
+        _, last, seen = self._run(packed, cache, None, (rows, rows[:0]))
+        scores = self.language_model.logits(self.language_model.model.norm(last.und))
+        return scores.float(), self._grown(packed, cache.expand(len(ids)), seen)
+
+    def drawing(self, batch: int, grid: Grid) -> Packed:
+        """The layout of `batch` pictures to be drawn, to be used for every step of `velocity`."""
+        blank = torch.zeros(grid[0] * grid[1], self.config.latent_width)
+        return pack([[Noise(blank, grid, 0.0)]] * batch, self.config, self.device)
+
+    def velocity(self, cache: Cache, x: Tensor, t: float | Tensor, layout: Packed) -> Tensor:
+        """Noised tokens [B, n, latent width] at time t (a number or [B]) -> velocity, float32.
+
+        `layout` is `drawing(B, grid)`. The cache, of one context or of B, is only read.
+        """
+        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(layout.batch)
+        packed = replace(layout, latents=x.flatten(0, 1), times=times)
+        outputs: Outputs = self(packed, cache)
+        return outputs.velocity.float().view_as(x)
+
+
+def initialise(model: Bagel, seed: int) -> None:
+    """Random weights for training from scratch, the same for the same seed.
+
+    Linear weights are normal with variance 1 / inputs, biases 0, embeddings normal 0.02, norms 1.
+    The generation expert starts as a copy of the understanding one, and `llm2vae` at zero.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(weight: Tensor, std: float) -> None:
+        weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                draw(module.weight, module.in_features**-0.5)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                draw(module.weight, 0.02)
+            elif isinstance(module, RMSNorm | nn.LayerNorm):
+                module.weight.fill_(1.0)
+                if isinstance(module, nn.LayerNorm):
+                    module.bias.zero_()
+        own = dict(model.named_parameters())
+        for name, parameter in own.items():
+            if GEN in name:
+                parameter.copy_(own[name.replace(GEN, "")])
+        model.llm2vae.weight.zero_()
+        model.llm2vae.bias.zero_()

@@ -1,0 +1,222 @@
+"""Drawing and speaking with a BAGEL model: the flow sampler with its two guidances, and text.
+
+Source: BAGEL release, inference code; sampler defaults are those of its examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from op_bagel.model import Bagel, Cache
+from op_bagel.packing import Text, pack
+from op_bagel.pictures import Grid
+
+Renorm = Literal["global", "channel", "text_channel"]
+
+
+def shift_time(t: Tensor, shift: float) -> Tensor:
+    """Move times in [0, 1] towards noise: shift * t / (1 + (shift - 1) * t)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def training_time(u: Tensor, shift: float) -> Tensor:
+    """Standard normal draws -> training times in (0, 1); -inf gives 0, a clean picture."""
+    return shift_time(torch.sigmoid(u), shift)
+
+
+def time_grid(steps: int, shift: float) -> Tensor:
+    """[steps + 1] times from 1 (noise) to 0 (picture) for `steps` updates.
+
+    The release counts the points: its 50 are 49 updates here.
+    """
+    return shift_time(torch.linspace(1, 0, steps + 1), shift)
+
+
+def noise_tokens(grid: Grid, width: int, seeds: Sequence[int]) -> Tensor:
+    """Starting noise [S, n, width], each picture from its own seed alone (CPU generator)."""
+    return torch.stack(
+        [
+            torch.randn(
+                grid[0] * grid[1], width, generator=torch.Generator().manual_seed(int(seed))
+            )
+            for seed in seeds
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How far the drawing leans away from a context without the text, and without the pictures.
+
+    Nothing is guided where `text` <= 1, nor outside lo < t <= hi. `image` acts above 1.
+    `renorm_min` 1 switches the renorm off; 0 lets it shrink freely.
+    """
+
+    text: float = 4.0
+    image: float = 1.0
+    interval: tuple[float, float] = (0.4, 1.0)
+    renorm: Renorm = "global"
+    renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.renorm not in get_args(Renorm):
+            raise ValueError(f"unknown renorm {self.renorm!r}; known: {get_args(Renorm)}")
+
+    def active(self, t: float) -> bool:
+        """Whether this time is guided."""
+        return self.text > 1.0 and self.interval[0] < t <= self.interval[1]
+
+    def combine(self, full: Tensor, no_text: Tensor, no_image: Tensor | None) -> Tensor:
+        """Velocities [S, n, width] of the branches -> the guided one.
+
+        `global` norms run over one picture, so pictures of a batch do not mix.
+        """
+        guided = no_text + self.text * (full - no_text)
+        if self.renorm == "text_channel":
+            guided = guided * self._shrink(full, guided, (-1,))
+        if no_image is not None and self.image > 1.0:
+            guided = no_image + self.image * (guided - no_image)
+        if self.renorm == "text_channel":
+            return guided
+        return guided * self._shrink(full, guided, (-1,) if self.renorm == "channel" else (-2, -1))
+
+    def _shrink(self, full: Tensor, guided: Tensor, dims: tuple[int, ...]) -> Tensor:
+        wanted, found = (
+            torch.linalg.vector_norm(v, dim=dims, keepdim=True) for v in (full, guided)
+        )
+        return (wanted / (found + 1e-8)).clamp(min=self.renorm_min, max=1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Step:
+    """One finished update: after `index` + 1 of `total`, `state` is [S, n, width]."""
+
+    index: int
+    total: int
+    t: float
+    state: Tensor
+    velocity: Tensor
+    clean: Tensor  # the picture as it looks from here: state before - t * velocity
+    branches: dict[str, Tensor]  # "full" and, where they ran, "no_text" and "no_image"
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Bagel,
+    full: Cache,
+    *,
+    noise: Tensor,
+    grid: Grid,
+    no_text: Cache | None = None,
+    no_image: Cache | None = None,
+    guidance: Guidance | None = None,
+    steps: int = 49,
+    shift: float = 3.0,
+    together: bool = True,
+    on_step: Callable[[Step], None] | None = None,
+) -> Tensor:
+    """Draw S pictures from `noise` [S, n, latent width] -> latent tokens of the same shape.
+
+    `full` holds the whole context, `no_text` the one without the last text turn (an empty one
+    where absent), `no_image` the one with text turns only (needed where guidance.image > 1);
+    each serves all S pictures, or is a batch of S. Guidance branches run as one batch where
+    `together`, which copies their caches; else one after another.
+    Raises ValueError where image guidance lacks its context, or shapes do not fit.
+    """
+    guidance = Guidance() if guidance is None else guidance
+    wanted = (grid[0] * grid[1], model.config.latent_width)
+    if tuple(noise.shape[1:]) != wanted:
+        raise ValueError(f"noise of shape [S, {wanted[0]}, {wanted[1]}] wanted")
+    guided = guidance.text > 1.0
+    branches = {"full": full}
+    if guided:
+        branches["no_text"] = model.empty_cache() if no_text is None else no_text
+        if guidance.image > 1.0:
+            if no_image is None:
+                raise ValueError("image guidance needs the context without pictures")
+            branches["no_image"] = no_image
+    count = len(noise)
+    alone = model.drawing(count, grid)
+    stacked, layout = full, alone
+    if guided and together:
+        stacked = Cache.stack([cache.expand(count) for cache in branches.values()])
+        layout = model.drawing(count * len(branches), grid)
+
+    def velocities(x: Tensor, t: float) -> dict[str, Tensor]:
+        if not guidance.active(t):
+            return {"full": model.velocity(full, x, t, alone)}
+        if together:
+            v = model.velocity(stacked, x.repeat(len(branches), 1, 1), t, layout)
+            return dict(zip(branches, torch.split(v, count), strict=True))
+        return {name: model.velocity(cache, x, t, alone) for name, cache in branches.items()}
+
+    x = noise.to(model.device, torch.float32)
+    times = time_grid(steps, shift).tolist()
+    for index, (t, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        found = velocities(x, t)
+        v = found["full"]
+        if len(found) > 1:
+            v = guidance.combine(v, found["no_text"], found.get("no_image"))
+        clean = x - t * v
+        x = x - (t - after) * v
+        if on_step is not None:
+            on_step(
+                Step(
+                    index=index,
+                    total=steps,
+                    t=t,
+                    state=x,
+                    velocity=v,
+                    clean=clean,
+                    branches=found,
+                )
+            )
+    return x
+
+
+@torch.no_grad()
+def decode_text(
+    model: Bagel,
+    cache: Cache,
+    *,
+    max_new: int = 999,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[int]:
+    """Speak from one context: ids one by one, without bos, until eos or `max_new` ids.
+
+    Greedy at temperature 0, else sampled with the (CPU) generator. To go on after the answer,
+    prefill it again as a text turn.
+    """
+    special = model.config.special_tokens
+    token = special.bos_token_id
+    for _ in range(max_new):
+        logits, cache = model.next_logits([token], cache)
+        token = _choose(logits[0], temperature, generator)
+        if token == special.eos_token_id:
+            return
+        yield token
+
+
+def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> int:
+    if temperature <= 0.0:
+        return int(logits.argmax())
+    chances = torch.softmax(logits.cpu() / temperature, dim=-1)
+    return int(torch.multinomial(chances, 1, generator=generator))
+
+
+def score(model: Bagel, cache: Cache, answers: Sequence[Sequence[int]]) -> Tensor:
+    """Log-probability [A] of each answer as a whole turn, eos included.
+
+    The cache holds one context for all answers, or one for each. Keeps the graph where
+    gradients are on.
+    """
+    packed = pack([[Text(ids, loss=True)] for ids in answers], model.config, model.device)
+    losses = model(packed, cache).ce
+    total = torch.zeros(len(answers), device=losses.device)
+    return total.index_add(0, packed.label_sample, -losses)
