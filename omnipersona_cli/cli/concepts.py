@@ -1,0 +1,385 @@
+"""`op concepts`: what has been taught; show, state facts, share, rename, remove."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.concepts.container import FILE_LIMIT
+from omnipersona_cli.concepts.facts import Fact, new_fact
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.mentions import check_name
+from omnipersona_cli.concepts.pack import PackHeader, read_header, verify_bytes
+from omnipersona_cli.concepts.pack import verify as problems_of
+from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError, nearest
+
+_name = click.argument("name", shell_complete=options.complete_concepts)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples:  op concepts  |  op concepts show bo  |  op concepts export bo -o bo.opconcept",
+)
+@options.as_json
+@options.talk
+@click.pass_context
+def command(ctx: click.Context, as_json: bool) -> None:
+    """List the concepts that were taught, or work with one."""
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+@command.command("list", epilog="Example:  op concepts list --json")
+@options.as_json
+@options.talk
+def list_concepts(as_json: bool) -> None:
+    """List the concepts of the library."""
+    _list(as_json)
+
+
+@command.command(epilog='Example:  op concepts show bo  |  op concepts show "<bo>" --json')
+@_name
+@options.as_json
+@options.talk
+def show(name: str, as_json: bool) -> None:
+    """Show all that is known of one concept."""
+    library = Library()
+    header = library.header(name)
+    path = library.path(name)
+    if as_json:
+        output.answer_json(_as_data(header, path))
+        return
+    output.answer(f"<{header.name}>" + (f", a {header.class_word}" if header.class_word else ""))
+    _answer_rows(
+        [
+            ("kind", header.kind),
+            ("aliases", ", ".join(header.aliases)),
+            *(("fact", f"{n}  {_told(fact)}") for n, fact in enumerate(header.facts, 1)),
+        ]
+    )
+    for slot in header.slots:
+        _answer_slot(header, slot)
+    _answer_rows(
+        [
+            ("photos", _brief(header.provenance.get("photos", ""))),
+            ("date", header.date),
+            ("licence", header.licence),
+            ("extras", ", ".join(header.extra_tensors)),
+            ("size", _size(header.size)),
+            ("hash", header.hash),
+            ("file", str(path)),
+        ]
+    )
+
+
+@command.command(
+    epilog='Examples:  op concepts facts bo  |  op concepts facts bo add "<bo>\'s toy is a red ball"'
+    "  |  op concepts facts bo rm 1"
+)
+@_name
+@click.argument("change", type=click.Choice(["add", "rm"]), required=False)
+@click.argument("text", required=False)
+@options.as_json
+@options.talk
+def facts(name: str, change: str | None, text: str | None, as_json: bool) -> None:
+    """List the facts of a concept, add one, or remove one.
+
+    No learning is needed after a change. TEXT of a fact to remove may be its number.
+    """
+    library = Library()
+    header = library.header(name)
+    if change and not text:
+        raise UsageError(
+            f"{change} what?", hint=f'op concepts facts {header.name} {change} "TEXT OF THE FACT"'
+        )
+    known = header.facts
+    if change == "add" and text:
+        known = _add_fact(library, header, text)
+    elif change == "rm" and text:
+        known = _remove_fact(library, header, text)
+    if as_json:
+        output.answer_json([_fact_as_data(fact) for fact in known])
+    elif not change:
+        for number, fact in enumerate(known, 1):
+            output.answer(f"{number}  {_told(fact)}")
+        if not known:
+            output.note(f"no facts about <{header.name}> yet")
+            output.hint(f'op concepts facts {header.name} add "<{header.name}> likes apples"')
+
+
+@command.command("import", epilog="Examples:  op concepts import bo.opconcept --name rex")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--name", help="Keep it under another name.")
+@click.option("--force", is_flag=True, help="Replace a concept of that name.")
+@options.as_json
+@options.talk
+def import_concept(file: Path, name: str | None, force: bool, as_json: bool) -> None:
+    """Take a pack into the library; FILE may be - for stdin."""
+    library = Library()
+    if str(file) == "-":
+        path = library.add_bytes(_read_stdin(), name, force=force)
+    else:
+        path = library.add_file(file, name, force=force)
+    kept = read_header(path)
+    output.note(f"<{kept.name}> is in the library")
+    _answer_place(kept.name, path, as_json)
+
+
+@command.command(
+    epilog="Examples:  op concepts export bo  |  op concepts export bo -o - > bo.opconcept"
+)
+@_name
+@click.option(
+    "-o",
+    "--output",
+    "to",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="File or folder to write to, - for stdout.  [default: the current folder]",
+)
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@options.as_json
+@options.talk
+def export(name: str, to: Path | None, force: bool, as_json: bool) -> None:
+    """Copy a concept out of the library, to keep or to share."""
+    library = Library()
+    if to is not None and str(to) == "-":
+        if as_json:
+            raise UsageError("--json and -o - cannot share stdout", hint="name a file: -o FILE")
+        if sys.stdout.isatty():
+            raise UsageError("a pack cannot be shown in a terminal", hint="name a file: -o FILE")
+        output.answer_bytes(library.read_bytes(name))
+        return
+    _answer_place(check_name(name), library.export(name, to, force=force), as_json)
+
+
+@command.command(epilog="Example:  op concepts rename bo rex")
+@click.argument("old", shell_complete=options.complete_concepts)
+@click.argument("new")
+@options.as_json
+@options.talk
+def rename(old: str, new: str, as_json: bool) -> None:
+    """Give a concept another name."""
+    path = Library().rename(old, new)
+    output.note(f"<{check_name(old)}> is <{check_name(new)}> now")
+    if as_json:
+        output.answer_json({"name": check_name(new), "path": str(path)})
+
+
+@command.command(epilog="Examples:  op concepts rm bo  |  op concepts rm bo mam --yes")
+@click.argument("names", metavar="NAME...", nargs=-1, shell_complete=options.complete_concepts)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@options.as_json
+@options.talk
+def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Delete concepts from the library."""
+    if not names:
+        raise UsageError("rm needs a name", hint="op concepts rm NAME")
+    library = Library()
+    doomed = list(dict.fromkeys(check_name(name) for name in names))
+    for name in doomed:
+        library.path(name)  # all must be here before one goes
+    if not yes:
+        which = ", ".join(f"<{name}>" for name in doomed)
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                f"deleting {which} cannot be undone",
+                hint=f"op concepts rm {' '.join(doomed)} --yes",
+            )
+        click.confirm(f"Delete {which} for good?", abort=True, err=True)
+    for name in doomed:
+        library.remove(name)
+        output.note(f"deleted <{name}>")
+    if as_json:
+        output.answer_json({"removed": doomed})
+
+
+@command.command(epilog="Examples:  op concepts verify bo.opconcept  |  op concepts verify bo")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@options.as_json
+@options.talk
+def verify(file: Path, as_json: bool) -> None:
+    """Check a pack for damage and tricks; exit 1 when it has any.
+
+    FILE may be - for stdin, or the name of a concept in the library.
+    """
+    library = Library()
+    if str(file) == "-":
+        problems = verify_bytes(_read_stdin())
+    else:
+        if not file.exists() and str(file) in library.names():
+            file = library.path(str(file))
+        problems = problems_of(file)
+    if as_json:
+        output.answer_json({"file": str(file), "sound": not problems, "problems": problems})
+    else:
+        for line in problems or ["sound"]:
+            output.answer(line)
+    if problems:
+        raise PackError(
+            f"{file.name} should not be used",
+            hint="get it again, or teach it anew: op learn --help",
+        )
+
+
+def _list(as_json: bool) -> None:
+    library = Library()
+    headers: list[PackHeader] = []
+    broken: list[PersonaError] = []
+    for name in library.names():
+        try:
+            headers.append(library.header(name))
+        except PersonaError as error:
+            broken.append(error)
+    if as_json:
+        output.answer_json([_summary(header) for header in headers])
+    else:
+        output.answer_table(
+            ("name", "what", "learned on", "facts", "date"),
+            [
+                (
+                    f"<{header.name}>",
+                    header.class_word or header.kind or "-",
+                    ", ".join(header.slots) or "-",
+                    len(header.facts),
+                    header.date[:10] or "-",
+                )
+                for header in headers
+            ],
+        )
+        if not headers and not broken:
+            output.note("no concepts yet")
+            output.hint("op learn PHOTOS --name bo")
+    for error in broken:
+        output.warn(f"skipped: {error}")
+
+
+def _add_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
+    fact = new_fact(text, name=header.name)
+    if any(known.text.casefold() == fact.text.casefold() for known in header.facts):
+        output.note(f"<{header.name}> has that fact already")
+        return header.facts
+    changed = library.set_facts(header.name, [*header.facts, fact])
+    output.note(f"added to <{header.name}>: {fact.text}")
+    return changed.facts
+
+
+def _remove_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
+    texts = [fact.text.casefold() for fact in header.facts]
+    wanted = " ".join(text.casefold().split())
+    if wanted in texts:
+        index = texts.index(wanted)
+    elif wanted.isascii() and wanted.isdecimal() and 1 <= int(wanted[:9]) <= len(texts):
+        index = int(wanted[:9]) - 1
+    else:
+        guess = nearest(wanted, texts)
+        number = texts.index(guess) + 1 if guess else 0
+        raise MissingError(
+            f"<{header.name}> has no such fact",
+            hint=f"op concepts facts {header.name}" + (f" rm {number}" if number else ""),
+        )
+    gone = header.facts[index]
+    changed = library.set_facts(header.name, [f for f in header.facts if f is not gone])
+    output.note(f"removed from <{header.name}>: {gone.text}")
+    return changed.facts
+
+
+def _read_stdin() -> bytes:
+    return sys.stdin.buffer.read(FILE_LIMIT + 1)
+
+
+def _answer_place(name: str, path: Path, as_json: bool) -> None:
+    if as_json:
+        output.answer_json({"name": name, "path": str(path)})
+    else:
+        output.answer(path)
+
+
+def _summary(header: PackHeader) -> dict[str, Any]:
+    return {
+        "name": header.name,
+        "class_word": header.class_word,
+        "kind": header.kind,
+        "slots": list(header.slots),
+        "facts": len(header.facts),
+        "date": header.date,
+        "hash": header.hash,
+    }
+
+
+def _as_data(header: PackHeader, path: Path) -> dict[str, Any]:
+    return {
+        "name": header.name,
+        "aliases": list(header.aliases),
+        "class_word": header.class_word,
+        "kind": header.kind,
+        "facts": [_fact_as_data(fact) for fact in header.facts],
+        "slots": {
+            name: {
+                "tensors": {key: list(tensor.shape) for key, tensor in slot.tensors.items()},
+                "about": slot.about,
+                "hash": slot.hash,
+            }
+            for name, slot in header.slots.items()
+        },
+        "eval": header.evals,
+        "provenance": header.provenance,
+        "licence": header.licence,
+        "date": header.date,
+        "format": header.format,
+        "hash": header.hash,
+        "size": header.size,
+        "path": str(path),
+    }
+
+
+def _fact_as_data(fact: Fact) -> dict[str, str]:
+    return {"text": fact.text, "source": fact.source}
+
+
+def _answer_slot(header: PackHeader, name: str) -> None:
+    """What was learned on one backbone, and how well."""
+    slot = header.slots[name]
+    counts = [f"{slot.tensors[key].shape[0]} {key}" for key in ("id", "und", "gen")]
+    output.answer(f"learned on {name}")
+    found = header.evals.get(name)
+    scores = found if isinstance(found, dict) else {}
+    first = [key for key in ("verdict", "threshold") if key in scores]
+    _answer_rows(
+        [
+            *((key, _brief(scores[key])) for key in first),
+            *((key, _brief(scores[key])) for key in sorted(scores) if key not in first),
+            ("tokens", f"{', '.join(counts)} of width {slot.tensors['id'].shape[1]}"),
+            *((key, _brief(slot.about[key])) for key in sorted(slot.about)),
+        ]
+    )
+
+
+def _answer_rows(rows: Sequence[tuple[str, str]]) -> None:
+    width = max([11, *(len(key) for key, value in rows if value)])
+    for key, value in rows:
+        if value:
+            output.answer(f"  {key:<{width}} {value}")
+
+
+def _told(fact: Fact) -> str:
+    return fact.text if fact.source == "user" else f"{fact.text}  (seen in the photos)"
+
+
+def _brief(value: object) -> str:
+    """A value of the header on one line, cut where it is long."""
+    if isinstance(value, dict):
+        text = ", ".join(f"{key} {_brief(part)}" for key, part in value.items())
+    elif isinstance(value, list):
+        text = ", ".join(_brief(part) for part in value)
+    else:
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.0f} kB"

@@ -1,0 +1,350 @@
+"""A safetensors file as raw bytes: strings, and tensors that nobody looks into.
+
+Layout: 8 bytes little-endian header length, the header as JSON, then the tensor part. The header
+maps each tensor to dtype, shape and offsets into the tensor part, ``__metadata__`` to strings.
+Own code rather than the safetensors package, for three reasons: it needs no numpy, so listing and
+editing stay fast; it refuses what that package lets pass (size, dtypes, names, duplicate keys in
+``__metadata__``); and it writes equal content as equal bytes.
+
+Everything here takes files from strangers. What is wrong with one is a PackError that says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from omnipersona_cli.errors import MissingError, PackError, PersonaError, ResourceError
+
+HEADER_LIMIT = 1 << 20
+"""Bytes of JSON that a header may have."""
+FILE_LIMIT = 64 << 20
+"""Bytes that a file may have."""
+TENSOR_LIMIT = 4096
+"""Tensors that a file may have."""
+DEPTH_LIMIT = 32
+"""How deep JSON may nest."""
+
+BYTES_PER_VALUE = {"F32": 4, "BF16": 2, "F16": 2, "U8": 1}
+"""The allowed dtypes, in the order in which the safetensors package lays tensors out."""
+
+_TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_BROKEN_HINT = "get the file again from where it came, or teach it anew: op learn --help"
+_HOSTILE_HINT = "only .opconcept files are opened; nothing in this one was run or unpacked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTensor:
+    """A tensor that is only carried: ``data`` is little-endian, row-major."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One tensor as the header describes it; offsets are bytes from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """The header after its checks; ``hash`` is the sha256 of its bytes, ``start`` where the
+    tensor part begins, ``size`` the bytes of the whole file."""
+
+    metadata: Mapping[str, str]
+    entries: Mapping[str, Entry]
+    start: int
+    size: int
+    hash: str
+
+
+def read_file(path: Path) -> bytes:
+    """All of a regular file of at most `FILE_LIMIT` bytes."""
+    return _read(path, FILE_LIMIT + 1)[0]
+
+
+def read_start(path: Path) -> tuple[bytes, int]:
+    """Length and header of a file, whatever they are, and the size of the file in bytes."""
+    return _read(path, 8 + HEADER_LIMIT)
+
+
+def parse_header(data: bytes, size: int) -> Header:
+    """Check the header at the start of ``data``, of a file of ``size`` bytes."""
+    if size > FILE_LIMIT:
+        raise PackError(
+            f"it is larger than {FILE_LIMIT >> 20} MiB", hint="a concept is a few hundred kB"
+        )
+    length = int.from_bytes(data[:8], "little")
+    if size < 10 or data[8:9] != b"{":
+        raise PackError(_what_it_is(data), hint=_HOSTILE_HINT)
+    if length > HEADER_LIMIT:
+        raise PackError(f"its header is larger than {HEADER_LIMIT >> 20} MiB", hint=_HOSTILE_HINT)
+    if 8 + length > size or len(data) < 8 + length:
+        raise PackError("it is cut off in the header", hint=_BROKEN_HINT)
+    text = data[8 : 8 + length]
+    try:
+        content = parse_json(text.decode("utf-8"), "the header")
+    except UnicodeDecodeError:
+        raise PackError("its header is not UTF-8 text", hint=_BROKEN_HINT) from None
+    if not isinstance(content, dict):
+        raise PackError("its header is not a table", hint=_BROKEN_HINT)
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise PackError("its metadata is not made of strings", hint=_BROKEN_HINT)
+    check_format(metadata)  # before the layout, which a newer format may have changed
+    return Header(
+        metadata=metadata,
+        entries=_parse_entries(content, start=8 + length, size=size),
+        start=8 + length,
+        size=size,
+        hash=sha256(text).hexdigest(),
+    )
+
+
+def check_format(metadata: Mapping[str, str]) -> str:
+    """``op.format``, refused when it is absent or its major version is above 1."""
+    version = metadata.get("op.format", "")
+    if not re.fullmatch(r"[1-9][0-9]{0,4}(\.[0-9]{1,5})?", version, re.ASCII):
+        raise PackError(
+            "it is a safetensors file, but not a concept" if not version else "its format is odd",
+            hint="concepts are made by: op learn PHOTOS --name NAME",
+        )
+    if int(version.split(".")[0]) > 1:
+        raise PackError(
+            f"it was written by a newer op (format {version}, this one reads 1)",
+            hint="pip install --upgrade omnipersona",
+        )
+    return version
+
+
+def tensors_of(data: bytes, header: Header) -> dict[str, RawTensor]:
+    """The tensors by name, as they follow each other; ``data`` is the file of ``header``."""
+    return {
+        name: RawTensor(dtype=e.dtype, shape=e.shape, data=data[e.begin : e.end])
+        for name, e in sorted(header.entries.items(), key=lambda item: (item[1].begin, item[1].end))
+    }
+
+
+def lay_out(tensors: Mapping[str, RawTensor]) -> tuple[list[str], bytes]:
+    """Names in their order and the tensor part: wide dtypes first, so that everything is aligned,
+    then by name. The safetensors package writes the same order."""
+    ranks = {dtype: rank for rank, dtype in enumerate(BYTES_PER_VALUE)}
+    order = sorted(tensors, key=lambda name: (ranks[tensors[name].dtype], name))
+    return order, b"".join(tensors[name].data for name in order)
+
+
+def to_bytes(metadata: Mapping[str, str], tensors: Mapping[str, RawTensor]) -> bytes:
+    """The file: equal content gives equal bytes. The header is padded to a multiple of 8."""
+    order, part = lay_out(tensors)
+    content: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    begin = 0
+    for name in order:
+        tensor = tensors[name]
+        end = begin + len(tensor.data)
+        content[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+        begin = end
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + part
+
+
+def parse_json(text: str, where: str) -> Any:
+    """JSON without duplicate keys, NaN, infinities or deep nesting."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            raise PackError(f"{where} says the same key twice", hint=_HOSTILE_HINT)
+        return table
+
+    def finite(number: str) -> float:
+        value = float(number)
+        if not math.isfinite(value):
+            raise ValueError(number)
+        return value
+
+    try:
+        value = json.loads(
+            text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite
+        )
+    except RecursionError:
+        raise PackError(f"{where} is nested too deep", hint=_HOSTILE_HINT) from None
+    except ValueError:
+        raise PackError(f"{where} is not proper JSON", hint=_BROKEN_HINT) from None
+    layer, depth = [value], 0
+    while layer := [
+        child
+        for parent in layer
+        if isinstance(parent, dict | list)
+        for child in (parent.values() if isinstance(parent, dict) else parent)
+    ]:
+        depth += 1
+        if depth > DEPTH_LIMIT:
+            raise PackError(f"{where} is nested too deep", hint=_HOSTILE_HINT)
+    return value
+
+
+def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """All of ``data`` at ``path`` or nothing: a temporary file beside it, fsync, rename.
+
+    A symbolic link at ``path`` is replaced, never followed. Without ``overwrite`` anything there,
+    even a dangling link, is a PersonaError; so is a disk that is full, as ResourceError.
+    """
+    if not overwrite and os.path.lexists(path):
+        raise _taken(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, path)
+        else:
+            _place(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> ResourceError:
+    """The error to raise for an OSError while writing at ``path``."""
+    if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+        return ResourceError(f"the disk is full: cannot write {path}", hint="df -h")
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return ResourceError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
+    reason = (error.strerror or type(error).__name__).lower()
+    return ResourceError(f"cannot write {path}: {reason}", hint="choose another place: -o FILE")
+
+
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def _read(path: Path, limit: int) -> tuple[bytes, int]:
+    """The first ``limit`` bytes of a regular file, and its size."""
+    try:
+        # non-blocking: a named pipe must not hang the program
+        descriptor = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise PackError("it is not a file", hint="name an .opconcept file")
+            return file.read(limit), status.st_size
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingError(f"there is no file {path}", hint="op concepts") from None
+    except IsADirectoryError:
+        raise PackError("it is a folder", hint="name an .opconcept file") from None
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise PackError(f"it cannot be read: {reason}", hint=f"ls -l {path}") from error
+
+
+def _what_it_is(data: bytes) -> str:
+    """A sentence about a file that is not safetensors, from its first bytes."""
+    if data[:2] == b"PK":
+        return "it is a zip archive (perhaps a torch pickle), whatever its name says"
+    if re.match(rb"\x80[\x00-\x05]", data):
+        return "it is a Python pickle, whatever its name says: opening one can run code"
+    if data[:2] == b"\x1f\x8b" or data[257:262] == b"ustar":
+        return "it is an archive, whatever its name says"
+    return "it is empty" if not data else "it is not a concept file"
+
+
+def _parse_entries(content: Mapping[str, Any], *, start: int, size: int) -> dict[str, Entry]:
+    """Every tensor of the header: allowed, in range, without holes or overlaps."""
+    if len(content) > TENSOR_LIMIT:
+        raise PackError(f"it has more than {TENSOR_LIMIT} tensors", hint=_HOSTILE_HINT)
+    entries = {name: _parse_entry(name, content[name], start) for name in content}
+    reached = start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != reached:
+            what = "overlaps another" if entry.begin < reached else "leaves a hole before it"
+            raise PackError(f"tensor {name} {what}", hint=_HOSTILE_HINT)
+        reached = entry.end
+    if reached > size:
+        raise PackError("it is cut off: tensors are missing", hint=_BROKEN_HINT)
+    if reached < size:
+        raise PackError("there are bytes after the last tensor", hint=_HOSTILE_HINT)
+    return entries
+
+
+def _parse_entry(name: str, value: Any, start: int) -> Entry:
+    if len(name) > 200 or not _TENSOR_NAME.fullmatch(name):
+        raise PackError(f"a tensor has an odd name: {name[:40]!a}", hint=_HOSTILE_HINT)
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise PackError(f"tensor {name} is not described properly", hint=_BROKEN_HINT)
+    dtype = value["dtype"]
+    if not isinstance(dtype, str) or dtype not in BYTES_PER_VALUE:
+        raise PackError(
+            f"tensor {name} has the type {str(dtype)[:20]!a}",
+            hint=f"allowed: {', '.join(BYTES_PER_VALUE)}",
+        )
+    if dtype == "U8" and not name.startswith("media/"):
+        raise PackError(f"tensor {name} holds bytes: only media/ may", hint=_HOSTILE_HINT)
+    shape = _whole_numbers(value["shape"])
+    offsets = _whole_numbers(value["data_offsets"])
+    if shape is None or len(shape) > 8 or offsets is None or len(offsets) != 2:
+        raise PackError(f"tensor {name} has an odd shape or place", hint=_HOSTILE_HINT)
+    if offsets[1] - offsets[0] != math.prod(shape) * BYTES_PER_VALUE[dtype]:
+        raise PackError(f"tensor {name}: its shape and its bytes differ", hint=_HOSTILE_HINT)
+    return Entry(dtype=dtype, shape=shape, begin=start + offsets[0], end=start + offsets[1])
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...] | None:
+    """A tuple of whole numbers from 0 to 2^31, or None where it is anything else."""
+    if isinstance(values, list) and all(type(v) is int and 0 <= v < 2**31 for v in values):
+        return tuple(values)
+    return None
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename without replacing: a hard link fails where something exists, a rename does not."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _taken(path) from None
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            raise _taken(path) from None
+        os.rename(temporary, path)
+
+
+def _taken(path: Path) -> PersonaError:
+    return PersonaError(
+        f"{path} exists already", hint="--force replaces it; -o FILE goes elsewhere"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
