@@ -40,15 +40,19 @@ class Named(Protocol):
 N = TypeVar("N", bound=Named)
 
 
-@cache
 def plugin_manager() -> pluggy.PluginManager:
-    """The plugin manager, with every installed plugin registered."""
+    """The plugin manager, with every installed plugin registered; made once."""
     return _loaded()[0]
 
 
 def broken_plugins() -> list[tuple[str, Exception]]:
     """Plugins that were skipped: they cannot be imported, or implement a hook we do not have."""
     return list(_loaded()[1])
+
+
+def forget() -> None:
+    """Look for plugins again at the next question: for tests, and after an installation."""
+    _loaded.cache_clear()
 
 
 def plugins() -> list[str]:

@@ -17,7 +17,7 @@ EMBEDDED = "embedded"
 
 @click.group(
     invoke_without_command=True,
-    epilog="Examples:  op backends  |  op backends show nano  |  op backends fetch bagel",
+    epilog="\b\nExamples:\n  op backends\n  op backends show nano\n  op backends --json",
 )
 @options.as_json
 @options.talk
@@ -48,7 +48,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         output.note(f"The plugin {name} was skipped: {error}. See `op doctor`.")
 
 
-@command.command(epilog="Example:  op backends show nano --json")
+@command.command(epilog="\b\nExamples:\n  op backends show nano\n  op backends show nano --json")
 @click.argument("name", shell_complete=options.complete_backends)
 @options.as_json
 @options.talk
@@ -69,8 +69,8 @@ def show(name: str, as_json: bool) -> None:
         ("model", info.default_model),
         ("also", ", ".join(other for other in info.models if other != info.default_model)),
         ("memory", f"{info.memory_gb:g} GB"),
-        ("steps", str(info.steps)),
-        ("guidance", f"{info.guidance:g}"),
+        ("painting", f"{info.steps} steps, guidance {info.guidance:g}"),
+        ("learning", f"{info.learn_steps} steps of {info.batch} lessons, rate {info.learn_rate:g}"),
         ("licence", info.licence),
     ]
     for key, value in rows:
@@ -78,14 +78,14 @@ def show(name: str, as_json: bool) -> None:
             output.answer(f"  {key:<9} {value}")
 
 
-@command.command(epilog="Example:  op backends fetch nano")
+@command.command(epilog="\b\nExamples:\n  op backends fetch nano\n  op backends fetch nano --json")
 @click.argument("name", shell_complete=options.complete_backends)
 @options.model
 @options.offline
 @options.as_json
 @options.talk
 def fetch(name: str, model: str | None, as_json: bool) -> None:
-    """Download a backend's weights, so that it opens without network later."""
+    """Download a backend's weights, to open it offline later."""
     info = registry.backend_info(name)
     repo = model or info.default_model
     known = {info.default_model, *info.models}
@@ -118,6 +118,9 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "memory_gb": info.memory_gb,
         "steps": info.steps,
         "guidance": info.guidance,
+        "learn_steps": info.learn_steps,
+        "learn_rate": info.learn_rate,
+        "batch": info.batch,
     }
 
 

@@ -11,13 +11,13 @@ import errno
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import click
 
 from omnipersona_cli import __version__, config
 from omnipersona_cli.cli import output
-from omnipersona_cli.cli.options import SETTINGS
+from omnipersona_cli.cli.options import SETTINGS, SETTINGS_ERROR
 from omnipersona_cli.errors import PersonaError, ResourceError, UsageError, nearest
 
 INTERRUPTED = 130
@@ -213,6 +213,19 @@ def _default_map(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: {**shared, **sections.get(name, {})} for name in names}
 
 
+def _check_section(ctx: click.Context, section: Mapping[str, Any]) -> None:
+    """Every key of the running command's section is one of its options, or a subcommand."""
+    if not section:
+        return
+    group = cast(Op, ctx.command)
+    command = cast(click.Command, group.get_command(ctx, ctx.invoked_subcommand or ""))
+    known = [parameter.name for parameter in command.params if parameter.name]
+    if isinstance(command, click.Group):
+        known += command.list_commands(ctx)
+    for key in section:
+        _check_known(key, known, f"option of `op {ctx.invoked_subcommand}`,")
+
+
 def _check_known(key: str, known: tuple[str, ...] | list[str], what: str) -> None:
     if key not in known:
         guess = nearest(key, known)
@@ -230,7 +243,7 @@ def _check_known(key: str, known: tuple[str, ...] | list[str], what: str) -> Non
         "auto_envvar_prefix": "OMNIPERSONA",
         "max_content_width": 100,
     },
-    epilog="Try: op help, op gen --help",
+    epilog="\b\nExamples:\n  op toy photos ./bo\n  op learn ./bo --name bo\n  op help shell",
 )
 @click.version_option(__version__, prog_name="op")
 @click.pass_context
@@ -239,5 +252,12 @@ def cli(ctx: click.Context) -> None:
     ctx.color = output.colour()
     if ctx.invoked_subcommand is None:
         output.answer(ctx.get_help())
-    elif ctx.invoked_subcommand not in WITHOUT_SETTINGS:
-        ctx.default_map = _default_map(config.load_config())
+        return
+    try:
+        settings = config.load_config()
+        ctx.default_map = _default_map(settings)
+        _check_section(ctx, settings.get(ctx.invoked_subcommand, {}))
+    except UsageError as error:
+        if ctx.invoked_subcommand not in WITHOUT_SETTINGS:
+            raise
+        ctx.meta[SETTINGS_ERROR] = error

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
 from omnipersona_cli.cli import output
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,11 +25,16 @@ DTYPES = ("float32", "bfloat16", "float16")
 SETTINGS = ("backend", "model", "device", "dtype", "seed", "offline")
 """What may stand at the top of a settings file."""
 
+SETTINGS_ERROR = "omnipersona.settings_error"
+"""Where a command that runs without settings finds what is wrong with them, in ``meta``."""
+
 
 def complete_backends(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Installed backends that start like ``incomplete``."""
+    from click.shell_completion import CompletionItem
+
     from omnipersona_cli import registry
 
     return [
@@ -41,6 +48,8 @@ def complete_concepts(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Concepts of the library that start like ``incomplete``."""
+    from click.shell_completion import CompletionItem
+
     from omnipersona_cli.concepts.library import Library
 
     start = incomplete.lstrip("<")

@@ -6,10 +6,8 @@ stdout carries the answer and nothing else; everything a person is told on the w
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omnipersona_cli.errors import PersonaError, UsageError
-from omnipersona_cli.hookspecs import Progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+    from omnipersona_cli.hookspecs import Progress
 
 QUIET = "omnipersona.quiet"
 VERBOSE = "omnipersona.verbose"
@@ -58,6 +57,8 @@ def answer_stream(pieces: Iterable[str]) -> str:
 
 def answer_json(value: Any) -> None:
     """The answer as one JSON object or array, on stdout."""
+    import json
+
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
@@ -99,6 +100,8 @@ def hint(text: str) -> None:
 def fail(error: PersonaError, *, show_traceback: bool = False) -> None:
     """What happened and what to do about it, one line each, on stderr."""
     if show_traceback:
+        import traceback
+
         _to_stderr("".join(traceback.format_exception(error)).rstrip())
     _to_stderr(click.style("Error:", fg="red", bold=True) + f" {_one_line(str(error))}")
     if error.hint:
@@ -164,7 +167,8 @@ def _move(bar: tqdm[Any], event: Progress) -> None:
     bar.total = event.total
     if event.metrics:
         bar.set_postfix_str(_metrics(event.metrics), refresh=False)
-    bar.update(event.step - bar.n)
+    if not bar.update(event.step - bar.n) and event.step >= event.total:
+        bar.refresh()  # tqdm draws ten times a second at most; the end is always worth it
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

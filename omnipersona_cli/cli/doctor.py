@@ -1,0 +1,153 @@
+"""`op doctor`: what is installed, what this machine can do, and where every setting came from."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from omnipersona_cli import __version__, config, registry
+from omnipersona_cli.cli import options, output
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "opencv-python-headless",
+    "click",
+    "pluggy",
+    "tqdm",
+)
+
+
+@click.command(epilog="\b\nExamples:\n  op doctor\n  op doctor --json")
+@options.opening
+@options.seed
+@options.as_json
+@options.talk
+@click.pass_context
+def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
+    """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
+    settings["offline"] = os.environ.get("HF_HUB_OFFLINE") == "1"
+    found = {
+        "omnipersona": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "memory_gb": _memory_gb(),
+        "devices": _devices(),
+        "backends": [
+            {"name": info.name, "pictures": info.pictures, "needs_gb": info.memory_gb}
+            for info in registry.backends().values()
+        ],
+        "plugins": registry.plugins(),
+        "broken_plugins": [
+            {"name": name, "error": f"{type(error).__name__}: {error}"}
+            for name, error in registry.broken_plugins()
+        ],
+        "folders": {
+            "config": _folder(config.config_folder()),
+            "data": _folder(config.data_folder()),
+            "cache": _folder(config.cache_folder()),
+        },
+        "settings": [
+            {"name": name, "value": value, "source": _source(ctx, name)}
+            for name, value in settings.items()
+        ],
+        "settings_error": str(ctx.meta.get(options.SETTINGS_ERROR, "")) or None,
+    }
+    if as_json:
+        output.answer_json(found)
+    else:
+        _print(found)
+
+
+def _print(found: dict[str, Any]) -> None:
+    say = output.answer
+    say(f"omnipersona {found['omnipersona']}, Python {found['python']}, {found['platform']}")
+    versions = (f"{name} {version or 'missing'}" for name, version in found["packages"].items())
+    say("packages   " + ", ".join(versions))
+    memory = found["memory_gb"]
+    say(f"memory     {memory:.1f} GB" if memory else "memory     unknown")
+    for device in found["devices"]:
+        amount = f", {device['memory_gb']:.1f} GB" if device["memory_gb"] else ""
+        say(f"device     {device['name']}: {device['summary']}{amount}")
+    for backend in found["backends"]:
+        say(
+            f"backend    {backend['name']}: {backend['pictures']}, needs {backend['needs_gb']:g} GB"
+        )
+    say("plugins    " + ", ".join(found["plugins"]))
+    for plugin in found["broken_plugins"]:
+        say(f"skipped    {plugin['name']}: {plugin['error']}")
+    for name, folder in found["folders"].items():
+        remark = "" if folder["writable"] else " (cannot be written)"
+        say(f"{name:<10} {folder['path']}{remark}")
+    for setting in found["settings"]:
+        value = "-" if setting["value"] is None else setting["value"]
+        say(f"setting    {setting['name']} = {value} ({setting['source']})")
+    if found["settings_error"]:
+        say(f"settings   {found['settings_error']}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _memory_gb() -> float | None:
+    """The machine's memory; None where the system does not say (Windows)."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    """What torch can compute on; a torch that cannot be imported is told, not raised."""
+    cpu: dict[str, Any] = {"name": "cpu", "summary": f"{os.cpu_count()} cores", "memory_gb": None}
+    output.note("loading torch ...")
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return [cpu, {"name": "none", "summary": f"torch is broken: {error}", "memory_gb": None}]
+    devices = [cpu]
+    for index in range(torch.cuda.device_count()):
+        found = torch.cuda.get_device_properties(index)
+        devices.append(
+            {
+                "name": f"cuda:{index}",
+                "summary": found.name,
+                "memory_gb": found.total_memory / 2**30,
+            }
+        )
+    if torch.backends.mps.is_available():
+        devices.append({"name": "mps", "summary": "Apple GPU", "memory_gb": None})
+    return devices
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """Where it is, and whether something could be written there; nothing is created."""
+    nearest_real = next((place for place in (path, *path.parents) if place.exists()), path)
+    writable = nearest_real.is_dir() and os.access(nearest_real, os.W_OK)
+    return {"path": str(path), "exists": path.is_dir(), "writable": writable}
+
+
+def _source(ctx: click.Context, name: str) -> str:
+    source = ctx.get_parameter_source(name)
+    if source is ParameterSource.COMMANDLINE:
+        return "flag"
+    if source is ParameterSource.ENVIRONMENT:
+        return f"OMNIPERSONA_{name.upper()}"
+    if source is ParameterSource.DEFAULT_MAP:
+        return str(config.file_of(name, "doctor"))
+    if name == "offline" and os.environ.get("HF_HUB_OFFLINE"):
+        return "HF_HUB_OFFLINE"
+    return "default"

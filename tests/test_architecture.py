@@ -1,0 +1,140 @@
+"""Who may import whom, imports inside functions included, and where heavy packages may be."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = "omnipersona_cli"
+CONTRACT = {f"{CORE}.{name}" for name in ("backend", "hookspecs", "errors")}
+CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", f"{CORE}.errors"}
+DATA = {f"{CORE}.data", *CONTRACT}
+REGISTRY = {f"{CORE}.registry", *CONTRACT}
+ENGINE = {f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")}
+MAY = {  # files -> what of ours they may import; an op_* package may always import itself
+    f"{CORE}/cli/*.py": {CORE} | {f"{CORE}.cli"} | ENGINE | {f"{CORE}.bench"} | CONTRACT,
+    f"{CORE}/bench/*.py": {f"{CORE}.{n}" for n in ("bench", "engine", "concepts", "data")}
+    | REGISTRY,
+    f"{CORE}/engine/*.py": ENGINE | CONTRACT | {CORE},
+    f"{CORE}/concepts/*.py": CONCEPTS | {f"{CORE}.backend", CORE},
+    f"{CORE}/data/*.py": DATA,
+    f"{CORE}/backend.py": CONTRACT,
+    f"{CORE}/hookspecs.py": CONTRACT,
+    f"{CORE}/errors.py": set(),
+    f"{CORE}/config.py": {f"{CORE}.errors"},
+    f"{CORE}/registry.py": CONTRACT,
+    f"{CORE}/testing.py": CONTRACT | ENGINE,
+    f"{CORE}/__main__.py": {f"{CORE}.cli"},
+    f"{CORE}/__init__.py": set(),
+    "backends/op_nano/*.py": CONTRACT | {"op_bagel"},
+    "backends/op_*/*.py": CONTRACT,
+    "plugins/op_*/*.py": CONTRACT
+    | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
+    | REGISTRY,
+}
+HEAVY = {"torch", "transformers", "peft", "numpy", "PIL", "safetensors", "tqdm", "cv2"}
+MAY_BE_HEAVY = (f"{CORE}/engine", f"{CORE}/bench", f"{CORE}/data", f"{CORE}/testing.py")
+FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
+SHELVES = (CORE, "backends", "plugins")
+FILES = sorted(path for shelf in SHELVES for path in (ROOT / shelf).rglob("*.py"))
+
+
+def rule(path: Path) -> str | None:
+    """The first line of MAY that speaks of this file."""
+    return next((pattern for pattern in MAY if path.relative_to(ROOT).match(pattern)), None)
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that a piece of code imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, "relative imports are banned"
+            if node.module == CORE:
+                yield from (
+                    f"{CORE}.{name.name}"
+                    if (ROOT / CORE / name.name).exists()
+                    or (ROOT / CORE / f"{name.name}.py").exists()
+                    else CORE
+                    for name in node.names
+                )
+            else:
+                yield node.module
+
+
+def forbidden_imports(source: str, may: set[str], own: str) -> list[str]:
+    """Imports of ours that the rule does not allow."""
+    allowed = may | {own}
+    return [
+        name
+        for name in imported(ast.parse(source))
+        if (name.split(".")[0] == CORE or name.startswith("op_"))
+        and not any(name == ok or (name.startswith(ok + ".") and ok != CORE) for ok in allowed)
+    ]
+
+
+def heavy_at_import_time(source: str) -> list[str]:
+    """Heavy packages that run when the file is imported; type-checking blocks do not run."""
+    found = []
+
+    def visit(statements: list[ast.stmt]) -> None:
+        for node in statements:
+            if isinstance(node, ast.Import):
+                found.extend(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.append(node.module or "")
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                visit(node.orelse)
+            elif isinstance(node, ast.If | ast.Try | ast.With | ast.For | ast.While | ast.ClassDef):
+                for part in ("body", "orelse", "finalbody"):
+                    visit(getattr(node, part, []))
+                for handler in getattr(node, "handlers", []):
+                    visit(handler.body)
+
+    visit(ast.parse(source).body)
+    return [name for name in found if name.split(".")[0] in HEAVY]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_file_imports_only_what_its_place_allows(path: Path) -> None:
+    pattern = rule(path)
+    assert pattern, f"no rule speaks of {path.relative_to(ROOT)}: add one to MAY"
+    own = path.relative_to(ROOT).parts[1] if pattern.startswith(("backends", "plugins")) else ""
+    assert forbidden_imports(path.read_text(encoding="utf-8"), MAY[pattern], own) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_packages_are_imported_late_where_start_up_must_be_light(path: Path) -> None:
+    place = path.relative_to(ROOT).as_posix()
+    heavy_file = place.startswith(("backends", "plugins")) and path.name != "__init__.py"
+    if not heavy_file and not place.startswith(MAY_BE_HEAVY):
+        assert heavy_at_import_time(path.read_text(encoding="utf-8")) == []
+
+
+def test_no_dumping_ground() -> None:
+    places = [place for shelf in SHELVES for place in (ROOT / shelf).rglob("*")]
+    assert [p for p in places if p.stem.lower() in FORBIDDEN_NAMES] == []
+
+
+def test_packages_are_one_folder_deep() -> None:
+    deep = [path.relative_to(ROOT) for path in FILES if len(path.relative_to(ROOT).parts) > 3]
+    assert deep == []
+
+
+def test_the_rule_sees_imports_inside_functions() -> None:
+    source = f"def late():\n    from {CORE}.engine import learn\n"
+    assert forbidden_imports(source, CONTRACT, "op_x") == [f"{CORE}.engine"]
+    assert forbidden_imports("import op_bagel.model", CONTRACT, "op_x") == ["op_bagel.model"]
+    assert forbidden_imports("import op_x.model", CONTRACT, "op_x") == []
+    assert forbidden_imports(f"from {CORE} import registry", CONTRACT, "") == [f"{CORE}.registry"]
+
+
+def test_the_rule_sees_heavy_imports_that_run() -> None:
+    assert heavy_at_import_time("try:\n    import torch.nn\nexcept ImportError: pass") == [
+        "torch.nn"
+    ]
+    assert heavy_at_import_time("if TYPE_CHECKING:\n    import torch") == []
+    assert heavy_at_import_time("def late():\n    import torch") == []
