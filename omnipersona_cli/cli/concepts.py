@@ -23,7 +23,7 @@ _name = click.argument("name", shell_complete=options.complete_concepts)
 
 @click.group(
     invoke_without_command=True,
-    epilog="Examples:  op concepts  |  op concepts show bo  |  op concepts export bo -o bo.opconcept",
+    epilog="Examples:  op concepts  |  op concepts show bo  |  op concepts export bo",
 )
 @options.as_json
 @options.talk
@@ -78,7 +78,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @command.command(
-    epilog='Examples:  op concepts facts bo  |  op concepts facts bo add "<bo>\'s toy is a red ball"'
+    epilog='Examples:  op concepts facts bo add "the toy of <bo> is a red ball"'
     "  |  op concepts facts bo rm 1"
 )
 @_name
@@ -254,38 +254,47 @@ def _list(as_json: bool) -> None:
         if not headers and not broken:
             output.note("no concepts yet")
             output.hint("op learn PHOTOS --name bo")
-    for error in broken:
-        output.warn(f"skipped: {error}")
+    for problem in broken:
+        output.warn(f"skipped: {problem}")
 
 
 def _add_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
     fact = new_fact(text, name=header.name)
-    if any(known.text.casefold() == fact.text.casefold() for known in header.facts):
-        output.note(f"<{header.name}> has that fact already")
-        return header.facts
-    changed = library.set_facts(header.name, [*header.facts, fact])
-    output.note(f"added to <{header.name}>: {fact.text}")
+
+    def add(known: tuple[Fact, ...]) -> tuple[Fact, ...]:
+        if any(other.text.casefold() == fact.text.casefold() for other in known):
+            output.note(f"<{header.name}> has that fact already")
+            return known
+        return (*known, fact)
+
+    changed = library.change_facts(header.name, add)
+    if len(changed.facts) > len(header.facts):
+        output.note(f"added to <{header.name}>: {fact.text}")
     return changed.facts
 
 
 def _remove_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
+    gone = _find_fact(header, text)
+    changed = library.change_facts(
+        header.name, lambda known: tuple(fact for fact in known if fact.text != gone.text)
+    )
+    output.note(f"removed from <{header.name}>: {gone.text}")
+    return changed.facts
+
+
+def _find_fact(header: PackHeader, text: str) -> Fact:
+    """The fact with this text, or with this number, counted from 1."""
     texts = [fact.text.casefold() for fact in header.facts]
     wanted = " ".join(text.casefold().split())
     if wanted in texts:
-        index = texts.index(wanted)
-    elif wanted.isascii() and wanted.isdecimal() and 1 <= int(wanted[:9]) <= len(texts):
-        index = int(wanted[:9]) - 1
-    else:
-        guess = nearest(wanted, texts)
-        number = texts.index(guess) + 1 if guess else 0
-        raise MissingError(
-            f"<{header.name}> has no such fact",
-            hint=f"op concepts facts {header.name}" + (f" rm {number}" if number else ""),
-        )
-    gone = header.facts[index]
-    changed = library.set_facts(header.name, [f for f in header.facts if f is not gone])
-    output.note(f"removed from <{header.name}>: {gone.text}")
-    return changed.facts
+        return header.facts[texts.index(wanted)]
+    if wanted.isascii() and wanted.isdecimal() and 1 <= int(wanted[:9]) <= len(texts):
+        return header.facts[int(wanted[:9]) - 1]
+    guess = nearest(wanted, texts)
+    number = f" rm {texts.index(guess) + 1}" if guess else ""
+    raise MissingError(
+        f"<{header.name}> has no such fact", hint=f"op concepts facts {header.name}{number}"
+    )
 
 
 def _read_stdin() -> bytes:

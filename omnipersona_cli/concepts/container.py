@@ -239,7 +239,9 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     if error.errno in {errno.ENOENT, errno.ENOTDIR}:
         return ResourceError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
     reason = (error.strerror or type(error).__name__).lower()
-    return ResourceError(f"cannot write {path}: {reason}", hint="choose another place: -o FILE")
+    return ResourceError(
+        f"cannot write {path}: {reason}", hint="choose another place: -o FILE, or OMNIPERSONA_HOME"
+    )
 
 
 _BINARY = getattr(os, "O_BINARY", 0)

@@ -30,11 +30,12 @@ _BARRED = re.compile(rf"[{_OPEN}]\s*[{_BAR}][^{_OPEN}{_CLOSE}]*[{_BAR}]\s*[{_CLO
 _TAG = re.compile(rf"[{_OPEN}]([^{_OPEN}{_CLOSE}\s]{{1,64}})[{_CLOSE}]")
 _BRACKETED = re.compile(r"\[/?[A-Z_]{2,16}\]")
 _RESERVED = re.compile(
-    r"s|unk|pad|bos|eos|eot|sep|cls|mask|box|ref|quad|point|patch|think|thinking|tool|user|system"
+    r"s|sys|inst|unk|pad|bos|eos|eot|sep|cls|mask|box|ref|quad|point|patch|think|thinking|tool|user|system"
     r"|assistant|human|(?:so|eo)[ivt]|t2i|t2v|mmu|lvg|(?:begin|start|end|unused|extra|tool)[_-].*"
     r"|unused\d*|extra\d*|.*(?:image|img|video|vision|audio|frame|placeholder|special|reserved).*"
 )
 _NAME = re.compile(NAME_PATTERN)
+_LOOKED_AT = 1024  # characters: tokens nested in tokens cost a round each
 _JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
 
 
@@ -55,7 +56,7 @@ def clean_fact(text: str, *, name: str = "") -> str:
     """
     line = "".join(
         " " if character.isspace() else character
-        for character in unicodedata.normalize("NFC", text)
+        for character in unicodedata.normalize("NFC", text[:_LOOKED_AT])
         if character.isspace()
         or character in _JOINERS
         or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -124,18 +124,26 @@ class Library:
             pack.rewrite(data)
         return data
 
-    def set_facts(self, name: str, facts: Sequence[Fact]) -> PackHeader:
-        """Replace the facts of a concept; its tensors stay as they are, to the bit."""
-        if len(facts) > FACT_COUNT:
-            raise UsageError(
-                f"a concept keeps at most {FACT_COUNT} facts",
-                hint=f"make room: op concepts facts {check_name(name)} rm 1",
-            )
+    def change_facts(
+        self, name: str, change: Callable[[tuple[Fact, ...]], Sequence[Fact]]
+    ) -> PackHeader:
+        """Replace the facts of a concept by what ``change`` makes of them, under the lock.
+
+        The tensors stay as they are, to the bit.
+        """
         with self._changing():
-            path = self.path(name)
-            with pack.named(path.name):
-                data = pack.rewrite(container.read_file(path), facts=facts)
-            container.write_file(path, data, overwrite=True)
+            header = self.header(name)
+            facts = tuple(change(header.facts))
+            if len(facts) > FACT_COUNT:
+                raise UsageError(
+                    f"a concept keeps at most {FACT_COUNT} facts",
+                    hint=f"make room: op concepts facts {header.name} rm 1",
+                )
+            if facts != header.facts:
+                path = self.path(name)
+                with pack.named(path.name):
+                    data = pack.rewrite(container.read_file(path), facts=facts)
+                container.write_file(path, data, overwrite=True)
             return self.header(name)
 
     def rename(self, old: str, new: str) -> Path:
