@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -86,9 +87,8 @@ class Guidance:
         return guided * self._shrink(full, guided, (-1,) if self.renorm == "channel" else (-2, -1))
 
     def _shrink(self, full: Tensor, guided: Tensor, dims: tuple[int, ...]) -> Tensor:
-        wanted, found = (
-            torch.linalg.vector_norm(v, dim=dims, keepdim=True) for v in (full, guided)
-        )
+        wanted: Tensor = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
+        found: Tensor = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
         return (wanted / (found + 1e-8)).clamp(min=self.renorm_min, max=1.0)
 
 
@@ -157,7 +157,7 @@ def sample_latents(
 
     x = noise.to(model.device, torch.float32)
     times = time_grid(steps, shift).tolist()
-    for index, (t, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
+    for index, (t, after) in enumerate(pairwise(times)):
         found = velocities(x, t)
         v = found["full"]
         if len(found) > 1:
