@@ -37,7 +37,7 @@ def command(): ...
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Four plugins beside the real ones: a good one, and three that are broken in different ways."""
+    """Four plugins beside the real ones: a good one, and three broken in different ways."""
     sources = {
         "good_plugin": PLUGIN,
         "raising_plugin": "raise RuntimeError('no such luck')",
