@@ -32,6 +32,10 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """List the concepts that were taught, or work with one."""
     if ctx.invoked_subcommand is None:
         _list(as_json)
+    elif as_json:  # `op concepts --json show bo` is `op concepts show bo --json`
+        settings = ctx.default_map or {}
+        verb = ctx.invoked_subcommand
+        ctx.default_map = {**settings, verb: {**settings.get(verb, {}), "as_json": True}}
 
 
 @command.command("list", epilog="Example:  op concepts list --json")

@@ -77,7 +77,7 @@ class Header:
 
 def read_file(path: Path) -> bytes:
     """All of a regular file of at most `FILE_LIMIT` bytes."""
-    return _read(path, FILE_LIMIT + 1)[0]
+    return _read(path, FILE_LIMIT)[0]
 
 
 def read_start(path: Path) -> tuple[bytes, int]:
@@ -87,10 +87,7 @@ def read_start(path: Path) -> tuple[bytes, int]:
 
 def parse_header(data: bytes, size: int) -> Header:
     """Check the header at the start of ``data``, of a file of ``size`` bytes."""
-    if size > FILE_LIMIT:
-        raise PackError(
-            f"it is larger than {FILE_LIMIT >> 20} MiB", hint="a concept is a few hundred kB"
-        )
+    _check_size(size)
     length = int.from_bytes(data[:8], "little")
     if size < 10 or data[8:9] != b"{":
         raise PackError(_what_it_is(data), hint=_HOSTILE_HINT)
@@ -256,6 +253,7 @@ def _read(path: Path, limit: int) -> tuple[bytes, int]:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise PackError("it is not a file", hint="name an .opconcept file")
+            _check_size(status.st_size)
             return file.read(limit), status.st_size
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"there is no file {path}", hint="op concepts") from None
@@ -264,6 +262,13 @@ def _read(path: Path, limit: int) -> tuple[bytes, int]:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise PackError(f"it cannot be read: {reason}", hint=f"ls -l {path}") from error
+
+
+def _check_size(size: int) -> None:
+    if size > FILE_LIMIT:
+        raise PackError(
+            f"it is larger than {FILE_LIMIT >> 20} MiB", hint="a concept is a few hundred kB"
+        )
 
 
 def _what_it_is(data: bytes) -> str:

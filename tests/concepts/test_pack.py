@@ -60,7 +60,6 @@ def test_the_tensor_part_is_laid_out_as_the_safetensors_package_does(bo):
     media = RawTensor(dtype="U8", shape=(5,), data=b"photo")
     data = to_bytes(replace(bo, slots={"nano": mixed}, extra_tensors={"media/thumbnail": media}))
     theirs = save(load(data), container.parse_header(data, len(data)).metadata)
-    assert sorted(theirs) == sorted(data) or len(theirs) != len(data)
     length, other = (int.from_bytes(x[:8], "little") for x in (data, theirs))
     assert data[8 + length :] == theirs[8 + other :]
     assert parse_pack(theirs).name == "bo"
