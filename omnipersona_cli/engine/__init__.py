@@ -1,0 +1,43 @@
+"""The method, as a Python API: learn, gen, edit, ask.
+
+::
+
+    from omnipersona_cli import engine
+
+    learned = engine.learn([Path("photos")], name="bo", facts=["<bo>'s toy is a red ball"])
+    picture = engine.gen("<bo> with its toy, at the beach", seed=1)[0]
+    picture.image.save("bo.png")
+    engine.ask("is <bo> here?", image=picture.image).text
+
+Functions take values and return values; progress leaves through callbacks, nothing is printed.
+Errors that a person can act on are `omnipersona_cli.errors.PersonaError`.
+"""
+
+from omnipersona_cli.engine.ask import Answer, ask
+from omnipersona_cli.engine.calibrate import Calibration
+from omnipersona_cli.engine.edit import edit
+from omnipersona_cli.engine.gen import gen
+from omnipersona_cli.engine.learn import Learned, Plan, Report, learn, plan
+from omnipersona_cli.engine.picture import Picture, read_about, save_png
+from omnipersona_cli.engine.replay import Trace, TraceStep, replay
+from omnipersona_cli.engine.request import Opening
+
+__all__ = [
+    "Answer",
+    "Calibration",
+    "Learned",
+    "Opening",
+    "Picture",
+    "Plan",
+    "Report",
+    "Trace",
+    "TraceStep",
+    "ask",
+    "edit",
+    "gen",
+    "learn",
+    "plan",
+    "read_about",
+    "replay",
+    "save_png",
+]

@@ -1,0 +1,186 @@
+"""From yes/no scores on held-out pictures to a threshold, a probability and an honest "not sure".
+
+A score is the log-odds d = log p("yes") - log p("no") of the recognition questions, averaged. Raw
+odds of a language model lean to one side, so the threshold is learned: the middle of the gap that
+gives the best balanced accuracy. Around it p(yes) = sigmoid((d - threshold) / temperature), the
+temperature fitted as in Platt (1999), whose softened targets keep few pictures from sounding sure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+from PIL.Image import Image
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Span, Turn
+
+Verdict = Literal["yes", "no", "not sure"]
+
+QUESTIONS = ("is <{name}> here?", "do you see <{name}>?", "is <{name}> in this picture?")
+"""What recognition asks, however a person phrases it: calibration and answers must agree."""
+
+UNSURE = 0.4
+"""Between this probability and one minus it, the answer is "not sure"."""
+
+WEAK_ACCURACY = 0.75
+"""A held-out balanced accuracy below this is called weak in the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How to read a recognition score d, and how well it separates.
+
+    ``threshold``, ``low``, ``high`` and ``temperature`` are in units of d (nats); between ``low``
+    and ``high`` the answer is "not sure". ``held_out`` is False where the positives were photos
+    that were learned from, which flatters every figure.
+    """
+
+    threshold: float
+    low: float
+    high: float
+    temperature: float
+    balanced_accuracy: float
+    auroc: float
+    positives: int
+    negatives: int
+    held_out: bool = True
+
+    @property
+    def weak(self) -> bool:
+        """True where the figures promise little."""
+        return self.balanced_accuracy < WEAK_ACCURACY
+
+    def probability(self, score: float) -> float:
+        """p(yes) for the score ``score``."""
+        return _sigmoid((score - self.threshold) / self.temperature)
+
+    def verdict(self, score: float) -> Verdict:
+        """What to say to the score ``score``."""
+        if score >= self.high:
+            return "yes"
+        return "no" if score <= self.low else "not sure"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a pack's header."""
+        return asdict(self)
+
+
+UNCALIBRATED = Calibration(
+    threshold=0.0,
+    low=-math.log((1 - UNSURE) / UNSURE),
+    high=math.log((1 - UNSURE) / UNSURE),
+    temperature=1.0,
+    balanced_accuracy=0.5,
+    auroc=0.5,
+    positives=0,
+    negatives=0,
+    held_out=False,
+)
+"""For a pack that brings no figures: the raw odds are taken at their word."""
+
+
+def from_dict(values: Mapping[str, Any]) -> Calibration:
+    """The calibration in a pack's header; `UNCALIBRATED` where it has none or it is not usable."""
+    names = Calibration.__dataclass_fields__
+    known = {key: value for key, value in values.items() if key in names}
+    numbers = [value for key, value in known.items() if key != "held_out"]
+    readable = all(isinstance(value, (int, float)) and math.isfinite(value) for value in numbers)
+    if len(known) < len(names) or not readable or not known["temperature"] > 0:
+        return UNCALIBRATED
+    return Calibration(**known)
+
+
+def recognition_score(backend: Backend, tokens: ConceptTokens, image: Image) -> float:
+    """The score d (nats) of "is it here?" for one picture, averaged over `QUESTIONS`."""
+    total = 0.0
+    for question in QUESTIONS:
+        text = question.format(name=tokens.name)
+        start = text.index("<")
+        span = Span(start=start, end=start + len(tokens.name) + 2, name=tokens.name)
+        prompt = Prompt(turns=(Turn(text=text, spans=(span,)),), concepts=(tokens,))
+        yes, no = backend.score(prompt, ("yes", "no"), image=image).tolist()
+        total += yes - no
+    return total / len(QUESTIONS)
+
+
+def calibrate(
+    positives: Sequence[float], negatives: Sequence[float], *, held_out: bool = True
+) -> Calibration:
+    """Set the threshold from the scores of pictures that are, and that are not, the concept.
+
+    Without scores on one side there is nothing to separate: `UNCALIBRATED` comes back.
+    """
+    if not positives or not negatives:
+        return UNCALIBRATED
+    threshold, accuracy = best_threshold(positives, negatives)
+    temperature = _fit_temperature(positives, negatives, threshold)
+    margin = temperature * math.log((1 - UNSURE) / UNSURE)
+    return Calibration(
+        threshold=threshold,
+        low=threshold - margin,
+        high=threshold + margin,
+        temperature=temperature,
+        balanced_accuracy=accuracy,
+        auroc=auroc(positives, negatives),
+        positives=len(positives),
+        negatives=len(negatives),
+        held_out=held_out,
+    )
+
+
+def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> tuple[float, float]:
+    """The threshold of best balanced accuracy, and that accuracy.
+
+    Of equally good ones the middle of the widest gap between neighbouring scores is taken.
+    """
+    scores = sorted({*positives, *negatives})
+    candidates = [(scores[0] - 1.0, 0.0), (scores[-1] + 1.0, 0.0)]
+    candidates += [((a + b) / 2, b - a) for a, b in pairwise(scores)]
+
+    def accuracy(threshold: float) -> float:
+        hits = sum(score >= threshold for score in positives) / len(positives)
+        return 0.5 * (hits + sum(score < threshold for score in negatives) / len(negatives))
+
+    threshold, _ = max(candidates, key=lambda it: (accuracy(it[0]), it[1]))
+    return threshold, accuracy(threshold)
+
+
+def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
+    """The chance that a positive scores above a negative; ties count half."""
+    wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
+    return wins / (len(positives) * len(negatives))
+
+
+def _fit_temperature(
+    positives: Sequence[float], negatives: Sequence[float], threshold: float
+) -> float:
+    """The temperature of least cross-entropy against Platt's softened targets, by a fine search.
+
+    The search spans the scores' own scale, so that the result is finite even where the two sides
+    are separated perfectly or not at all.
+    """
+    high = (len(positives) + 1) / (len(positives) + 2)
+    low = 1 / (len(negatives) + 2)
+    spread = max(abs(score - threshold) for score in (*positives, *negatives)) or 1.0
+
+    def cost(temperature: float) -> float:
+        def entropy(score: float, target: float) -> float:
+            z = (score - threshold) / temperature
+            return _softplus(z) - target * z
+
+        yes = sum(entropy(score, high) for score in positives) / len(positives)
+        return yes + sum(entropy(score, low) for score in negatives) / len(negatives)
+
+    return min((spread * 2 ** (step / 8) for step in range(-48, 17)), key=cost)
+
+
+def _sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
+
+
+def _softplus(value: float) -> float:
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

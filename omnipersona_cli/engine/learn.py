@@ -1,0 +1,613 @@
+"""Learn a concept: photos and facts in, a pack out; the backbone never changes.
+
+Everything frozen runs once (`Backend.prepare`), then the tokens alone are optimised on all three
+tasks, the best by held-out score are calibrated, checked for having learned anything, written and
+read back.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path, PurePath
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+
+from omnipersona_cli import __version__, registry
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prepared, Prompt
+from omnipersona_cli.concepts.facts import Fact
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.mentions import check_name, to_turn
+from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
+from omnipersona_cli.data.lessons import EditTriplet
+from omnipersona_cli.engine.calibrate import Calibration, calibrate, recognition_score
+from omnipersona_cli.engine.checkpoint import (
+    forget_run,
+    read_checkpoint,
+    run_folder,
+    write_checkpoint,
+)
+from omnipersona_cli.engine.gen import tell
+from omnipersona_cli.engine.material import Material, gather
+from omnipersona_cli.engine.optimise import (
+    HELD_OUT_LESSONS,
+    PROBES,
+    Check,
+    HeldOut,
+    Optimised,
+    Settings,
+    group_of,
+    optimise,
+)
+from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors
+from omnipersona_cli.engine.tokens import (
+    copy_of,
+    from_named_tensors,
+    from_slot,
+    named_tensors,
+    slot_name,
+    to_slot,
+)
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, TaskError, UsageError
+from omnipersona_cli.hookspecs import Progress
+
+Experts = Literal["none", "lora"]
+
+MOST_TOKENS = 256
+"""The most tokens of each part."""
+
+CALIBRATION_NEGATIVES = 24
+"""The most held-out negatives that are scored for the threshold."""
+
+PREVIEW_PROMPT = "a picture of <{name}>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """How well it was learned. ``calibration`` is on held-out pictures where it says so;
+    ``checks`` is the held-out curve, ``losses`` are the last step's."""
+
+    calibration: Calibration
+    checks: tuple[Check, ...]
+    losses: Mapping[str, float]
+    best_step: int
+    steps: int
+    photos: int
+    held_out: int
+    negatives: int
+    lessons: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "calibration": self.calibration.to_dict(),
+            "weak": self.calibration.weak,
+            "checks": [vars(check) for check in self.checks],
+            "losses": dict(self.losses),
+            "best_step": self.best_step,
+            "steps": self.steps,
+            "photos": self.photos,
+            "held_out": self.held_out,
+            "negatives": self.negatives,
+            "lessons": dict(self.lessons),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What learning would do, known before any model runs."""
+
+    name: str
+    class_word: str
+    kind: str
+    backend: str
+    facts: tuple[str, ...]
+    photos: int
+    held_out: int
+    negatives: int
+    lessons: Mapping[str, int]
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A learned concept. ``seconds`` is the whole call; ``resumed_from`` the step at which an
+    interrupted run was taken up, 0 for a new one."""
+
+    pack: Pack
+    path: Path
+    report: Report
+    seconds: float
+    seed: int
+    backend: str
+    resumed_from: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def plan(
+    photos: Sequence[Path],
+    *,
+    name: str,
+    class_word: str = "",
+    kind: str = "",
+    facts: Sequence[str] = (),
+    negatives: Sequence[Image] = (),
+    triplets: Sequence[EditTriplet] = (),
+    opening: Opening = ANY,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    seed: int = 0,
+) -> Plan:
+    """What `learn` would do with the same arguments. Opens no backend."""
+    info = registry.backend_info(opening.backend or registry.DEFAULT_BACKEND)
+    steps = info.learn_steps if steps is None else steps
+    batch_size = info.batch if batch_size is None else batch_size
+    learning_rate = info.learn_rate if learning_rate is None else learning_rate
+    check_numbers(steps=steps, batch_size=batch_size, learning_rate=learning_rate)
+    material = gather(
+        photos,
+        name=name,
+        class_word=class_word,
+        kind=kind,
+        facts=facts,
+        negatives=negatives,
+        triplets=triplets,
+        seed=seed,
+        backend=info.name,
+    )
+    return Plan(
+        name=material.name,
+        class_word=material.class_word,
+        kind=material.kind,
+        backend=info.name,
+        facts=tuple(fact.text for fact in material.facts),
+        photos=len(material.album.photos),
+        held_out=len(material.album.held_out),
+        negatives=material.learned_negatives + len(material.negatives),
+        lessons=_counts(material.lessons),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        notes=material.notes,
+    )
+
+
+def learn(
+    photos: Sequence[Path],
+    *,
+    name: str,
+    class_word: str = "",
+    kind: str = "",
+    facts: Sequence[str] = (),
+    negatives: Sequence[Image] = (),
+    triplets: Sequence[EditTriplet] = (),
+    backend: Backend | None = None,
+    opening: Opening = ANY,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    understand_tokens: int = 16,
+    generate_tokens: int = 16,
+    lambda_image: float = 1.0,
+    lambda_edit: float = 1.0,
+    experts: Experts = "none",
+    seed: int = 0,
+    resume: bool = False,
+    previews: Path | None = None,
+    library: Library | None = None,
+    out: Path | None = None,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Learned:
+    """Learn ``<name>`` from ``photos`` (files and folders) and keep it.
+
+    Without numbers of their own, ``steps``, ``batch_size`` and ``learning_rate`` are the backend's.
+    ``out`` writes the pack there instead of into the library. ``force`` replaces a concept of that
+    name; without it, the same photos on another backend add a slot to the pack that is there, and
+    everything else is refused before any work is done. ``resume`` takes up an interrupted run of
+    the same inputs. ``previews`` is a folder for pictures painted at a fixed seed as it learns.
+
+    On KeyboardInterrupt a checkpoint is left and nothing else. Raises PhotoError, UsageError,
+    PersonaError for a name that is taken, ResourceError for a disk or memory that is full.
+    """
+    began = time.monotonic()
+    name = check_name(name)
+    report = on_progress or _silent
+    library = Library() if library is None else library
+    check_numbers(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        understand_tokens=understand_tokens,
+        generate_tokens=generate_tokens,
+        lambdas=(lambda_image, lambda_edit),
+    )
+    if out is not None and out.exists() and not force:
+        raise PersonaError(f"{out} is already there", hint="name another file, or add --force")
+    chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
+    report(Progress(phase="reading photos"))
+    material = gather(
+        photos,
+        name=name,
+        class_word=class_word,
+        kind=kind,
+        facts=facts,
+        negatives=negatives,
+        triplets=triplets,
+        seed=seed,
+        backend=chosen,
+    )
+    before = None if out is not None else _pack_before(library, material, chosen, force)
+    if backend is None:
+        registry.backend_info(chosen)
+        report(Progress(phase=f"loading {chosen}"))
+        with memory_errors(chosen):
+            backend = registry.open_backend(
+                chosen, model=opening.model, device=opening.device, dtype=opening.dtype
+            )
+    pictures = [photo.image for photo in material.album.learning]
+    texts = [fact.text for fact in material.facts]
+    notes = (*material.notes, *backend.remarks(texts=texts, photos=pictures))
+    tell(report, notes)
+    info = backend.info
+    settings = Settings(
+        steps=info.learn_steps if steps is None else steps,
+        batch_size=info.batch if batch_size is None else batch_size,
+        learning_rate=info.learn_rate if learning_rate is None else learning_rate,
+        lambda_image=lambda_image,
+        lambda_edit=lambda_edit,
+        seed=seed,
+    )
+    with memory_errors(info.name):
+        start = _start(
+            backend, material, pictures, understand_tokens, generate_tokens, experts, seed
+        )
+        folder = run_folder(_key(material, backend, settings, start))
+        resumed = read_checkpoint(folder) if resume else None
+        if resume and resumed is None:
+            tell(report, ("no interrupted run of these inputs: starting from the beginning",))
+        if resumed is None:
+            forget_run(folder)
+        groups, held_out = _prepared(backend, material, report)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            optimised = optimise(
+                backend,
+                start,
+                groups,
+                held_out,
+                settings,
+                resumed=resumed,
+                save=lambda checkpoint: write_checkpoint(checkpoint, folder),
+                on_check=None if previews is None else _previewer(backend, previews, report),
+                on_progress=report,
+            )
+        report(Progress(phase="checking"))
+        calibration = _calibrated(backend, optimised.tokens, material)
+        _check_learned(backend, start, optimised.tokens, material)
+    card = Report(
+        calibration=calibration,
+        checks=optimised.checks,
+        losses=optimised.losses,
+        best_step=optimised.best_step,
+        steps=settings.steps,
+        photos=len(material.album.photos),
+        held_out=len(material.album.held_out),
+        negatives=material.learned_negatives + len(material.negatives),
+        lessons=_counts(material.lessons),
+    )
+    pack = _packed(backend, optimised, material, settings, card, before)
+    large = bool(optimised.tokens.extra)
+    if out is None:
+        path = library.save(pack, force=force or before is not None, large=large)
+    else:
+        write_pack(pack, out, overwrite=force, large=large)
+        path = out
+    pack = read_pack(path, norm_limit={slot_name(backend): backend.norm_limit})
+    _check_kept(pack, backend, optimised.tokens)
+    forget_run(folder)
+    return Learned(
+        pack=pack,
+        path=path,
+        report=card,
+        seconds=time.monotonic() - began,
+        seed=seed,
+        backend=info.name,
+        resumed_from=resumed.step if resumed else 0,
+        notes=tuple(notes),
+    )
+
+
+def check_numbers(
+    *,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    understand_tokens: int = 16,
+    generate_tokens: int = 16,
+    lambdas: Sequence[float] = (),
+) -> None:
+    """UsageError for numbers with which nothing can be learned."""
+    if steps is not None and steps < 1:
+        raise UsageError(f"nothing is learned in {steps} steps", hint="--steps takes 1 or more")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} is empty", hint="--batch-size takes 1 or more")
+    if learning_rate is not None and not 0 < learning_rate <= 10:
+        raise UsageError(f"{learning_rate} is no learning rate", hint="1e-3 is a usual one")
+    if not all(1 <= count <= MOST_TOKENS for count in (understand_tokens, generate_tokens)):
+        raise UsageError(
+            "a concept needs tokens of both parts",
+            hint=f"--understand-tokens and --generate-tokens take 1 to {MOST_TOKENS}",
+        )
+    if not all(0 <= weight <= 100 for weight in lambdas):
+        raise UsageError("a weight of a loss lies between 0 and 100", hint="1.0 is the default")
+
+
+def _start(
+    backend: Backend,
+    material: Material,
+    pictures: Sequence[Image],
+    understand: int,
+    generate: int,
+    experts: Experts,
+    seed: int,
+) -> ConceptTokens:
+    """Where optimisation starts: the backend's own features of the photos, and with "lora" the
+    low-rank experts that the backend offers (``new_experts(seed=...)``)."""
+    start = copy_of(
+        backend.new_tokens(
+            material.name, understand=understand, generate=generate, photos=pictures, seed=seed
+        )
+    )
+    if experts == "none":
+        return start
+    offered = getattr(backend, "new_experts", None)
+    if offered is None:
+        raise TaskError(
+            f"{backend.info.name} has experts of its own and takes no others",
+            hint="leave out --experts lora",
+        )
+    return copy_of(from_named_tensors(start.name, named_tensors(start) | dict(offered(seed=seed))))
+
+
+def _pack_before(library: Library, material: Material, backend: str, force: bool) -> Pack | None:
+    """The pack to which a slot is added: of the same photos, learned on other backends.
+
+    Raises PersonaError for a concept of that name that would be lost.
+    """
+    try:
+        header = library.header(material.name)
+    except MissingError:
+        return None
+    same = header.provenance.get("digest") == material.photo_digest()
+    learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
+    if same and backend not in learned_on:
+        return library.load(material.name)
+    if force:
+        return None
+    raise PersonaError(
+        f"there is a concept <{material.name}> already",
+        hint="--force replaces it; another --name keeps both",
+    )
+
+
+def _prepared(
+    backend: Backend, material: Material, report: OnProgress
+) -> tuple[dict[str, list[Prepared]], HeldOut]:
+    """All lessons after the frozen encoders: one call, so that nothing is encoded twice."""
+    report(Progress(phase="encoding"))
+    tasks = backend.info.tasks
+    lessons = [lesson for lesson in material.lessons if lesson.task in tasks]
+    spared = [
+        lesson
+        for task in tasks
+        for lesson in _spread([it for it in material.held_out if it.task == task], material.name)
+    ]
+    present = [probe for probe in material.probes if probe.present][:PROBES]
+    absent = [probe for probe in material.probes if not probe.present][:PROBES]
+    pools = (
+        lessons,
+        spared,
+        [probe.yes for probe in present],
+        [probe.no for probe in present],
+        [probe.yes for probe in absent],
+        [probe.no for probe in absent],
+    )
+    prepared = list(backend.prepare([lesson for pool in pools for lesson in pool]))
+    split: list[list[Prepared]] = []
+    for pool in pools:
+        split.append(prepared[: len(pool)])
+        prepared = prepared[len(pool) :]
+    groups: dict[str, list[Prepared]] = {}
+    for lesson, ready in zip(lessons, split[0], strict=True):
+        groups.setdefault(group_of(lesson), []).append(ready)
+    held_out = HeldOut(
+        lessons=split[1],
+        present_yes=split[2],
+        present_no=split[3],
+        absent_yes=split[4],
+        absent_no=split[5],
+    )
+    return groups, held_out
+
+
+def _spread(lessons: Sequence[Lesson], salt: str) -> list[Lesson]:
+    """At most `HELD_OUT_LESSONS` of them, chosen once and for all."""
+    if len(lessons) <= HELD_OUT_LESSONS:
+        return list(lessons)
+    order = sorted(random.Random(salt).sample(range(len(lessons)), HELD_OUT_LESSONS))
+    return [lessons[index] for index in order]
+
+
+def _previewer(
+    backend: Backend, folder: Path, report: OnProgress
+) -> Callable[[ConceptTokens, Check], None]:
+    """Paints one picture at a fixed seed at every check and saves it by its step."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ResourceError(f"{folder} cannot be made", hint="choose another --previews") from error
+
+    def preview(tokens: ConceptTokens, check: Check) -> None:
+        turn = to_turn(PREVIEW_PROMPT.format(name=tokens.name))
+        prompt = Prompt(turns=(turn,), concepts=(copy_of(tokens),))
+        with torch.no_grad():
+            image = next(
+                iter(backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(0,)))
+            )
+        try:
+            image.save(folder / f"step-{check.step:05d}.png")
+        except OSError as error:
+            raise ResourceError(
+                f"{folder} cannot be written", hint="choose another --previews"
+            ) from error
+        report(Progress(phase="learning", step=check.step, images=(image,)))
+
+    return preview if "generate" in backend.info.tasks else lambda tokens, check: None
+
+
+def _calibrated(backend: Backend, tokens: ConceptTokens, material: Material) -> Calibration:
+    if "understand" not in backend.info.tasks:
+        return calibrate((), ())
+    positives = [recognition_score(backend, tokens, image) for image in material.positives]
+    negatives = [
+        recognition_score(backend, tokens, image)
+        for image in material.negatives[:CALIBRATION_NEGATIVES]
+    ]
+    return calibrate(positives, negatives, held_out=material.positives_held_out)
+
+
+def _check_learned(
+    backend: Backend, start: ConceptTokens, tokens: ConceptTokens, material: Material
+) -> None:
+    """PersonaError where the tokens make no difference: a pack that does nothing is not written."""
+    if "understand" not in backend.info.tasks:
+        moved = any(
+            not torch.equal(a, b)
+            for a, b in zip(
+                named_tensors(start).values(), named_tensors(tokens).values(), strict=True
+            )
+        )
+    else:
+        turn = to_turn(f"is <{tokens.name}> here?")
+        image = material.positives[0]
+        with_it = backend.score(
+            Prompt(turns=(turn,), concepts=(tokens,)), ("yes", "no"), image=image
+        )
+        without = backend.score(Prompt(turns=(turn,)), ("yes", "no"), image=image)
+        moved = not torch.equal(with_it, without)
+    if not moved:
+        raise PersonaError(
+            f"<{tokens.name}> makes no difference to {backend.info.name}: nothing was learned",
+            hint="learn it with more --steps",
+        )
+
+
+def _packed(
+    backend: Backend,
+    optimised: Optimised,
+    material: Material,
+    settings: Settings,
+    card: Report,
+    before: Pack | None,
+) -> Pack:
+    slot = slot_name(backend)
+    tokens = optimised.tokens
+    about = {
+        "revision": backend.fingerprint.partition("@")[2],
+        "recipe": {
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "lambda_image": settings.lambda_image,
+            "lambda_edit": settings.lambda_edit,
+            "schedule": settings.schedule,
+            "understand_tokens": tokens.und.shape[0],
+            "generate_tokens": tokens.gen.shape[0],
+        },
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "best_step": optimised.best_step,
+        "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
+    }
+    made = to_slot(tokens, backend, about)
+    base = str(made.about["base"])
+    if PurePath(base).is_absolute() or base.startswith((".", "~")):  # a folder of this machine
+        made = replace(made, about={**made.about, "base": PurePath(base).name})
+    figures = {
+        "threshold": card.calibration.threshold,
+        "recognition": card.calibration.balanced_accuracy,
+        "auroc": card.calibration.auroc,
+        "weak": card.calibration.weak,
+        "calibration": card.calibration.to_dict(),
+        "losses": {key: round(value, 6) for key, value in card.losses.items()},
+    }
+    facts: tuple[Fact, ...] = material.facts
+    if before is not None:
+        known = {fact.text for fact in facts}
+        facts = (*facts, *(fact for fact in before.facts if fact.text not in known))
+        return replace(
+            before,
+            facts=facts,
+            slots={**before.slots, slot: made},
+            evals={**before.evals, slot: figures},
+            hash="",
+        )
+    return Pack(
+        name=material.name,
+        class_word=material.class_word,
+        kind=material.kind,
+        facts=facts,
+        slots={slot: made},
+        evals={slot: figures},
+        provenance={
+            "photos": len(material.album.photos),
+            "held_out": len(material.album.held_out),
+            "negatives": card.negatives,
+            "digest": material.photo_digest(),
+        },
+        date=datetime.now(UTC).date().isoformat(),
+    )
+
+
+def _check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
+    """What was read back is what was learned, to the bit."""
+    kept = named_tensors(from_slot(pack, backend))
+    for key, value in named_tensors(tokens).items():
+        if not torch.equal(kept[key], value.cpu()):
+            raise ResourceError(
+                f"the pack of <{pack.name}> was not kept as it was written",
+                hint="is the disk full? `df -h`, then add --resume",
+            )
+
+
+def _key(material: Material, backend: Backend, settings: Settings, start: ConceptTokens) -> str:
+    """What an interrupted run is found by: everything that decides how it goes on."""
+    digest = sha256(material.digest().encode())
+    digest.update(json.dumps([material.name, backend.fingerprint, vars(settings)]).encode())
+    for key, value in named_tensors(start).items():
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _counts(lessons: Sequence[Lesson]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for lesson in lessons:
+        counts[group_of(lesson)] = counts.get(group_of(lesson), 0) + 1
+    return counts
+
+
+def _silent(event: Progress) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,244 @@
+"""A small grammar of how people refer to what is true of a concept.
+
+"its toy", "<bo>'s toy", "the toy of <bo>", "a toy for <bo>", "at home", "their toys": each is a
+reference, the attribute ("toy") of a concept ("bo") at a place in the text. The grammar is what
+replay checks the model's own reading against, and what it falls back to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from omnipersona_cli.concepts.mentions import find_mentions, names_in
+from omnipersona_cli.data.facts import parse_fact, split_sentences
+
+_PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
+_SYNONYMS = {"house": "home", "place": "home", "meal": "food", "snack": "food", "plaything": "toy"}
+
+_LOOKS = frozenset(
+    "head face eye ear nose mouth hand paw foot feet leg arm tail back front side body fur hair "
+    "belly neck wing shoulder lap skin".split()
+)
+"""Parts of how something looks: the tokens carry them, no fact is needed to paint them."""
+
+_PICTURES = frozenset(
+    "photo photograph picture image painting drawing portrait sketch cartoon view top middle left "
+    "right style kind sort copy version scene statue name".split()
+)
+"""Words that stand before "of <bo>" without asking for anything that is known of bo."""
+
+_FUNCTION = (
+    "a an the in on at by to of for from with without and or but near under over behind beside "
+    "next is are was were be it as into onto out up down while who that this these those not if "
+    "so than then there here all".split()
+)
+
+_WORD = rf"(?!(?:{'|'.join(_FUNCTION)})\b)[A-Za-z][A-Za-z-]*"
+_PHRASE = rf"(?P<phrase>{_WORD}(?:\s+{_WORD}){{0,3}})"
+_MENTION = r"<(?P<name>[A-Za-z][A-Za-z0-9_-]{0,31})>"
+
+_OF = re.compile(rf"\b(?P<article>the|an?)\s+{_PHRASE}\s+(?P<of>of|for)\s+{_MENTION}", re.I)
+_AND = re.compile(rf"\s*(?:,|\band\b)\s*{_MENTION}(?!'s|\u2019s)", re.I)
+_POSSESSIVE = re.compile(rf"{_MENTION}(?:'s|\u2019s)\s+{_PHRASE}", re.I)
+_PRONOUN = re.compile(rf"\b(?P<whose>its|his|her|their)\s+{_PHRASE}", re.I)
+_AT_HOME = re.compile(r"\b(?:at|back)\s+(?P<phrase>home)\b", re.I)
+_SMELL = re.compile(
+    r"\b(its|his|her|their|favou?rite|home|own)\b|>(?:'s|\u2019s)\s|\b(?:of|for)\s+<", re.I
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """``text[start:end]`` means "the ``attribute`` of ``concept``"."""
+
+    start: int
+    end: int
+    concept: str
+    attribute: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFact:
+    """What the facts say about one attribute: its ``value``, and the sentences it comes from."""
+
+    attribute: str
+    value: str
+    texts: tuple[str, ...]
+
+
+Known = Mapping[str, Mapping[str, KnownFact]]
+"""For each concept its facts by attribute key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A phrase that may name an attribute. ``whole``: the phrase is the attribute, all of it;
+    ``strict``: only if the attribute is known."""
+
+    start: int
+    end: int
+    phrase_start: int
+    phrase: str
+    concept: str
+    whole: bool = False
+    strict: bool = False
+
+
+def attribute_key(attribute: str) -> str:
+    """The form in which attributes are compared: "favourite toys" and "toy" are the same."""
+    words = [word for word in attribute.lower().split() if word not in _PRAISE]
+    if not words:
+        return ""
+    last = _singular(words[-1])
+    return " ".join([*words[:-1], _SYNONYMS.get(last, last)])
+
+
+def known_facts(facts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, KnownFact]]:
+    """For each concept what its sentences say, by attribute key; two values of one attribute
+    stand together ("a red ball and a blue car")."""
+    known: dict[str, dict[str, KnownFact]] = {}
+    for name, texts in facts.items():
+        of_concept = known.setdefault(name, {})
+        for text in (part for fact in texts for part in split_sentences(fact)):
+            parsed = parse_fact(text, name)
+            if parsed is None or not (key := attribute_key(parsed.attribute)):
+                continue
+            before = of_concept.get(key)
+            value = parsed.value
+            sources: tuple[str, ...] = (text,)
+            if before is not None and parsed.value not in before.value.split(" and "):
+                value, sources = f"{before.value} and {parsed.value}", (*before.texts, text)
+            of_concept[key] = KnownFact(attribute=parsed.attribute, value=value, texts=sources)
+    return known
+
+
+def smells_of_facts(text: str) -> bool:
+    """True where ``text`` has a word that may refer to something known; saves the model's time."""
+    return bool(_SMELL.search(text))
+
+
+def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Reference, ...]:
+    """Every reference in ``text`` to an attribute of one of ``names``, in order of place.
+
+    ``known`` decides how much of a phrase is the attribute, and whether the looser forms ("a toy
+    for <bo>", "at home") count at all. Each possessive goes to its own concept: the name that it
+    stands on, the nearest one mentioned before, or the only one there is; "their" after two names
+    goes to both, as two references to one place.
+    """
+    found: list[Reference] = []
+    candidates = [*_named(text), *_pronouns(text, names), *_homes(text, names)]
+    for candidate in sorted(candidates, key=lambda it: (it.start, -it.end)):
+        if candidate.concept not in names:
+            continue
+        length = _attribute_length(candidate, known.get(candidate.concept, {}))
+        if not length:
+            continue
+        end = candidate.end if candidate.whole else candidate.phrase_start + length
+        if any(
+            candidate.start < other.end
+            and other.start < end
+            and (other.start, other.end) != (candidate.start, end)
+            for other in found
+        ):
+            continue
+        found.append(
+            Reference(
+                start=candidate.start,
+                end=end,
+                concept=candidate.concept,
+                attribute=candidate.phrase[:length].lower(),
+            )
+        )
+    return tuple(found)
+
+
+def _named(text: str) -> Iterator[_Candidate]:
+    for match in _OF.finditer(text):
+        owners, end = [match["name"].lower()], match.end()
+        while further := _AND.match(text, end):
+            owners.append(further["name"].lower())
+            end = further.end()
+        for owner in owners:
+            yield _Candidate(
+                start=match.start(),
+                end=end,
+                phrase_start=match.start("phrase"),
+                phrase=match["phrase"],
+                concept=owner,
+                whole=True,
+                strict=match["of"].lower() == "for" or match["article"].lower() != "the",
+            )
+    for match in _POSSESSIVE.finditer(text):
+        yield _Candidate(
+            start=match.start(),
+            end=match.end(),
+            phrase_start=match.start("phrase"),
+            phrase=match["phrase"],
+            concept=match["name"].lower(),
+        )
+
+
+def _pronouns(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
+    for match in _PRONOUN.finditer(text):
+        meant = _antecedents(text[: match.start()], names, match["whose"].lower() == "their")
+        for name in meant:
+            yield _Candidate(
+                start=match.start(),
+                end=match.end(),
+                phrase_start=match.start("phrase"),
+                phrase=match["phrase"],
+                concept=name,
+            )
+
+
+def _homes(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
+    for match in _AT_HOME.finditer(text):
+        for name in _antecedents(text[: match.start()], names, False):
+            yield _Candidate(
+                start=match.start("phrase"),
+                end=match.end(),
+                phrase_start=match.start("phrase"),
+                phrase=match["phrase"],
+                concept=name,
+                whole=True,
+                strict=True,
+            )
+
+
+def _antecedents(before: str, names: Sequence[str], plural: bool) -> Sequence[str]:
+    if plural and len(both := [name for name in names_in(before) if name in names]) > 1:
+        return both
+    mentioned = [span.name for span in find_mentions(before) if span.name in names]
+    if mentioned:
+        return mentioned[-1:]
+    return names if len(names) == 1 else ()
+
+
+def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
+    """How many characters of the phrase are the attribute: 0 where it is none.
+
+    A known attribute wins over a guess, and a longer one over a shorter; a guess takes words of
+    praise and one noun.
+    """
+    words = list(re.finditer(r"\S+", candidate.phrase))
+    for count in [len(words)] if candidate.whole else range(len(words), 0, -1):
+        end = words[count - 1].end()
+        if attribute_key(candidate.phrase[:end]) in known:
+            return end
+    if candidate.strict:
+        return 0
+    count = len(words)
+    if not candidate.whole:
+        praise = (i for i, word in enumerate(words) if word[0].lower() not in _PRAISE)
+        count = min(next(praise, len(words) - 1) + 1, len(words))
+    end = words[count - 1].end()
+    noun = _singular(words[count - 1][0].lower())
+    blank = noun in _LOOKS | _PICTURES or not attribute_key(candidate.phrase[:end])
+    return 0 if blank else end
+
+
+def _singular(word: str) -> str:
+    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
+    return word[:-1] if plural else word

@@ -1,0 +1,282 @@
+"""Explicit knowledge replay: before it paints, the model says what it knows (paper, section 3.3).
+
+Three stages, all of them text: intent parsing (which fact does the request need?), memory retrieval
+(what is it?), prompt rewriting (say it in the request). The model does them from in-context
+examples; a grammar of references checks what it says and steps in where it goes astray, and written
+facts are asked before the learned tokens. The trace says for every step who answered.
+
+    "<bo> with its toy"  ->  "What is the toy of <bo>?"  ->  "The toy of <bo> is a red ball."
+                         ->  "<bo> with a red ball"
+
+A request that needs no fact passes through unchanged, with an empty trace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
+from omnipersona_cli.concepts.mentions import names_in, to_turn
+from omnipersona_cli.engine.references import (
+    Known,
+    Reference,
+    attribute_key,
+    find_references,
+    known_facts,
+    smells_of_facts,
+)
+
+Stage = Literal["intent", "retrieval", "rewriting"]
+Source = Literal["model", "grammar", "facts", "tokens", "nothing"]
+
+INTENT_EXAMPLES: tuple[tuple[str, str], ...] = (
+    ("Generate a toy for <ada>.", "What is the toy of <ada>?"),
+    ("<ada> with its toy", "What is the toy of <ada>?"),
+    ("<kit> at its home", "What is the home of <kit>?"),
+    ("a picture of <kit> and its favourite food", "What is the favourite food of <kit>?"),
+    ("<ada> next to <ada>'s car in the snow", "What is the car of <ada>?"),
+    ("add the hat of <kit>", "What is the hat of <kit>?"),
+)
+"""Requests and what they ask of memory. Six: more examples helped up to there (paper, table 5)."""
+
+REWRITING_EXAMPLES: tuple[tuple[str, str, str], ...] = (
+    (
+        "Generate a toy for <ada>.",
+        "The toy of <ada> is a black excavator.",
+        "Generate a black excavator.",
+    ),
+    ("<ada> with its toy", "The toy of <ada> is a kite.", "<ada> with a kite"),
+    ("<kit> at its home", "The home of <kit> is the desert.", "<kit> at the desert"),
+    (
+        "<ada> next to <ada>'s car in the snow",
+        "The car of <ada> is a blue van.",
+        "<ada> next to a blue van in the snow",
+    ),
+)
+"""Requests, what memory answered, and the requests with the answer in them."""
+
+_VALUE_LENGTH = 120
+_SAID_LENGTH = 400
+_ASKED = re.compile(
+    r"what(?:'s| is| are)\s+(?:the\s+)?(?:<(?P<owner>[\w-]+)>(?:'s|\u2019s)\s+(?P<owned>[\w -]+?)"
+    r"|(?P<attribute>[\w -]+?)\s+of\s+<(?P<name>[\w-]+)>)\s*\?",
+    re.IGNORECASE,
+)
+_PLACE = r"(?:in|on|at|by|near|under|inside|beside)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceStep:
+    """One step: what was asked in this stage, what came back, and who answered."""
+
+    stage: Stage
+    prompt: str
+    answer: str
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """The whole chain, for a person to read and correct. Without steps nothing was replayed."""
+
+    request: str
+    steps: tuple[TraceStep, ...] = ()
+    rewritten: str
+
+    @property
+    def changed(self) -> bool:
+        """True where the request was rewritten."""
+        return self.rewritten != self.request
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recalled:
+    """A reference and what memory says: ``value`` may be empty, ``place`` is the preposition
+    that the fact itself uses ("in", for "lives in the forest")."""
+
+    reference: Reference
+    value: str
+    source: Source
+    place: str = ""
+
+
+def unchanged(request: str) -> Trace:
+    """The trace of a request that is used as it is."""
+    return Trace(request=request, rewritten=request)
+
+
+def replay(
+    backend: Backend,
+    request: str,
+    *,
+    concepts: Sequence[ConceptTokens],
+    facts: Mapping[str, Sequence[str]],
+) -> Trace:
+    """Recall what ``request`` needs and say it in the request.
+
+    ``facts`` holds, for each concept, its written sentences: they are asked first, the learned
+    tokens second. A reference that nothing answers stays as it is, with a step that says so.
+    Deterministic: the model answers greedily.
+    """
+    names = [tokens.name for tokens in concepts]
+    known = known_facts({name: facts.get(name, ()) for name in names})
+    by_grammar = find_references(request, names, known)
+    if not by_grammar and not (smells_of_facts(request) and any(known.values())):
+        return unchanged(request)
+    references, source = _intents(backend, request, by_grammar, known)
+    if not references:
+        return unchanged(request)
+    steps = [
+        TraceStep(stage="intent", prompt=request, answer=question_of(reference), source=source)
+        for reference in _each_once(references)
+    ]
+    recalled = [_recall(backend, reference, concepts, known) for reference in references]
+    shown = {(it.reference.concept, it.reference.attribute): it for it in recalled}
+    steps += [
+        TraceStep(
+            stage="retrieval",
+            prompt=question_of(it.reference),
+            answer=_sentence(it) if it.value else "",
+            source=it.source,
+        )
+        for it in shown.values()
+    ]
+    answered = [it for it in recalled if it.value]
+    if not answered:
+        return Trace(request=request, steps=tuple(steps), rewritten=request)
+    rewritten, writer = _rewrite(backend, request, answered)
+    memory = " ".join(_sentence(it) for it in shown.values() if it.value)
+    steps.append(
+        TraceStep(stage="rewriting", prompt=f"{memory} {request}", answer=rewritten, source=writer)
+    )
+    return Trace(request=request, steps=tuple(steps), rewritten=rewritten)
+
+
+def question_of(reference: Reference) -> str:
+    """The question that a reference puts to memory."""
+    return f"What is the {reference.attribute} of <{reference.concept}>?"
+
+
+def ask_tokens(backend: Backend, concept: ConceptTokens, attribute: str) -> str:
+    """What the learned tokens say about an attribute that no fact names; "" for no answer."""
+    question = f"what is <{concept.name}>'s {attribute}?"
+    prompt = Prompt(turns=(to_turn(question),), concepts=(concept,))
+    said = _first_line(backend.say(prompt, max_tokens=30))
+    said = re.sub(r"^(?:it is|it's|.{0,60}?\b(?:is|are))\s+(?=\S)", "", said, flags=re.I).strip(
+        ". "
+    )
+    empty = said.lower() in ("", "yes", "no", "not sure", "unknown", "nothing", "none")
+    unsure = re.search(r"don'?t know|do not know|not sure|[<>?]", said, re.I)
+    too_long = len(said) > _VALUE_LENGTH or len(said.split()) > 12
+    return "" if empty or unsure or too_long else said
+
+
+def _intents(
+    backend: Backend, request: str, by_grammar: Sequence[Reference], known: Known
+) -> tuple[Sequence[Reference], Source]:
+    """Stage 1. The model's reading is taken where it agrees with the grammar, and where the
+    grammar finds nothing but the model names an attribute that is really known."""
+    lines = [f"Request: {request_}\nQuestion: {question}" for request_, question in INTENT_EXAMPLES]
+    lines.append(f"Request: {request}\nQuestion:")
+    said = _say(backend, "\n".join(lines), max_tokens=40)
+    asked = []
+    for match in _ASKED.finditer(said):
+        name = (match["owner"] or match["name"]).lower()
+        asked.append((name, (match["owned"] or match["attribute"]).lower()))
+    keys = {(name, attribute_key(attribute)) for name, attribute in asked}
+    if by_grammar:
+        agreed = keys == {(it.concept, attribute_key(it.attribute)) for it in by_grammar}
+        return by_grammar, "model" if agreed else "grammar"
+    end = len(request)
+    implied = [
+        Reference(start=end, end=end, concept=name, attribute=attribute)
+        for name, attribute in dict.fromkeys(asked)
+        if attribute_key(attribute) in known.get(name, {}) and name in names_in(request)
+    ]
+    return implied, "model"
+
+
+def _recall(
+    backend: Backend, reference: Reference, concepts: Sequence[ConceptTokens], known: Known
+) -> _Recalled:
+    """Stage 2: written facts first, learned tokens second."""
+    fact = known.get(reference.concept, {}).get(attribute_key(reference.attribute))
+    if fact is not None:
+        value = fact.value[:_VALUE_LENGTH]
+        place = re.search(rf"\b({_PLACE})\s+{re.escape(value)}", " ".join(fact.texts), re.I)
+        if begins := re.match(rf"({_PLACE})\s+(.+)", value, re.I):
+            return _Recalled(
+                reference=reference, value=begins[2], source="facts", place=begins[1].lower()
+            )
+        where = place[1].lower() if place else ""
+        return _Recalled(reference=reference, value=value, source="facts", place=where)
+    tokens = next(it for it in concepts if it.name == reference.concept)
+    value = ask_tokens(backend, tokens, reference.attribute)
+    return _Recalled(reference=reference, value=value, source="tokens" if value else "nothing")
+
+
+def _rewrite(backend: Backend, request: str, answered: Sequence[_Recalled]) -> tuple[str, Source]:
+    """Stage 3. The model's text is taken where it keeps every word and mention that the spliced
+    request has, in whatever order; else the splice itself."""
+    spliced = _splice(request, answered)
+    memory = " ".join(dict.fromkeys(_sentence(it) for it in answered))
+    lines = [
+        f"Request: {request_}\nKnown: {answer}\nRewritten: {text}"
+        for request_, answer, text in REWRITING_EXAMPLES
+    ]
+    lines.append(f"Request: {request}\nKnown: {memory}\nRewritten:")
+    said = _say(backend, "\n".join(lines), max_tokens=80).strip('"')
+    if said and _words(said) == _words(spliced) and names_in(said) == names_in(spliced):
+        return said, "model"
+    return spliced, "grammar"
+
+
+def _splice(request: str, answered: Sequence[_Recalled]) -> str:
+    """The request with each reference replaced by its value; implied ones go to the end."""
+    places: dict[tuple[int, int], list[_Recalled]] = {}
+    for it in answered:
+        places.setdefault((it.reference.start, it.reference.end), []).append(it)
+    text = request
+    for (start, end), meant in sorted(places.items(), reverse=True):
+        value = " and ".join(dict.fromkeys(it.value for it in meant))
+        before, after = text[:start], text[end:]
+        place = meant[0].place
+        if start == end:
+            before = before.rstrip(" .,!") + (f" {place} " if place else " with ")
+        elif place and (said := re.search(rf"\b{_PLACE}\s+$", before, re.I)):
+            before = f"{before[: said.start()]}{place} "
+        text = before + value + after
+    return text
+
+
+def _sentence(recalled: _Recalled) -> str:
+    reference = recalled.reference
+    place = f"{recalled.place} " if recalled.place and reference.attribute == "home" else ""
+    return f"The {reference.attribute} of <{reference.concept}> is {place}{recalled.value}."
+
+
+def _each_once(references: Sequence[Reference]) -> list[Reference]:
+    return list({(it.concept, it.attribute): it for it in references}.values())
+
+
+def _say(backend: Backend, text: str, *, max_tokens: int) -> str:
+    return _first_line(backend.say(Prompt(turns=(to_turn(text),)), max_tokens=max_tokens))
+
+
+def _first_line(pieces: Iterable[str]) -> str:
+    """The first line of what is said; the stream is left as soon as the line is full."""
+    said = ""
+    for piece in pieces:
+        said += piece
+        if "\n" in said.strip() or len(said) > _SAID_LENGTH:
+            break
+    line = said.strip().split("\n")[0][:_SAID_LENGTH]
+    return " ".join(line.split())
+
+
+def _words(text: str) -> Counter[str]:
+    return Counter(re.findall(r"[\w'-]+", text.lower()))

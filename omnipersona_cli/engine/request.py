@@ -1,0 +1,263 @@
+"""A person's words, made ready: which concepts they mention, their packs, and the backend.
+
+What `gen`, `edit` and `ask` share: everything that must be right before a model is asked anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import ImageOps
+from PIL.Image import Image
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Prompt, Task, Turn
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.mentions import check_name, names_in, to_turn
+from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.engine.tokens import from_slot
+from omnipersona_cli.errors import PhotoError, ResourceError, SlotError, TaskError, UsageError
+from omnipersona_cli.hookspecs import Progress
+
+OnProgress = Callable[[Progress], None]
+
+LONGEST_REQUEST = 2000
+"""The most characters that a request may have."""
+
+SMALLEST_SIDE = 8
+"""The fewest pixels on each side of a picture that is looked at."""
+
+MOST_PICTURES = 1000
+"""The most pictures that one call makes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How to open a backend: what ``-b``, ``--model``, ``--device`` and ``--dtype`` say."""
+
+    backend: str = ""
+    model: str | None = None
+    device: str = "auto"
+    dtype: str | None = None
+
+
+ANY = Opening()
+"""Nothing in particular: the concepts decide, or the default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The words, the concepts they mention, and the opened backend.
+
+    ``notes`` are for a person, one sentence each; ``hints`` say what to try instead.
+    """
+
+    text: str
+    backend: Backend
+    packs: Mapping[str, Pack]
+    concepts: tuple[ConceptTokens, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, tuple[str, ...]]:
+        """The written facts of each concept."""
+        return {name: tuple(fact.text for fact in pack.facts) for name, pack in self.packs.items()}
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Each pack's content hash, for what is made with it."""
+        return {name: pack.hash for name, pack in self.packs.items()}
+
+    def prompt(self, text: str, *, earlier: Sequence[Turn] = ()) -> Prompt:
+        """``text`` after the turns ``earlier``, with the tokens of the concepts they mention."""
+        turns = (*earlier, to_turn(text))
+        mentioned = {span.name for turn in turns for span in turn.spans}
+        concepts = tuple(tokens for tokens in self.concepts if tokens.name in mentioned)
+        return Prompt(turns=turns, concepts=concepts)
+
+
+def open_request(
+    text: str,
+    *,
+    concepts: Sequence[str] = (),
+    backend: Backend | None = None,
+    opening: Opening = ANY,
+    library: Library | None = None,
+    task: Task,
+    picture: Image | None = None,
+    on_progress: OnProgress | None = None,
+) -> Request:
+    """Find what ``text`` mentions and open what it needs.
+
+    ``concepts`` are used even where the text does not mention them. An already opened ``backend``
+    is taken as it is. Raises UsageError for a text that is empty or too long, MissingError for a
+    concept that is not in the library, SlotError where no backend knows all of them, TaskError
+    where the backend does not do ``task``.
+    """
+    text = checked_text(text)
+    library = Library() if library is None else library
+    extra = [check_name(name) for name in concepts]
+    text = attach(text, extra, task)
+    names = tuple(dict.fromkeys((*names_in(text), *extra)))
+    packs = {name: library.load(name) for name in names}
+    if backend is None:
+        chosen = _choose(packs, opening)
+        info = registry.backend_info(chosen.backend)
+        check_task(info, task)
+        if on_progress is not None:
+            on_progress(Progress(phase=f"loading {chosen.backend}"))
+        with memory_errors(chosen.backend):
+            backend = registry.open_backend(
+                chosen.backend, model=chosen.model, device=chosen.device, dtype=chosen.dtype
+            )
+    check_task(backend.info, task)
+    tokens = tuple(from_slot(packs[name], backend) for name in names)
+    pictures = () if picture is None else (picture,)
+    notes = [*_unmentioned(text, names, library), *backend.remarks(texts=(text,), photos=pictures)]
+    return Request(text=text, backend=backend, packs=packs, concepts=tokens, notes=tuple(notes))
+
+
+def checked_text(text: str) -> str:
+    """``text`` on one line; UsageError when there is none, or too much."""
+    line = " ".join(text.split())
+    if not line:
+        raise UsageError("the request is empty", hint='op gen "<bo> at the beach"')
+    if len(line) > LONGEST_REQUEST:
+        raise UsageError(
+            f"the request has {len(line):,} characters; {LONGEST_REQUEST:,} are the most",
+            hint="say it in a sentence or two; what is always true of a concept belongs in its "
+            "facts: op concepts facts NAME add TEXT",
+        )
+    return line
+
+
+def checked_picture(image: Image) -> Image:
+    """``image`` upright and in RGB; PhotoError where it is too small to show anything."""
+    if min(image.size) < SMALLEST_SIDE:
+        width, height = image.size
+        raise PhotoError(
+            f"the picture is {width}x{height} pixels, too small to see anything in",
+            hint=f"give one of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}",
+        )
+    upright = ImageOps.exif_transpose(image)
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        from PIL import Image as images
+
+        layer = upright.convert("RGBA")
+        ground = images.new("RGBA", layer.size, "white")
+        return images.alpha_composite(ground, layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def checked_count(count: int) -> int:
+    """``count``; UsageError where it is no number of pictures."""
+    if not 1 <= count <= MOST_PICTURES:
+        raise UsageError(
+            f"{count} pictures cannot be made", hint=f"-n takes a number from 1 to {MOST_PICTURES}"
+        )
+    return count
+
+
+def check_task(info: BackendInfo, task: Task) -> None:
+    """TaskError where the backend does not do ``task``, naming those that do."""
+    if task in info.tasks:
+        return
+    able = [name for name, other in registry.backends().items() if task in other.tasks]
+    verb = {"understand": "answer questions", "generate": "paint", "edit": "edit"}[task]
+    raise TaskError(
+        f"{info.name} does not {verb}",
+        hint=f"these do: {', '.join(able)} (-b {able[0]})" if able else "see `op backends`",
+    )
+
+
+def attach(text: str, names: Sequence[str], task: Task) -> str:
+    """``text`` with a mention of each of ``names`` that it does not mention yet.
+
+    The bare word becomes the mention ("bo at the beach" -> "<bo> at the beach"). Otherwise a
+    depiction gets it in front, an edit in the place of "it" or at the end, and a question stays as
+    it is: "is it here?" is about the only concept there is.
+    """
+    for name in names:
+        if name in names_in(text):
+            continue
+        bare = re.compile(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", re.IGNORECASE)
+        if bare.search(text):
+            text = bare.sub(f"<{name}>", text)
+        elif task == "generate":
+            text = f"<{name}> {text}"
+        else:
+            subject = re.compile(r"\b(it|him|them)\b", re.IGNORECASE)
+            if subject.search(text):
+                text = subject.sub(f"<{name}>", text, count=1)
+            elif task == "edit":
+                text = f"{text} <{name}>"
+    return text
+
+
+@contextmanager
+def memory_errors(backend: str) -> Iterator[None]:
+    """Memory that runs out inside is a ResourceError with a way out."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        smaller = (
+            "" if backend == registry.DEFAULT_BACKEND else f", or -b {registry.DEFAULT_BACKEND}"
+        )
+        raise ResourceError(
+            f"{backend} ran out of memory",
+            hint=f"try a smaller --size, --dtype bfloat16{smaller}; see `op doctor`",
+        ) from error
+
+
+def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
+    """The backend that a person names, else one for which every pack has a slot, nano first."""
+    if opening.backend or not packs:
+        name = opening.backend or registry.DEFAULT_BACKEND
+        return _with(opening, name, opening.model)
+    installed = registry.backends()
+    fitting: dict[str, str] | None = None
+    for pack in packs.values():
+        here = {
+            str(slot.about.get("backend", "")): str(slot.about.get("base", ""))
+            for slot in pack.slots.values()
+        }
+        fitting = (
+            here if fitting is None else {k: v for k, v in fitting.items() if here.get(k) == v}
+        )
+    able = {name: base for name, base in (fitting or {}).items() if name in installed}
+    if not able:
+        raise _no_common_backend(packs)
+    name = registry.DEFAULT_BACKEND if registry.DEFAULT_BACKEND in able else min(able)
+    base = able[name]
+    learned_on = base if "/" in base and base != installed[name].default_model else None
+    return _with(opening, name, opening.model or learned_on)
+
+
+def _with(opening: Opening, backend: str, model: str | None) -> Opening:
+    return Opening(backend=backend, model=model, device=opening.device, dtype=opening.dtype)
+
+
+def _no_common_backend(packs: Mapping[str, Pack]) -> SlotError:
+    learned = {
+        name: sorted({str(slot.about.get("backend", "?")) for slot in pack.slots.values()})
+        for name, pack in packs.items()
+    }
+    said = "; ".join(f"<{name}> on {', '.join(on) or 'nothing'}" for name, on in learned.items())
+    first = next(iter(packs))
+    if len(packs) == 1:
+        message = f"no backend that is installed knows it: {said}"
+    else:
+        message = f"no backend that is installed knows all of them: {said}"
+    return SlotError(message, hint=f"learn it on one that is: op learn PHOTOS --name {first}")
+
+
+def _unmentioned(text: str, names: Sequence[str], library: Library) -> Iterator[str]:
+    """A hint for a request that was meant to mention the only concept there is."""
+    known = library.names()
+    if not names and len(known) == 1:
+        only = known[0]
+        yield (f'no concept is mentioned; write "<{only}> …" in quotes, or add --concept {only}')

@@ -1,0 +1,134 @@
+"""Between a pack's slot and the tokens that a backend can use.
+
+A concept is an identifier and two groups of learned input embeddings: the understanding part is
+processed by the understanding expert, the generation part by the generation expert (paper, section
+3.1). A slot holds them for one backbone, bound to it by the backbone's fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Task
+from omnipersona_cli.concepts.pack import Pack, Slot
+from omnipersona_cli.errors import PackError, SlotError
+
+NORM_SLACK = 1.001
+"""Rounding allowance when a row's norm is compared with the backbone's limit."""
+
+
+def slot_name(backend: Backend) -> str:
+    """The short name of the slot that fits ``backend``: its fingerprint up to the first "@"."""
+    return backend.fingerprint.split("@")[0]
+
+
+def parts_of(tokens: ConceptTokens, task: Task) -> list[Tensor]:
+    """The parts that a lesson of ``task`` may move; no group serves two of the plain tasks.
+
+    Understanding moves the understanding part, depiction the generation part, an edit (which looks
+    and paints) both; the identifier is shared (paper, section 3.1).
+    """
+    groups: dict[Task, list[Tensor]] = {
+        "understand": [tokens.id, tokens.und],
+        "generate": [tokens.id, tokens.gen],
+        "edit": [tokens.id, tokens.und, tokens.gen],
+    }
+    return groups[task]
+
+
+def named_tensors(tokens: ConceptTokens) -> dict[str, Tensor]:
+    """The tensors of ``tokens`` under the names that a slot gives them, in a fixed order."""
+    named = {"id": tokens.id, "und": tokens.und, "gen": tokens.gen}
+    return named | {key: tokens.extra[key] for key in sorted(tokens.extra)}
+
+
+def from_named_tensors(name: str, tensors: Mapping[str, Tensor]) -> ConceptTokens:
+    """The inverse of `named_tensors`."""
+    extra = {key: value for key, value in tensors.items() if key not in ("id", "und", "gen")}
+    return ConceptTokens(
+        name=name, id=tensors["id"], und=tensors["und"], gen=tensors["gen"], extra=extra
+    )
+
+
+def copy_of(tokens: ConceptTokens, *, trainable: bool = False) -> ConceptTokens:
+    """The same values in float32 tensors of their own, with or without gradients."""
+    return from_named_tensors(
+        tokens.name,
+        {
+            key: value.detach().to(torch.float32).clone().requires_grad_(trainable)
+            for key, value in named_tensors(tokens).items()
+        },
+    )
+
+
+def to_slot(tokens: ConceptTokens, backend: Backend, about: Mapping[str, Any]) -> Slot:
+    """What a pack keeps of ``tokens``: float32 arrays, and which backbone they belong to."""
+    arrays = {
+        key: np.ascontiguousarray(value.detach().to("cpu", torch.float32).numpy())
+        for key, value in named_tensors(tokens).items()
+    }
+    binding = {
+        "backend": backend.info.name,
+        "base": backend.model,
+        "fingerprint": backend.fingerprint,
+        "dtype": "float32",
+        "width": backend.width,
+    }
+    return Slot(tensors=arrays, about={**about, **binding})
+
+
+def from_slot(pack: Pack, backend: Backend) -> ConceptTokens:
+    """The tokens that ``pack`` holds for ``backend``.
+
+    Raises SlotError where the pack was learned on another backbone (naming both, and the command
+    that learns it on this one), PackError for tensors that cannot be right.
+    """
+    wanted = slot_name(backend)
+    slot = pack.slots.get(wanted)
+    if slot is None:
+        learned_on = ", ".join(sorted(pack.slots)) or "nothing"
+        raise SlotError(
+            f"<{pack.name}> was learned on {learned_on}, and {backend.info.name} runs {wanted}",
+            hint=_relearn(pack, backend),
+        )
+    bound_to = str(slot.about.get("fingerprint", ""))
+    if bound_to != backend.fingerprint:
+        raise SlotError(
+            f"<{pack.name}> was learned on {bound_to or 'an unknown base'}, "
+            f"and this is {backend.fingerprint}",
+            hint=_relearn(pack, backend),
+        )
+    tensors = {key: torch.from_numpy(np.array(value)) for key, value in slot.tensors.items()}
+    for key in ("id", "und", "gen"):
+        _check_rows(pack.name, key, tensors.get(key), backend)
+    if tensors["id"].shape[0] != 1:
+        raise PackError(f"<{pack.name}> has {tensors['id'].shape[0]} identifiers instead of one")
+    return from_named_tensors(
+        pack.name, {key: value.to(torch.float32) for key, value in tensors.items()}
+    )
+
+
+def _check_rows(name: str, key: str, rows: Tensor | None, backend: Backend) -> None:
+    hint = f"learn it again: op learn PHOTOS --name {name} -b {backend.info.name} --force"
+    if rows is None or rows.ndim != 2 or rows.shape[1] != backend.width:
+        shape = "absent" if rows is None else f"shaped {tuple(rows.shape)}"
+        raise PackError(
+            f"the {key} tokens of <{name}> are {shape}; "
+            f"{backend.info.name} needs rows of {backend.width}",
+            hint=hint,
+        )
+    if not bool(torch.isfinite(rows).all()):
+        raise PackError(f"the {key} tokens of <{name}> are not finite numbers", hint=hint)
+    if rows.numel() and float(rows.float().norm(dim=1).max()) > backend.norm_limit * NORM_SLACK:
+        raise PackError(
+            f"the {key} tokens of <{name}> are larger than {backend.info.name} allows", hint=hint
+        )
+
+
+def _relearn(pack: Pack, backend: Backend) -> str:
+    return f"op learn PHOTOS --name {pack.name} -b {backend.info.name}"
