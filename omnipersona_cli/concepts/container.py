@@ -16,7 +16,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 from collections.abc import Mapping
 from contextlib import suppress
@@ -210,7 +209,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     """
     if not overwrite and os.path.lexists(path):
         raise _taken(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         with open(descriptor, "wb") as file:

@@ -96,14 +96,15 @@ __all__ = [
 SUFFIX = ".opconcept"
 FORMAT = "1"
 
-_LARGE = re.compile(rf"slot/{SLOT_PATTERN}/lora\..+|media/photo\..+")
-_PLACE = re.compile(  # a path of somebody's machine
-    r"^(/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\|file:)|(^|[\s\"'=:,(])(/(home|Users|root|tmp|mnt|var)/|[A-Za-z]:\\)"
+# strings, not compiled: only writing needs them, and listing should not wait
+_LARGE = rf"slot/{SLOT_PATTERN}/lora\..+|media/photo\..+"
+_PLACE = (  # a path of somebody's machine
+    r"^(/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\|file:)"
+    r"|(^|[\s\"'=:,(])(/(home|Users|root|tmp|mnt|var)/|[A-Za-z]:\\)"
 )
-_PRIVATE = re.compile(
-    r"(file_?)?(path|name)s?|files?|folders?|dir(ectory|s)?|exif|gps|location|user(_?name)?|login"
-    r"|e?_?mail|host(_?name)?|machine|computer|cwd|home",
-    re.IGNORECASE,
+_PRIVATE = (
+    r"(?i)(file_?)?(path|name)s?|files?|folders?|dir(ectory|s)?|exif|gps|location|user(_?name)?"
+    r"|login|e?_?mail|host(_?name)?|machine|computer|cwd|home"
 )
 
 
@@ -215,7 +216,9 @@ def to_bytes(pack: Pack, *, large: bool = False) -> bytes:
     for name, slot in pack.slots.items():
         for key, array in slot.tensors.items():
             tensors[f"slot/{name}/{key}"] = to_raw(array, slot.dtypes.get(key, ""), key)
-    if not large and (found := next(filter(_LARGE.fullmatch, sorted(tensors)), None)):
+    if not large and (
+        found := next((key for key in sorted(tensors) if re.fullmatch(_LARGE, key)), "")
+    ):
         raise PackError(
             f"{found} is only kept when asked for", hint="adapters and photos need large=True"
         )
@@ -316,8 +319,10 @@ def _check_private(pack: Pack) -> None:
         ("op.eval", pack.evals),
     ):
         for key, text in _leaves(value, where):
-            private = where == "op.provenance" and any(map(_PRIVATE.fullmatch, key.split(".")))
-            if private or _PLACE.search(text):
+            private = where == "op.provenance" and any(
+                re.fullmatch(_PRIVATE, part) for part in key.split(".")
+            )
+            if private or re.search(_PLACE, text):
                 raise PackError(
                     f"{key} would tell of this machine", hint="keep paths and names out of a pack"
                 )
