@@ -364,9 +364,9 @@ def test_many_nested_tokens_in_facts_take_no_time(good):
     header, part = split(good)
     text = "<im" * 500 + "<image>" + "age>" * 500
     header["__metadata__"]["op.facts"] = json.dumps([{"text": text}] * 250)
-    started = time.perf_counter()
+    started = time.process_time()
     parse_pack(join(header, part))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_pipe_a_folder_and_a_device_are_not_files(tmp_path):
