@@ -292,7 +292,8 @@ class _Build:
                 f"{len(at)} soft rows of width {self.config.llm.hidden_size} wanted, "
                 f"not {list(soft.rows.shape)}"
             )
-        if any(not shift <= i < len(turn.ids) + shift or i in kinds for i in at):
+        inside = range(shift, len(turn.ids) + shift)
+        if len({*at}) < len(at) or any(i not in inside or i in kinds for i in at):
             raise ValueError("soft rows need distinct positions inside their turn")
         group = self.soft_und if soft.expert == "und" else self.soft_gen
         for i in at:

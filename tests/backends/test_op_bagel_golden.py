@@ -53,13 +53,20 @@ from op_bagel.sampling import (
 from op_bagel.vae import AutoEncoder
 
 SHIPPED = Path(__file__).parent.parent / "goldens" / "bagel"
-SINGLE, PATH = {"rtol": 1e-4, "atol": 2e-5}, {"rtol": 1e-4, "atol": 2e-4}
+SINGLE, PATH = 2e-5, 2e-4  # absolute tolerance of one forward, and of a path of several steps
+RELATIVE = 1e-4
 
 
 def folder() -> Path:
     """Where the fixtures are."""
     place = Path(os.environ.get("OMNIPERSONA_GOLDENS") or SHIPPED)
     return place if (place / "config.json").exists() else place / "bagel"
+
+
+def close(found: Tensor, wanted: Tensor, name: str, atol: float = SINGLE) -> None:
+    torch.testing.assert_close(
+        found, wanted, rtol=RELATIVE, atol=atol, msg=lambda message: f"{name}: {message}"
+    )
 
 
 class Case:
@@ -83,12 +90,7 @@ class Case:
     def near(self, found: Tensor, name: str, *, path: bool = False) -> None:
         """The tensor `out.<name>` within the stated tolerance."""
         wanted = self[f"out.{name}"]
-        torch.testing.assert_close(
-            found.detach().float(),
-            wanted.reshape(found.shape),
-            **(PATH if path else SINGLE),
-            msg=lambda m: f"{name}: {m}",
-        )
+        close(found.detach().float(), wanted.reshape(found.shape), name, PATH if path else SINGLE)
 
     def has_cache(self, cache: Cache) -> None:
         """Each recorded `context_{k,v}{layer}` equals the cache of one context."""
@@ -264,7 +266,7 @@ def test_golden_bagel_train_packing(train: Case, packed: Packed, config: BagelCo
     assert torch.equal(packed.patch_ids, train["in.packed_vit_position_ids"])
     assert list(packed.patch_counts) == train["in.vit_token_seqlens"].tolist()
     assert packed.patches is not None
-    torch.testing.assert_close(packed.patches, train["in.packed_vit_tokens"], **SINGLE)
+    close(packed.patches, train["in.packed_vit_tokens"], "patches")
     latents = packed.und_rows + torch.arange(packed.gen_rows)
     assert torch.equal(reading_order(packed, latents), train["in.packed_vae_token_indexes"])
     assert torch.equal(packed.latent_ids, train["in.packed_latent_position_ids"])
@@ -297,7 +299,7 @@ def test_golden_bagel_train_encodes_padded_pictures(
                 canvas[:, : image.shape[1], : image.shape[2]] = image
                 images.append(canvas)
     found = vae.encode(torch.stack(images), train["in.vae_eps"])
-    torch.testing.assert_close(found, latents, **SINGLE)
+    close(found, latents, "padded_latent")
 
 
 def test_golden_bagel_train_forward(train: Case, packed: Packed, model: Bagel) -> None:
@@ -524,7 +526,7 @@ def test_golden_bagel_batch2(case: Callable[[str], Case], model: Bagel) -> None:
     vectors, config = case("batch2"), model.config
     prompts, t = vectors.given["prompt_ids"], vectors.given["t"]
     grids = [grid_of(size, config) for size in vectors.given["image_sizes_hw"]]
-    noised = vectors["in.x_t"].split([high * wide for high, wide in grids])
+    noised = torch.split(vectors["in.x_t"], [high * wide for high, wide in grids])
     alone = [model.prefill([Text(prompt)]) for prompt in prompts]
     batched = model.prefill(*([Text(prompt)] for prompt in prompts))
     for cache in (batched, Cache.stack(alone)):

@@ -1,0 +1,463 @@
+"""What BAGEL's model promises at any size, on tiny random models."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.model import GEN, Bagel, Cache, Outputs, initialise
+from op_bagel.packing import (
+    Expert,
+    Gap,
+    Latent,
+    Noise,
+    Sample,
+    Segment,
+    Soft,
+    Text,
+    Vit,
+    concept_turn,
+    pack,
+)
+from op_bagel.pictures import SizeRule, patchify, position_ids, rgb, to_pixels, unpatchify
+from op_bagel.sampling import Guidance, Step, decode_text, noise_tokens, sample_latents, score
+from op_bagel.vae import AutoEncoder, VAEConfig
+
+SPECIAL = SpecialTokens(bos_token_id=1, eos_token_id=2, start_of_image=3, end_of_image=4)
+CONFIG = BagelConfig(
+    llm=DecoderConfig(
+        vocab_size=50,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+    ),
+    vit=ViTConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=20,
+        patch_size=4,
+    ),
+    vae=VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4),
+    special_tokens=SPECIAL,
+    max_latent_size=5,
+)
+WIDTH, LATENT = CONFIG.llm.hidden_size, CONFIG.latent_width
+GRID = (2, 3)
+CELLS = GRID[0] * GRID[1]
+
+
+def tiny(config: BagelConfig = CONFIG) -> Bagel:
+    """A model whose every weight is random, zero starts included."""
+    model = Bagel(config)
+    initialise(model, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture
+def model() -> Bagel:
+    return tiny()
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def patches(seed: int = 0, grid: tuple[int, int] = GRID) -> Vit:
+    return Vit(draw(grid[0] * grid[1], CONFIG.vit.patch_width, seed=seed), grid)
+
+
+def target(seed: int = 0) -> Noise:
+    tokens, noise = draw(CELLS, LATENT, seed=seed), draw(CELLS, LATENT, seed=seed + 1)
+    return Noise(tokens, GRID, 0.6, noise)
+
+
+def slots(seed: int = 0, count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Learned rows of a concept: identifier, und, gen."""
+    rows = [draw(n, WIDTH, seed=seed + i) for i, n in enumerate((1, count, count))]
+    return rows[0].requires_grad_(), rows[1].requires_grad_(), rows[2].requires_grad_()
+
+
+def intro(rows: tuple[Tensor, Tensor, Tensor]) -> Text:
+    return concept_turn(*rows, says=[9, 10], between=[11], ends=[12])
+
+
+# --- batches ------------------------------------------------------------------------------
+
+
+def samples() -> list[list[Segment]]:
+    """One of each task, of unequal lengths."""
+    rows = slots()
+    return [
+        [intro(rows), Text([20, 21]), target()],
+        [patches(), Text([22, 23, 24]), Text([25, 26], loss=True)],
+        [Latent(draw(CELLS, LATENT, seed=5), GRID), patches(6, (3, 2)), Text([27]), target(7)],
+    ]
+
+
+@torch.no_grad()
+def test_batch_equals_its_samples_alone(model: Bagel) -> None:
+    together = model(pack(samples(), CONFIG), logits=True)
+    aligned = model(pack(samples(), CONFIG, multiple=16), logits=True)
+    alone = [model(pack([sample], CONFIG), logits=True) for sample in samples()]
+    for batch in (together, aligned):
+        torch.testing.assert_close(batch.velocity, torch.cat([one.velocity for one in alone]))
+        torch.testing.assert_close(batch.ce, torch.cat([one.ce for one in alone]))
+
+
+def test_heads_without_rows_give_nothing_and_a_loss_that_trains(model: Bagel) -> None:
+    drawing, answering, _ = samples()
+    only_drawn, only_said = (model(pack([s], CONFIG)) for s in (drawing, answering))
+    assert len(only_drawn.ce) == 0 and len(only_drawn.mse) == CELLS
+    assert len(only_said.mse) == 0 and only_said.velocity.shape == (0, LATENT)
+    torch.testing.assert_close(only_drawn.loss(mse_weight=2.0), 2 * only_drawn.mse.mean())
+    torch.testing.assert_close(only_said.loss(ce_weight=0.5), 0.5 * only_said.ce.mean())
+    only_said.loss().backward()
+
+
+def test_understanding_runs_without_a_generation_expert(model: Bagel) -> None:
+    expected = [*decode_text(model, model.prefill([patches(), Text([20])]), max_new=4)]
+    nowhere = torch.device("meta")
+    for name, parameter in [*model.named_parameters()]:
+        if GEN in name or name.startswith(("vae2llm", "llm2vae", "time_embedder", "latent_pos")):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            empty = torch.nn.Parameter(parameter.to(nowhere), requires_grad=False)
+            setattr(owner, name.rpartition(".")[2], empty)
+    cache = model.prefill([patches(), Text([20])])
+    assert [*decode_text(model, cache, max_new=4)] == expected
+    assert len(model(pack([samples()[1]], CONFIG)).ce) == 3
+
+
+@torch.no_grad()
+def test_ready_features_stand_for_patches_without_the_vision_tower(model: Bagel) -> None:
+    pictures = [patches(), patches(3, (4, 2))]
+    seen = [model.prefill([picture, Text([20])]) for picture in pictures]
+    grids = [picture.grid for picture in pictures]
+    rows = [picture.patches for picture in pictures if picture.patches is not None]
+    features = model.see(rows, grids)
+    model.vit_model = torch.nn.Module()  # type: ignore[assignment]
+    for cache, ready in zip(seen, features, strict=True):
+        again = model.prefill([Vit(features=ready), Text([20])])
+        torch.testing.assert_close(again.values[-1], cache.values[-1])
+
+
+@torch.no_grad()
+def test_nothing_sees_a_picture_that_is_being_drawn(model: Bagel) -> None:
+    def hidden(seed: int) -> Tensor:
+        after: list[Segment] = [Latent(draw(CELLS, LATENT, seed=9), GRID), Text([20])]
+        outputs: Outputs = model(pack([[Text([21]), target(seed), *after]], CONFIG), hidden=True)
+        return outputs.hidden[-1]
+
+    one, other = hidden(0), hidden(50)
+    block = slice(3, 3 + CELLS + 2)
+    assert not torch.allclose(one[block], other[block])
+    assert torch.equal(one[: block.start], other[: block.start])
+    torch.testing.assert_close(one[block.stop :], other[block.stop :])
+
+
+@pytest.mark.parametrize("expert", ["und", "gen"])
+@torch.no_grad()
+def test_learned_rows_run_through_their_own_expert_alone(model: Bagel, expert: Expert) -> None:
+    turn = Text([0], soft=[Soft([0], draw(1, WIDTH), expert)], raw=True)
+    packed = pack([[turn]], CONFIG)
+    assert (packed.und_rows, packed.gen_rows) == ((1, 0) if expert == "und" else (0, 1))
+
+    def moves(changed: Expert) -> bool:
+        """Whether the row comes out differently once this expert's weights change."""
+        other = tiny()
+        for name, parameter in other.named_parameters():
+            if "layers." in name and (GEN in name) == (changed == "gen"):
+                parameter.mul_(1.5)
+        states = [m(packed, hidden=True).hidden[-2] for m in (model, other)]
+        return not torch.equal(*states)
+
+    assert [moves("und"), moves("gen")] == [expert == "und", expert == "gen"]
+
+
+def test_labels_never_include_learned_rows() -> None:
+    sks, _, gen = slots()
+    turn = Text([0, 20, 0, 21], loss=True, soft=[Soft([0], sks), Soft([2], gen[:1], "gen")])
+    packed = pack([[turn]], CONFIG)
+    assert packed.labels.tolist() == [20, SPECIAL.eos_token_id]
+    predictors = packed.label_at.tolist()
+    soft_row = len(packed.text_ids)
+    assert predictors == [soft_row, 2]  # the sks row, then the id before eos
+
+
+def test_weights_that_stand_still_still_teach_learned_rows(model: Bagel) -> None:
+    model.requires_grad_(False)
+    rows = slots()
+    drawing: list[Segment] = [intro(rows), Text([20]), target()]
+    answer: list[Segment] = [intro(rows), patches(), Text([21], loss=True)]
+    model(pack([drawing, answer], CONFIG)).loss().backward()
+    for leaf in rows:
+        assert leaf.grad is not None and bool((leaf.grad.abs().sum(1) > 0).all())
+
+
+def test_dropped_picture_takes_a_position_and_a_drawn_one_none() -> None:
+    still, clean = target(), Latent(draw(CELLS, LATENT), GRID)
+    packed = pack([[Gap(), Text([20]), still, clean, Text([21])]], CONFIG)
+    wanted = [1, 2, 3, *[4] * (2 * CELLS + 4), 5, 6, 7]
+    assert packed.positions[packed.order].tolist() == wanted
+    assert packed.advance.tolist() == [8]
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ([[]], "no rows"),
+        ([], "nothing to pack"),
+        ([[Gap()]], "no rows"),
+        ([[Vit()]], "either patches or features"),
+        ([[Vit(draw(CELLS, 5), GRID)]], "width"),
+        ([[Vit(draw(4, CONFIG.vit.patch_width), GRID)]], "do not fill"),
+        ([[patches(0, (1, 6))]], "does not fit a table"),
+        ([[Latent(draw(CELLS, LATENT + 1), GRID)]], "width"),
+        ([[Text([1, 2], soft=[Soft([2], draw(1, WIDTH))])]], "inside their turn"),
+        ([[Text([1, 2], soft=[Soft([0, 0], draw(2, WIDTH))])]], "distinct"),
+        ([[Text([1, 2], soft=[Soft([0], draw(2, WIDTH))])]], "soft rows of width"),
+        ([[target()], [Noise(draw(CELLS, LATENT), GRID, 0.5)]], "or none"),
+    ],
+)
+def test_packing_refuses(bad: list[list[Segment]], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        pack(bad, CONFIG)
+
+
+# --- contexts -----------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_context_grown_in_pieces_equals_one_prefill(model: Bagel) -> None:
+    rows = slots()
+    segments: list[Segment] = [intro(rows), Latent(draw(CELLS, LATENT), GRID), patches(), Text([5])]
+    whole, grown = model.prefill(segments), model.empty_cache()
+    for segment in segments:
+        grown = model.prefill([segment], cache=grown)
+    assert torch.equal(whole.positions, grown.positions)
+    for old, new in zip(whole.values, grown.values, strict=True):
+        torch.testing.assert_close(old, new)
+
+
+@torch.no_grad()
+def test_ragged_contexts_in_a_batch_equal_each_alone(model: Bagel) -> None:
+    shared = model.prefill([intro(slots())])
+    endings: list[Sample] = [[Text([20])], [Text([21, 22, 23])], [patches(), Text([24])]]
+    batch = model.prefill(*endings, cache=shared)
+    alone = [model.prefill(ending, cache=shared) for ending in endings]
+    for cache in (batch, Cache.stack(alone)):
+        found, _ = model.next_logits([1] * len(endings), cache)
+        wanted = torch.cat([model.next_logits([1], one)[0] for one in alone])
+        torch.testing.assert_close(found, wanted)
+
+
+@torch.no_grad()
+def test_prefix_of_a_context_is_a_view_of_its_earlier_state(model: Bagel) -> None:
+    before = model.prefill([patches()])
+    full = model.prefill([Text([20, 21])], cache=before)
+    again = full.prefix(before.length, before.positions)
+    assert again.keys[0].untyped_storage().data_ptr() == full.keys[0].untyped_storage().data_ptr()
+    torch.testing.assert_close(again.values[-1], before.values[-1])
+
+
+def test_picture_being_drawn_cannot_enter_a_context(model: Bagel) -> None:
+    with pytest.raises(ValueError, match="cannot enter"):
+        model.prefill([target()])
+
+
+def test_two_contexts_cannot_serve_three_samples(model: Bagel) -> None:
+    with pytest.raises(ValueError, match="cannot serve"):
+        model.empty_cache(2).expand(3)
+
+
+@torch.no_grad()
+def test_scores_are_log_probabilities_of_whole_turns(model: Bagel) -> None:
+    cache = model.prefill([patches(), Text([20])])
+    answers = [[21], [22, 23], [24, 25, 26]]
+
+    def one_by_one(ids: Sequence[int]) -> float:
+        total, state, fed = 0.0, cache, SPECIAL.bos_token_id
+        for wanted in (*ids, SPECIAL.eos_token_id):
+            logits, state = model.next_logits([fed], state)
+            total += float(logits[0].log_softmax(-1)[wanted])
+            fed = wanted
+        return total
+
+    found = score(model, cache, answers)
+    torch.testing.assert_close(found, torch.tensor([one_by_one(ids) for ids in answers]))
+    each = score(model, Cache.stack([cache] * len(answers)), answers)
+    torch.testing.assert_close(each, found)
+
+
+def test_text_is_the_same_for_the_same_seed(model: Bagel) -> None:
+    cache = model.prefill([Text([20])])
+
+    def spoken(seed: int) -> list[int]:
+        generator = torch.Generator().manual_seed(seed)
+        return [*decode_text(model, cache, max_new=12, temperature=2.0, generator=generator)]
+
+    assert spoken(0) == spoken(0)
+    assert len({tuple(spoken(seed)) for seed in range(4)}) > 1
+    assert len([*decode_text(model, cache, max_new=3)]) <= 3
+
+
+# --- drawing ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("renorm", ["global", "channel", "text_channel"])
+@pytest.mark.parametrize("together", [True, False])
+def test_pictures_drawn_in_a_batch_equal_each_alone(
+    model: Bagel, renorm: str, together: bool
+) -> None:
+    guidance = Guidance(text=3.0, image=1.5, interval=(0.0, 1.0), renorm=renorm)  # type: ignore[arg-type]
+    with torch.no_grad():
+        before = model.prefill([patches()])
+        full = model.prefill([Text([20])], cache=before)
+        words = model.prefill([Text([20])])
+
+    def drawn(seeds: Sequence[int], *, together: bool) -> Tensor:
+        return sample_latents(
+            model,
+            full,
+            noise=noise_tokens(GRID, LATENT, seeds),
+            grid=GRID,
+            no_text=before,
+            no_image=words,
+            guidance=guidance,
+            steps=3,
+            together=together,
+        )
+
+    wanted = torch.cat([drawn([seed], together=False) for seed in (4, 5)])
+    torch.testing.assert_close(drawn([4, 5], together=together), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(drawn([4, 5], together=together), drawn([4, 5], together=together))
+
+
+def test_every_step_is_told_and_the_last_clean_estimate_is_the_picture(model: Bagel) -> None:
+    steps: list[Step] = []
+    cache = model.prefill([Text([20])])
+    noise = noise_tokens(GRID, LATENT, [0])
+    final = sample_latents(model, cache, noise=noise, grid=GRID, steps=4, on_step=steps.append)
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    assert {step.total for step in steps} == {4}
+    torch.testing.assert_close(steps[-1].clean, final)
+    assert torch.equal(steps[-1].state, final)
+    guided = ["no_text" in step.branches for step in steps]
+    assert guided == [0.4 < step.t <= 1.0 for step in steps]
+
+
+def test_a_renorm_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown renorm"):
+        Guidance(renorm="local")  # type: ignore[arg-type]
+
+
+def test_sampler_refuses_what_does_not_fit(model: Bagel) -> None:
+    cache = model.prefill([Text([20])])
+    noise = noise_tokens(GRID, LATENT, [0])
+    with pytest.raises(ValueError, match="without pictures"):
+        sample_latents(model, cache, noise=noise, grid=GRID, guidance=Guidance(image=2.0))
+    with pytest.raises(ValueError, match="shape"):
+        sample_latents(model, cache, noise=noise, grid=(1, 1))
+
+
+# --- sizes and weights --------------------------------------------------------------------
+
+
+def test_config_survives_its_dictionary() -> None:
+    assert BagelConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    assert CONFIG.stride == 8 and BagelConfig().stride == 16
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "says"),
+    [
+        ("llm", {"hidden_act": "relu"}, "silu"),
+        ("vit", {"rope": True}, "rotary"),
+        ("bagel", {"vit_max_num_patch_per_side": 69}, "69"),
+        ("bagel", {"connector_act": "relu"}, "activation"),
+        ("vae", {"downsample": 4}, "downsample"),
+        ("vae", {"ch": 100}, "groups"),
+    ],
+)
+def test_config_refuses_what_is_not_implemented(
+    part: str, values: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        BagelConfig.from_dict({part: values})
+
+
+def test_tied_model_has_no_head_of_its_own_and_norms_are_optional() -> None:
+    plain = replace(CONFIG, llm=replace(CONFIG.llm, tie_word_embeddings=True, qk_norm=False))
+    model = tiny(plain)
+    names = [*model.state_dict()]
+    assert not [name for name in names if "lm_head" in name or "q_norm" in name]
+    outputs = model(pack([samples()[1]], plain))
+    outputs.loss().backward()
+    assert model.language_model.model.embed_tokens.weight.grad is not None
+
+
+def test_fresh_model_is_the_same_for_a_seed_and_starts_with_twin_experts() -> None:
+    one, other = Bagel(CONFIG), Bagel(CONFIG)
+    initialise(one, 3)
+    initialise(other, 3)
+    weights = one.state_dict()
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in weights.items())
+    assert all(
+        torch.equal(value, weights[name.replace(GEN, "")])
+        for name, value in weights.items()
+        if GEN in name
+    )
+    assert not one.llm2vae.weight.any() and not one.llm2vae.bias.any()
+    assert not one.latent_pos_embed.pos_embed.requires_grad
+
+
+@torch.no_grad()
+def test_autoencoder_keeps_sizes_and_refuses_others() -> None:
+    vae = AutoEncoder(CONFIG.vae)
+    images = draw(2, 3, 8, 12)
+    latents = vae.encode(images)
+    assert latents.shape == (2, CONFIG.vae.z_channels, 2, 3)
+    assert vae.decode(latents).shape == images.shape
+    mean, logvar = vae.moments(images)
+    noised = vae.encode(images, torch.ones_like(mean))
+    wanted = latents + CONFIG.vae.scale_factor * (logvar / 2).exp()
+    torch.testing.assert_close(noised, wanted)
+    with pytest.raises(ValueError, match="does not split"):
+        vae.encode(draw(1, 3, 8, 10))
+
+
+def test_patches_undo() -> None:
+    x = draw(2, 3, 8, 12)
+    tokens, grid = patchify(x, 4)
+    assert grid == (2, 3) and tokens.shape == (2, 6, 48)
+    assert torch.equal(tokens[0, 1, :3], x[0, :, 0, 4])
+    assert torch.equal(unpatchify(tokens, grid, 4), x)
+    with pytest.raises(ValueError, match="does not split"):
+        patchify(x, 5)
+
+
+def test_position_ids_stay_inside_their_table() -> None:
+    assert position_ids((2, 2), 5).tolist() == [0, 1, 5, 6]
+    assert position_ids((9, 9), 5, interpolate=True).max() == 24
+    with pytest.raises(ValueError, match="does not fit"):
+        position_ids((6, 1), 5)
+
+
+def test_transparent_picture_is_flattened_on_white() -> None:
+    from PIL import Image
+
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert rgb(clear).getpixel((0, 0)) == (255, 255, 255)
+    assert SizeRule(max_size=8, min_size=8, stride=4).resize(clear).size == (8, 8)
+    assert to_pixels(torch.tensor([-2.0, 0.0, 2.0])[:, None, None]).tolist() == [[[0, 127, 255]]]
