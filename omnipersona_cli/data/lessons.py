@@ -98,20 +98,21 @@ def build_lessons(
     that <bo> can be put in its place; without it, and without triplets, nothing is replaced.
     """
     choice = random.Random(seed)
-    emptied = {photo.name: backdrop(photo.image, photo.mask) for photo in photos if photo.mask}
+    outlined = [photo for photo in photos if photo.mask is not None]
+    emptied = [backdrop(photo.image, photo.mask) for photo in outlined if photo.mask is not None]
     return [
         *recognise(
             name=name,
             pictures=[photo.image for photo in photos],
-            others=[*negatives, *emptied.values()],
+            others=[*negatives, *emptied],
             seed=choice.randrange(2**32),
         ),
         *describe(name=name, class_word=class_word, facts=facts, photos=photos),
         *answer_facts(name=name, facts=facts),
         *depict(name=name, class_word=class_word, photos=photos, choice=choice),
         *_given_edits(name, triplets),
-        *_composed_edits(name, photos, emptied, choice),
-        *_replacements(name, class_word, photos, negatives, finder, kind, choice),
+        *_composed_edits(name, outlined, emptied, choice),
+        *_replacements(name, class_word, outlined, negatives, finder, kind, choice),
     ]
 
 
@@ -227,8 +228,8 @@ def with_article(noun: str) -> str:
 
 
 def load_triplets(folder: Path) -> list[EditTriplet]:
-    """The edits in ``folder/triplets.json``: a list of {"source", "instruction", "target"} with file
-    names inside the folder. Raises PhotoError."""
+    """The edits in ``folder/triplets.json``: a list of {"source", "instruction", "target"} with
+    file names inside the folder. Raises PhotoError."""
     path = folder / _TRIPLETS_FILE
     example = 'it holds [{"source": "1.png", "instruction": "remove <bo>.", "target": "1b.png"}]'
     try:
@@ -288,45 +289,44 @@ def _given_edits(name: str, triplets: Sequence[EditTriplet]) -> list[Lesson]:
 
 
 def _composed_edits(
-    name: str, photos: Sequence[Photo], emptied: dict[str, Image.Image], choice: random.Random
+    name: str,
+    outlined: Sequence[Photo],
+    emptied: Sequence[Image.Image],
+    choice: random.Random,
 ) -> list[Lesson]:
     """Remove: the photo becomes its backdrop. Add: the backdrop becomes the photo."""
-    add, remove = _phrasings(ADD, choice), _phrasings(REMOVE, choice)
-    lessons = []
-    for photo in photos:
-        if photo.name in emptied:
-            empty, mention = emptied[photo.name], f"<{name}>"
-            lessons += [
-                _edit(name, empty, next(add).format(name=mention), photo.image),
-                _edit(name, photo.image, next(remove).format(name=mention), empty),
-            ]
-    return lessons
+    add, remove, mention = _phrasings(ADD, choice), _phrasings(REMOVE, choice), f"<{name}>"
+    return [
+        lesson
+        for photo, empty in zip(outlined, emptied, strict=True)
+        for lesson in (
+            _edit(name, empty, next(add).format(name=mention), photo.image),
+            _edit(name, photo.image, next(remove).format(name=mention), empty),
+        )
+    ]
 
 
 def _replacements(
     name: str,
     class_word: str,
-    photos: Sequence[Photo],
+    outlined: Sequence[Photo],
     negatives: Sequence[Image.Image],
     finder: Finder | None,
     kind: str,
     choice: random.Random,
 ) -> list[Lesson]:
-    """The subject of another picture becomes <bo>, cut out of a photo: as many as there are photos
+    """The subject of another picture becomes <bo>, cut out of a photo: at most one for each photo
     with a mask. The other thing is called by <bo>'s class word, where there is one."""
-    outlined = [photo for photo in photos if photo.mask is not None]
-    if finder is None or not outlined:
+    if finder is None:
         return []
     texts = _phrasings((*REPLACE_CLASS, *REPLACE) if class_word else REPLACE, choice)
-    lessons: list[Lesson] = []
+    waiting = list(outlined)
+    lessons = []
     for other in negatives[: 3 * len(outlined)]:
-        if len(lessons) == len(outlined):
-            break
-        subject = finder(other, kind)
+        subject = finder(other, kind) if waiting else None
         if subject is None or subject.mask is None:
             continue
-        stage = backdrop(other, subject.mask)
-        target = _put(outlined[len(lessons)], stage, subject.box)
+        target = _put(waiting.pop(0), backdrop(other, subject.mask), subject.box)
         request = next(texts).format(name=f"<{name}>", thing=class_word)
         lessons.append(_edit(name, other, request, target))
     return lessons
@@ -334,9 +334,8 @@ def _replacements(
 
 def _put(photo: Photo, stage: Image.Image, place: tuple[int, int, int, int]) -> Image.Image:
     """The photo's subject on ``stage``, as high as ``place`` and standing where it stands."""
-    assert photo.mask is not None
-    box = photo.mask.getbbox()
-    if box is None:
+    box = photo.mask.getbbox() if photo.mask is not None else None
+    if photo.mask is None or box is None:
         return stage
     height = place[3] - place[1]
     width = max(1, round((box[2] - box[0]) * height / (box[3] - box[1])))

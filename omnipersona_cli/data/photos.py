@@ -111,8 +111,9 @@ def open_album(
     photos = _hold_out(photos, held_out, seed)
     if len(photos) < FEW_PHOTOS:
         notes.append(
-            f"only {'one photo' if len(photos) == 1 else 'two photos'}: mirrored and cropped copies "
-            "stand in for more and nothing is held out; expect a weak result, 5 to 10 are better"
+            f"only {'one photo' if len(photos) == 1 else 'two photos'}: mirrored and cropped "
+            "copies stand in for more and nothing is held out; expect a weak result, 5 to 10 "
+            "photos are better"
         )
         photos = [copy for photo in photos for copy in (photo, *_varied(photo))]
     return Album(

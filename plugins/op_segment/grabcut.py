@@ -19,6 +19,7 @@ from omnipersona_cli.hookspecs import Subject
 
 _WORKING_SIDE = 192
 _STANDS_OUT = 14.0  # CIE Lab units; about six just-noticeable differences
+_FAR_ROW = 40.0  # Lab units for a border colour that is met a whole height away
 _SMALLEST, _LARGEST = 0.01, 0.85  # of the picture's area
 _LEAST_SEPARATION = 0.35
 
@@ -61,12 +62,15 @@ def _standing_out(lab: Array) -> Array | None:
 
 
 def _distance_to_border(lab: Array) -> Array:
-    """Each pixel's Lab distance [h, w] to the nearest common colour of the border band."""
+    """Each pixel's Lab distance [h, w] to the nearest common colour of the border band. Scenes
+    lie in layers (sky, wall, ground), so a colour counts less in rows where no border has it."""
     height, width = lab.shape[:2]
     band = max(1, round(min(height, width) * 0.05))
     frame = np.ones((height, width), bool)
     frame[band:-band, band:-band] = False
     border = lab[frame].astype(np.float32)
+    heights = np.nonzero(frame)[0]
+    rows = np.arange(height)
     count = min(6, len(np.unique(border.round(), axis=0)))
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
@@ -80,7 +84,10 @@ def _distance_to_border(lab: Array) -> Array:
         if share < 0.06 and count > 1:  # a subject that touches the border is no background
             continue
         spread = float(np.linalg.norm(border[labels == index] - centre, axis=1).mean())
-        distances.append(np.linalg.norm(lab - centre, axis=-1) - spread)
+        seen_at = np.unique(heights[labels == index])
+        gap = np.abs(rows[:, None] - seen_at).min(axis=1) / height
+        penalty = np.clip(_FAR_ROW * (gap - 0.08), 0, 2 * _STANDS_OUT)[:, None]
+        distances.append(np.linalg.norm(lab - centre, axis=-1) - spread + penalty)
     return np.asarray(np.maximum(np.min(distances, axis=0), 0), dtype=np.float32)
 
 
@@ -104,17 +111,16 @@ def _cut(pixels: Array, start: Array) -> Array:
     side = min(start.shape)
     near = cv2.dilate(start.astype(np.uint8), _disc(max(3, round(side * 0.06)) | 1)) > 0
     core = cv2.erode(start.astype(np.uint8), _disc(max(3, round(side * 0.05)) | 1)) > 0
-    trimap = np.full(start.shape, cv2.GC_BGD, np.uint8)
+    trimap: Array = np.full(start.shape, cv2.GC_BGD, np.uint8)
     trimap[near] = cv2.GC_PR_BGD
     trimap[start] = cv2.GC_PR_FGD
     trimap[core] = cv2.GC_FGD
     if not (trimap == cv2.GC_BGD).any() or not start.any():
         return start
     cv2.setRNGSeed(0)
-    models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(
-        np.ascontiguousarray(pixels[..., ::-1]), trimap, None, *models, 4, cv2.GC_INIT_WITH_MASK
-    )
+    back, front = np.zeros((1, 65)), np.zeros((1, 65))
+    blue_first = np.ascontiguousarray(pixels[..., ::-1])
+    cv2.grabCut(blue_first, trimap, (0, 0, 0, 0), back, front, 4, cv2.GC_INIT_WITH_MASK)
     region = (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
     count, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
     if count > 1:

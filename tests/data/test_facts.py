@@ -16,7 +16,7 @@ from omnipersona_cli.errors import PhotoError
     ("text", "attribute", "value"),
     [
         ("<bo>'s toy is a red ball", "toy", "a red ball"),
-        ("<bo>’s toy is a red ball.", "toy", "a red ball"),
+        ("<bo>\N{RIGHT SINGLE QUOTATION MARK}s toy is a red ball.", "toy", "a red ball"),
         ("bo's toy is a red ball", "toy", "a red ball"),
         ("Its toy is a red ball.", "toy", "a red ball"),
         ("her favourite toy is  A red ball", "favourite toy", "a red ball"),
