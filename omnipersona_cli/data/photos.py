@@ -234,7 +234,7 @@ def _judged(
     # subject, or another scene, differs a lot somewhere. So both the mean and the maximum count.
     for other in seen:
         difference = np.abs(thumbnail - other)
-        if difference.mean() < 3 and difference.max() < 24:
+        if difference.mean() < 6 and difference.max() < 45:
             return None, _SAME
     seen.append(thumbnail)
     blur = blur_of(image)
