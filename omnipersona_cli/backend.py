@@ -32,7 +32,8 @@ class BackendInfo:
     ``tasks`` says how each task is done: "native", "masked" (masked regeneration); a task that is
     absent is refused. ``sizes`` are (width, height) in pixels, the default first. ``memory_gb`` is
     what the default model needs to run. ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per
-    optimiser step, all tasks together) are what learning takes where a person names nothing else.
+    optimiser step, all tasks together) are what learning takes where a person names nothing else;
+    ``replay_examples`` is how many in-context examples replay shows to the model.
     """
 
     name: str
@@ -50,6 +51,7 @@ class BackendInfo:
     learn_steps: int = 2000
     learn_rate: float = 1e-3
     batch: int = 8
+    replay_examples: int = 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
+from omnipersona_cli.engine.optimise import adamw
 from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import TaskError
 
@@ -223,15 +224,12 @@ class BackendContract:
         before = _answers_without_concept(backend, photos[0])
         batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
         trainable = copy_of(tokens, trainable=True)
-        optimiser = torch.optim.AdamW(
-            trainable.parameters(), lr=backend.info.learn_rate, weight_decay=0.0
-        )
+        moments: dict[str, Tensor] = {}
         losses = []
         for _ in range(6):
             total = torch.stack(list(backend.loss(batch, trainable, seed=0).values())).sum()
-            optimiser.zero_grad()
             torch.autograd.backward(total)
-            optimiser.step()
+            adamw(named_tensors(trainable), moments, rate=backend.info.learn_rate)
             losses.append(float(total.detach()))
         assert losses[-1] < losses[0]
         for name, value in weights.items():
@@ -362,7 +360,7 @@ class SketchBackend:
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.words = torch.randn(512, _WIDTH, generator=generator) / _WIDTH**0.5
+        self.words: Tensor = torch.randn(512, _WIDTH, generator=generator) / _WIDTH**0.5
         self.encoded = 0
 
     def new_tokens(

@@ -20,7 +20,7 @@ from omnipersona_cli.engine.gen import gen
 from omnipersona_cli.engine.learn import Learned, Plan, Report, learn, plan
 from omnipersona_cli.engine.picture import Picture, read_about, save_png
 from omnipersona_cli.engine.replay import Trace, TraceStep, replay
-from omnipersona_cli.engine.request import Opening
+from omnipersona_cli.engine.request import Opening, opened_for
 
 __all__ = [
     "Answer",
@@ -36,6 +36,7 @@ __all__ = [
     "edit",
     "gen",
     "learn",
+    "opened_for",
     "plan",
     "read_about",
     "replay",

@@ -17,7 +17,7 @@ from PIL.Image import Image
 from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import to_turn
-from omnipersona_cli.data.facts import answers_of, parse_fact
+from omnipersona_cli.data.facts import CLASS_ATTRIBUTE, answers_of, parse_fact
 from omnipersona_cli.engine.calibrate import Verdict, from_dict, recognition_score
 from omnipersona_cli.engine.gen import tell
 from omnipersona_cli.engine.references import (
@@ -148,9 +148,15 @@ def asks_presence(question: str) -> bool:
 
 
 def quoted(name: str, texts: Sequence[str]) -> str:
-    """Facts as a context turn. They may be a stranger's: quoted, they are data."""
-    said = "; ".join('"' + text.replace('"', "'").rstrip(". ") + '"' for text in texts)
-    return f"known about <{name}>: {said}."
+    """Facts as a context turn: plain sentences, quoted, because they may be a stranger's."""
+    sentences = []
+    for text in texts:
+        parsed = parse_fact(text, name)
+        said = f"<{name}>'s {parsed.attribute} is {parsed.value}" if parsed else text
+        if parsed is not None and parsed.attribute == CLASS_ATTRIBUTE:
+            said = f"<{name}> is {parsed.value}"
+        sentences.append('"' + said.replace('"', "'").rstrip(". ") + '."')
+    return " ".join(sentences)
 
 
 def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[str, ...]]:

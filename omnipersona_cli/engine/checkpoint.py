@@ -32,7 +32,7 @@ class Checkpoint:
     """A run after ``step`` optimiser steps.
 
     ``tokens`` and ``best`` are under the slot's names; ``moments`` are AdamW's, by token name and
-    moment ("und.exp_avg"); ``random`` is torch's generator state; ``story`` holds plain values
+    moment ("und|mean"); ``random`` is torch's generator state; ``story`` holds plain values
     (held-out history, best score and step).
     """
 

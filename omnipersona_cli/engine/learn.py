@@ -550,7 +550,7 @@ def _packed(
         "threshold": card.calibration.threshold,
         "recognition": card.calibration.balanced_accuracy,
         "auroc": card.calibration.auroc,
-        "weak": card.calibration.weak,
+        "verdict": "weak" if card.calibration.weak else "good",
         "calibration": card.calibration.to_dict(),
         "losses": {key: round(value, 6) for key, value in card.losses.items()},
     }

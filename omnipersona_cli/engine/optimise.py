@@ -43,6 +43,8 @@ PROBES = 8
 SAVE_SECONDS = 20.0
 WARM_UP = 0.05
 CLIP = 1.0
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def optimise(
     """
     tokens = copy_of(start, trainable=True)
     named = named_tensors(tokens)
-    optimiser = torch.optim.AdamW(list(named.values()), lr=settings.learning_rate, weight_decay=0.0)
+    moments: dict[str, Tensor] = {}
     best = {key: value.detach().clone() for key, value in named.items()}
     checks: list[Check] = []
     losses: dict[str, float] = {}
@@ -131,7 +133,11 @@ def optimise(
         done, best = resumed.step, dict(resumed.best)
         checks = [Check(**values) for values in resumed.story["checks"]]
         losses = dict(resumed.story["losses"])
-        _restore(named, optimiser, resumed)
+        moments = {key: value.clone() for key, value in resumed.moments.items()}
+        with torch.no_grad():
+            for key, value in named.items():
+                value.copy_(resumed.tokens[key])
+        torch.set_rng_state(resumed.random)
     else:
         checks.append(check(backend, tokens, held_out, settings, step=0))
         if on_check is not None:
@@ -142,7 +148,7 @@ def optimise(
             step=done,
             tokens={key: value.detach().clone() for key, value in named.items()},
             best=best,
-            moments=_moments(named, optimiser),
+            moments={key: value.clone() for key, value in moments.items()},
             random=generator_state(),
             story={"checks": [vars(it) for it in checks], "losses": losses},
         )
@@ -151,9 +157,7 @@ def optimise(
     saved = time.monotonic()
     with _interruption() as interrupted:
         while done < settings.steps:
-            for group in optimiser.param_groups:
-                group["lr"] = rate_at(done, settings)
-            losses = _step(backend, tokens, groups, settings, optimiser, done)
+            losses = _step(backend, tokens, groups, settings, moments, done)
             done += 1
             if done % every == 0 or done == settings.steps:
                 checks.append(check(backend, tokens, held_out, settings, step=done))
@@ -266,22 +270,49 @@ def check(
     return Check(step=step, loss=loss, margin=margin, score=-loss - ranking)
 
 
+@torch.no_grad()
+def adamw(
+    named: Mapping[str, Tensor], moments: dict[str, Tensor], *, rate: float, decay: float = 0.0
+) -> None:
+    """One step of AdamW (Loshchilov and Hutter 2019) after clipping the joint gradient to `CLIP`;
+    uses the gradients up and moves ``named`` and ``moments`` in place.
+
+    Our own because torch.optim imports the compiler, which takes longer than learning on nano, and
+    because its state is then plain tensors under plain names.
+    """
+    gradients = {key: value.grad for key, value in named.items() if value.grad is not None}
+    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    shrink = torch.clamp(CLIP / (norm + 1e-6), max=1.0)
+    for key, gradient in gradients.items():
+        value = named[key]
+        if f"{key}|count" not in moments:
+            moments[f"{key}|count"] = torch.zeros(())
+            moments[f"{key}|mean"] = torch.zeros_like(value)
+            moments[f"{key}|square"] = torch.zeros_like(value)
+        moments[f"{key}|count"] += 1
+        count = float(moments[f"{key}|count"])
+        mean = moments[f"{key}|mean"].lerp_(gradient * shrink, 1 - BETAS[0])
+        square = moments[f"{key}|square"].lerp_((gradient * shrink).square(), 1 - BETAS[1])
+        scale = (square / (1 - BETAS[1] ** count)).sqrt_().add_(EPSILON)
+        value.mul_(1 - rate * decay)
+        value.addcdiv_(mean, scale, value=-rate / (1 - BETAS[0] ** count))
+        value.grad = None
+
+
 def _step(
     backend: Backend,
     tokens: ConceptTokens,
     groups: Groups,
     settings: Settings,
-    optimiser: torch.optim.Optimizer,
+    moments: dict[str, Tensor],
     step: int,
 ) -> dict[str, float]:
     """One optimiser step on all tasks; the losses by task and their weighted sum."""
     seed = random.Random(f"{settings.seed}:loss:{step}").randrange(2**31)
     losses = backend.loss(draw(groups, settings, step), tokens, seed=seed)
     total = weighted(losses, settings)
-    optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(total)
-    torch.nn.utils.clip_grad_norm_(tokens.parameters(), CLIP)
-    optimiser.step()
+    adamw(named_tensors(tokens), moments, rate=rate_at(step, settings))
     _keep_within(tokens, backend.norm_limit)
     return {"loss": float(total.detach())} | {
         str(task): float(loss.detach()) for task, loss in losses.items()
@@ -295,35 +326,6 @@ def _keep_within(tokens: ConceptTokens, limit: float) -> None:
         if rows.numel():
             norms = rows.norm(dim=1, keepdim=True)
             rows.mul_(torch.where(norms > limit, limit / norms, torch.ones_like(norms)))
-
-
-def _moments(named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{key}|{moment}": state.detach().clone()
-        for key, value in named.items()
-        for moment, state in optimiser.state[value].items()
-    }
-
-
-def _restore(
-    named: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, resumed: Checkpoint
-) -> None:
-    with torch.no_grad():
-        for key, value in named.items():
-            value.copy_(resumed.tokens[key])
-    state: dict[int, dict[str, Tensor]] = {}
-    for index, key in enumerate(named):
-        own = {
-            name.split("|")[1]: moment
-            for name, moment in resumed.moments.items()
-            if name.split("|")[0] == key
-        }
-        if own:
-            state[index] = own
-    optimiser.load_state_dict(
-        {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
-    torch.set_rng_state(resumed.random)
 
 
 def _batches(lessons: Sequence[Prepared], size: int) -> Iterator[Sequence[Prepared]]:

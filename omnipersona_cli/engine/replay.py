@@ -34,27 +34,31 @@ Stage = Literal["intent", "retrieval", "rewriting"]
 Source = Literal["model", "grammar", "facts", "tokens", "nothing"]
 
 INTENT_EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("Generate a toy for <ada>.", "What is the toy of <ada>?"),
-    ("<ada> with its toy", "What is the toy of <ada>?"),
-    ("<kit> at its home", "What is the home of <kit>?"),
-    ("a picture of <kit> and its favourite food", "What is the favourite food of <kit>?"),
-    ("<ada> next to <ada>'s car in the snow", "What is the car of <ada>?"),
-    ("add the hat of <kit>", "What is the hat of <kit>?"),
+    ("{name} with its toy", "what is the toy of {name}?"),
+    ("a picture of {name} at its home", "what is the home of {name}?"),
+    ("generate a toy for {name}", "what is the toy of {name}?"),
+    ("{name} and its favourite food", "what is the favourite food of {name}?"),
+    ("{name} next to {name}'s car in the snow", "what is the car of {name}?"),
+    ("add the hat of {name}", "what is the hat of {name}?"),
 )
-"""Requests and what they ask of memory. Six: more examples helped up to there (paper, table 5)."""
+"""Requests and what they ask of memory. Six: more examples helped up to there (paper, section 4)."""
 
 REWRITING_EXAMPLES: tuple[tuple[str, str, str], ...] = (
+    ("{name} with its toy", "the toy of {name} is a kite.", "{name} with a kite"),
     (
-        "Generate a toy for <ada>.",
-        "The toy of <ada> is a black excavator.",
-        "Generate a black excavator.",
+        "a picture of {name} at its home",
+        "the home of {name} is in the desert.",
+        "a picture of {name} in the desert",
     ),
-    ("<ada> with its toy", "The toy of <ada> is a kite.", "<ada> with a kite"),
-    ("<kit> at its home", "The home of <kit> is the desert.", "<kit> at the desert"),
     (
-        "<ada> next to <ada>'s car in the snow",
-        "The car of <ada> is a blue van.",
-        "<ada> next to a blue van in the snow",
+        "generate a toy for {name}",
+        "the toy of {name} is a black excavator.",
+        "generate a black excavator",
+    ),
+    (
+        "{name} next to {name}'s car in the snow",
+        "the car of {name} is a blue van.",
+        "{name} next to a blue van in the snow",
     ),
 )
 """Requests, what memory answered, and the requests with the answer in them."""
@@ -180,9 +184,12 @@ def _intents(
 ) -> tuple[Sequence[Reference], Source]:
     """Stage 1. The model's reading is taken where it agrees with the grammar, and where the
     grammar finds nothing but the model names an attribute that is really known."""
-    lines = [f"Request: {request_}\nQuestion: {question}" for request_, question in INTENT_EXAMPLES]
-    lines.append(f"Request: {request}\nQuestion:")
-    said = _say(backend, "\n".join(lines), max_tokens=40)
+    mention = f"<{next(iter(names_in(request)), 'it')}>"
+    shown = INTENT_EXAMPLES[: backend.info.replay_examples]
+    lines = [f"request: {wanted} question: {question}" for wanted, question in shown]
+    prompt = " ".join([*lines, "request: {request} question:"])
+    filled = prompt.replace("{name}", mention).replace("{request}", request)
+    said = _say(backend, filled, max_tokens=40)
     asked = []
     for match in _ASKED.finditer(said):
         name = (match["owner"] or match["name"]).lower()
@@ -224,12 +231,12 @@ def _rewrite(backend: Backend, request: str, answered: Sequence[_Recalled]) -> t
     request has, in whatever order; else the splice itself."""
     spliced = _splice(request, answered)
     memory = " ".join(dict.fromkeys(_sentence(it) for it in answered))
-    lines = [
-        f"Request: {request_}\nKnown: {answer}\nRewritten: {text}"
-        for request_, answer, text in REWRITING_EXAMPLES
-    ]
-    lines.append(f"Request: {request}\nKnown: {memory}\nRewritten:")
-    said = _say(backend, "\n".join(lines), max_tokens=80).strip('"')
+    mention = f"<{answered[0].reference.concept}>"
+    shown = REWRITING_EXAMPLES[: backend.info.replay_examples]
+    lines = [f"request: {wanted} memory: {known} prompt: {text}" for wanted, known, text in shown]
+    filled = " ".join(lines).replace("{name}", mention)
+    asked = f"{filled} request: {request} memory: {memory.lower()} prompt:"
+    said = _say(backend, asked.strip(), max_tokens=80).strip('"')
     if said and _words(said) == _words(spliced) and names_in(said) == names_in(spliced):
         return said, "model"
     return spliced, "grammar"

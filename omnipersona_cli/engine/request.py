@@ -105,20 +105,26 @@ def open_request(
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     packs = {name: library.load(name) for name in names}
     if backend is None:
-        chosen = _choose(packs, opening)
-        info = registry.backend_info(chosen.backend)
-        check_task(info, task)
-        if on_progress is not None:
-            on_progress(Progress(phase=f"loading {chosen.backend}"))
-        with memory_errors(chosen.backend):
-            backend = registry.open_backend(
-                chosen.backend, model=chosen.model, device=chosen.device, dtype=chosen.dtype
-            )
+        backend = _opened(packs, opening, task, on_progress)
     check_task(backend.info, task)
     tokens = tuple(from_slot(packs[name], backend) for name in names)
     pictures = () if picture is None else (picture,)
     notes = [*_unmentioned(text, names, library), *backend.remarks(texts=(text,), photos=pictures)]
     return Request(text=text, backend=backend, packs=packs, concepts=tokens, notes=tuple(notes))
+
+
+def opened_for(
+    names: Sequence[str],
+    opening: Opening = ANY,
+    *,
+    task: Task = "understand",
+    library: Library | None = None,
+    on_progress: OnProgress | None = None,
+) -> Backend:
+    """The backend that requests with these concepts want, opened once for many of them."""
+    library = Library() if library is None else library
+    packs = {name: library.load(name) for name in map(check_name, names)}
+    return _opened(packs, opening, task, on_progress)
 
 
 def checked_text(text: str) -> str:
@@ -211,6 +217,19 @@ def memory_errors(backend: str) -> Iterator[None]:
             f"{backend} ran out of memory",
             hint=f"try a smaller --size, --dtype bfloat16{smaller}; see `op doctor`",
         ) from error
+
+
+def _opened(
+    packs: Mapping[str, Pack], opening: Opening, task: Task, on_progress: OnProgress | None
+) -> Backend:
+    chosen = _choose(packs, opening)
+    check_task(registry.backend_info(chosen.backend), task)
+    if on_progress is not None:
+        on_progress(Progress(phase=f"loading {chosen.backend}"))
+    with memory_errors(chosen.backend):
+        return registry.open_backend(
+            chosen.backend, model=chosen.model, device=chosen.device, dtype=chosen.dtype
+        )
 
 
 def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:

@@ -1,0 +1,111 @@
+"""`op ask`: a question about a picture, or to memory alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from omnipersona_cli.engine.ask import Answer
+
+
+@click.command(
+    epilog='\b\nExamples:\n  op ask photo.png "is <bo> here?"\n'
+    '  op ask "what is <bo>\'s toy?"\n'
+    '  op ask photo.png "is it here?" --concept bo --exit-code -q && echo found'
+)
+@click.argument("words", nargs=-1, required=True, metavar="[IMAGE] QUESTION")
+@options.opening
+@options.seed
+@options.concept
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="The longest answer.",
+)
+@click.option("--exit-code", is_flag=True, help='Exit with 1 unless the answer is "yes".')
+@options.as_json
+@options.talk
+@click.pass_context
+def command(
+    ctx: click.Context,
+    words: tuple[str, ...],
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    seed: int | None,
+    concepts: tuple[str, ...],
+    max_tokens: int,
+    exit_code: bool,
+    as_json: bool,
+) -> None:
+    """Answer QUESTION about IMAGE (- for stdin), or from memory when there is no picture.
+
+    "is <bo> here?" is answered "yes", "no" or "not sure", by the threshold that learning set;
+    --json adds the probability. With --exit-code, "no" and "not sure" exit with 1, and so does
+    every answer that is not a plain yes.
+    """
+    if len(words) > 2:
+        raise UsageError("too many words outside quotes", hint='op ask photo.png "is <bo> here?"')
+    from omnipersona_cli import engine
+    from omnipersona_cli.cli.edit import read_picture
+
+    image = read_picture(words[0]) if len(words) == 2 else None
+    streaming = Streaming()
+    with output.progress() as on_progress:
+        answer = engine.ask(
+            words[-1],
+            image=image,
+            concepts=concepts,
+            max_tokens=max_tokens,
+            seed=seed or 0,
+            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            on_progress=on_progress,
+            on_text=None if as_json else streaming.piece,
+        )
+    if as_json:
+        output.answer_json(as_data(words[-1], answer))
+    else:
+        streaming.end()
+    if exit_code and answer.text.strip().lower().rstrip(".!") != "yes":
+        ctx.exit(1)
+
+
+class Streaming:
+    """Pieces of an answer on stdout as they come; blank space at either end is left out."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def piece(self, text: str) -> None:
+        """One piece."""
+        if not self.begun:
+            text = text.lstrip()
+        if text:
+            self.begun = True
+            click.echo(text, nl=False, color=output.colour())
+
+    def end(self) -> None:
+        """The end of the line."""
+        click.echo()
+
+
+def as_data(question: str, answer: Answer) -> dict[str, Any]:
+    """The answer as plain values, with stable keys."""
+    return {
+        "question": question,
+        "answer": answer.text,
+        "source": answer.source,
+        "verdict": answer.verdict,
+        "probability": answer.probability,
+        "concepts": dict(answer.probabilities),
+        "facts": list(answer.facts),
+        "backend": answer.backend,
+    }

@@ -1,0 +1,104 @@
+"""`op chat`: an `ask` that goes on, line by line."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.errors import PersonaError
+
+_LEAVE = ("exit", "quit", "bye", "/exit", "/quit")
+_REMEMBERED = 6
+"""How many earlier questions and answers are shown to the model."""
+
+
+@click.command(
+    epilog="\b\nExamples:\n  op chat photo.png\n  op chat --concept bo\n"
+    '  printf "what is <bo>\'s toy?\\nwhere does it live?\\n" | op chat'
+)
+@click.argument("image", required=False)
+@options.opening
+@options.seed
+@options.concept
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="The longest answer.",
+)
+@options.as_json
+@options.talk
+def command(
+    image: str | None,
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    seed: int | None,
+    concepts: tuple[str, ...],
+    max_tokens: int,
+    as_json: bool,
+) -> None:
+    """Answer questions about IMAGE, or from memory, one line after another.
+
+    A concept that was mentioned once is meant by "it" from then on. An empty line, "exit" or
+    Ctrl-D ends it. With --json every answer is one line of JSON.
+    """
+    import json
+
+    from omnipersona_cli import engine
+    from omnipersona_cli.cli.ask import Streaming, as_data
+    from omnipersona_cli.cli.edit import read_picture
+    from omnipersona_cli.concepts.mentions import names_in
+
+    picture = read_picture(image) if image is not None else None
+    opening = engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype)
+    opened = None
+    meant = list(concepts)
+    earlier: list[tuple[str, str]] = []
+    while True:
+        question = _next_question()
+        if not question or question.lower() in _LEAVE:
+            return
+        mentioned = list(names_in(question))
+        streaming = Streaming()
+        try:
+            with output.progress() as on_progress:
+                if opened is None:
+                    opened = engine.opened_for(
+                        [*mentioned, *meant], opening, on_progress=on_progress
+                    )
+                answer = engine.ask(
+                    question,
+                    image=picture,
+                    concepts=() if mentioned else meant,
+                    earlier=earlier[-_REMEMBERED:],
+                    max_tokens=max_tokens,
+                    seed=seed or 0,
+                    backend=opened,
+                    on_progress=on_progress,
+                    on_text=None if as_json else streaming.piece,
+                )
+        except PersonaError as error:
+            if not sys.stdin.isatty():
+                raise
+            output.fail(error)
+            continue
+        if as_json:
+            line = json.dumps(as_data(question, answer), ensure_ascii=False)
+            output.answer(line)
+        else:
+            streaming.end()
+        meant = mentioned or meant
+        earlier.append((question, answer.text))
+
+
+def _next_question() -> str:
+    """The next line; empty at the end. A person at a terminal is asked, on stderr."""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    line = sys.stdin.readline()
+    return line.strip()

@@ -1,0 +1,146 @@
+"""`op edit`: change a picture only where asked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omnipersona_cli.cli import output, pictures
+
+
+class Box(click.ParamType):
+    """``x,y,width,height`` in pixels, as (left, top, right, bottom)."""
+
+    name = "box"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int, int, int]:
+        """Four whole numbers, the last two above zero."""
+        if isinstance(value, tuple):
+            return value
+        numbers = [int(part) for part in re.findall(r"-?\d+", str(value))]
+        if len(numbers) != 4 or re.search(r"[^\d\s,-]", str(value)) or min(numbers[2:]) < 1:
+            self.fail(f"{value!r} is no box; write x,y,width,height", param, ctx)
+        x, y, width, height = numbers
+        return x, y, x + width, y + height
+
+
+@click.command(
+    epilog='\b\nExamples:\n  op edit beach.png "add <bo>"\n'
+    '  op edit beach.png "replace the cat with <bo>" --box 40,60,64,64\n'
+    '  op gen "a forest" -o - | op edit - "add <bo>" -o bo.png'
+)
+@click.argument("image", metavar="IMAGE")
+@click.argument("prompt")
+@click.option("--mask", metavar="FILE", help="A picture, white where the source may change.")
+@click.option("--box", type=Box(), metavar="X,Y,W,H", help="The part that may change, in pixels.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="How strongly to change it: scales the guidance.",
+)
+@pictures.painting
+def command(
+    image: str,
+    prompt: str,
+    mask: str | None,
+    box: tuple[int, int, int, int] | None,
+    strength: float,
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    count: int,
+    steps: int | None,
+    guidance: float | None,
+    seed: int | None,
+    concepts: tuple[str, ...],
+    no_replay: bool,
+    explain: bool,
+    metadata: Any,
+    out: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Change IMAGE as PROMPT says: "add <bo>", "remove <bo>", "replace the cat with <bo>".
+
+    The result has the size of IMAGE, and outside a known region (--mask, --box, or what a finder
+    knows) it stays as it is, bit for bit. --json tells how the edit was made. IMAGE is never
+    written over; - reads it from stdin.
+    """
+    shelf = pictures.Shelf(
+        out=out,
+        words=f"{'' if image == '-' else Path(image).stem} {prompt}",
+        metadata=metadata,
+        force=force,
+        as_json=as_json,
+        explain=explain,
+    )
+    shelf.check(count)
+    from omnipersona_cli import engine
+
+    source = read_picture(image)
+    region = None if mask is None else read_mask(mask)
+    seed = pictures.tell_seed(seed)
+    with output.progress() as on_progress:
+        engine.edit(
+            source,
+            prompt,
+            concepts=concepts,
+            mask=region,
+            box=box,
+            count=count,
+            steps=steps,
+            guidance=guidance,
+            strength=strength,
+            seed=seed,
+            replayed=not no_replay,
+            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            on_progress=on_progress,
+            on_trace=pictures.show_trace if explain else None,
+            on_picture=shelf.put,
+        )
+    shelf.finish()
+
+
+def read_picture(source: str) -> Any:
+    """The picture in a file, or on stdin for "-". Raises PhotoError or MissingError."""
+    from io import BytesIO
+
+    from omnipersona_cli.data.decode import open_photo
+    from omnipersona_cli.errors import MissingError, nearest
+
+    if source == "-":
+        return open_photo(BytesIO(sys.stdin.buffer.read()))
+    path = Path(source)
+    if not path.exists():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = nearest(path.name, [entry.name for entry in folder.iterdir()])
+        hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
+        raise MissingError(f"there is no picture {source}", hint=hint)
+    return open_photo(path)
+
+
+def read_mask(file: str) -> Any:
+    """The mask in a file, with its transparency where it has one."""
+    from PIL import Image
+
+    from omnipersona_cli.errors import MissingError, PhotoError
+
+    try:
+        with Image.open(file) as mask:
+            mask.load()
+            return mask.copy()
+    except FileNotFoundError as error:
+        raise MissingError(f"there is no mask {file}", hint="--mask FILE") from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PhotoError(
+            f"the mask {file} cannot be read", hint="save it as PNG, white where change is allowed"
+        ) from error

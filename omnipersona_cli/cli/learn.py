@@ -1,0 +1,247 @@
+"""`op learn`: photos and facts in, a pack out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from omnipersona_cli.engine.learn import Learned, Plan
+
+
+@click.command(
+    epilog="\b\nExamples:\n  op learn photos/ --name bo\n"
+    '  op learn photos/ --name bo --kind dog --fact "<bo>\'s toy is a red ball"\n'
+    "  op learn photos/ --name bo --resume"
+)
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", required=True, metavar="NAME", help="What to call it: bo, or <bo>.")
+@click.option("--kind", default="", metavar="WORD", help="What it is: dog, person, mug.")
+@click.option("--fact", "stated", multiple=True, metavar="TEXT", help="A fact; repeatable.")
+@click.option(
+    "--facts",
+    "facts_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file of facts, one a line, or YAML.",
+)
+@click.option(
+    "--negatives",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Pictures of other things, best of similar ones.",
+)
+@click.option(
+    "--edits",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Examples of edits, listed in triplets.json.",
+)
+@options.opening
+@click.option("--steps", type=int, help="Steps of learning; the backend knows how many.")
+@click.option("--batch-size", type=int, help="Lessons in each step.")
+@click.option("--rate", type=float, help="Learning rate.")
+@click.option(
+    "--understand-tokens", type=int, default=16, show_default=True, help="Tokens to understand by."
+)
+@click.option(
+    "--generate-tokens", type=int, default=16, show_default=True, help="Tokens to paint by."
+)
+@click.option(
+    "--lambda-image", type=float, default=1.0, show_default=True, help="Weight of depiction."
+)
+@click.option("--lambda-edit", type=float, default=1.0, show_default=True, help="Weight of edits.")
+@click.option(
+    "--experts",
+    type=click.Choice(("none", "lora")),
+    default="none",
+    show_default=True,
+    help="Learn a low-rank expert for each task, where the backend offers them.",
+)
+@options.seed
+@click.option(
+    "--previews",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Paint a picture there at every check, at a fixed seed.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the pack there instead of into the library.",
+)
+@click.option("--resume", is_flag=True, help="Continue where Ctrl-C or a crash left off.")
+@click.option("--force", is_flag=True, help="Replace a concept of that name.")
+@click.option("--dry-run", is_flag=True, help="Say what would be learned from, and stop.")
+@options.as_json
+@options.talk
+def command(
+    photos: tuple[Path, ...],
+    name: str,
+    kind: str,
+    stated: tuple[str, ...],
+    facts_file: Path | None,
+    negatives: Path | None,
+    edits: Path | None,
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    steps: int | None,
+    batch_size: int | None,
+    rate: float | None,
+    understand_tokens: int,
+    generate_tokens: int,
+    lambda_image: float,
+    lambda_edit: float,
+    experts: Any,
+    seed: int | None,
+    previews: Path | None,
+    out: Path | None,
+    resume: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Learn a concept from PHOTOS (folders or files, five to ten are good) and facts about it.
+
+    The model stays as it is; what is learned is one small file, the pack. Ctrl-C leaves the
+    library as it was, and --resume goes on from there. Facts may also lie beside the photos, in
+    facts.yaml. The pack's path is printed on stdout.
+    """
+    from omnipersona_cli import engine
+    from omnipersona_cli.concepts.mentions import check_name
+    from omnipersona_cli.data.facts import read_facts
+    from omnipersona_cli.data.lessons import load_triplets
+    from omnipersona_cli.data.photos import open_pictures
+    from omnipersona_cli.engine.learn import check_numbers
+
+    name = check_name(name)
+    check_numbers(
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=rate,
+        understand_tokens=understand_tokens,
+        generate_tokens=generate_tokens,
+        lambdas=(lambda_image, lambda_edit),
+    )
+    facts = list(stated)
+    class_word = kind
+    if facts_file is not None:
+        if not facts_file.is_file():
+            raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
+        sheet = read_facts(facts_file)
+        facts += sheet.facts
+        class_word, kind = kind or sheet.class_word, kind or sheet.kind
+    if any(not fact.strip() for fact in facts):
+        raise UsageError("a fact is empty", hint=f'--fact "<{name}>\'s toy is a red ball"')
+    material: dict[str, Any] = {
+        "name": name,
+        "class_word": class_word,
+        "kind": kind,
+        "facts": facts,
+        "negatives": open_pictures(negatives) if negatives is not None else (),
+        "triplets": load_triplets(edits) if edits is not None else (),
+        "opening": engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": rate,
+        "seed": seed or 0,
+    }
+    if dry_run:
+        show_plan(engine.plan(photos, **material), as_json=as_json)
+        return
+    with output.progress() as on_progress:
+        learned = engine.learn(
+            photos,
+            **material,
+            understand_tokens=understand_tokens,
+            generate_tokens=generate_tokens,
+            lambda_image=lambda_image,
+            lambda_edit=lambda_edit,
+            experts=experts,
+            resume=resume,
+            previews=previews,
+            out=out,
+            force=force,
+            on_progress=on_progress,
+        )
+    if as_json:
+        output.answer_json(as_data(learned))
+    else:
+        output.answer(learned.path)
+    show_report(learned, in_library=out is None)
+
+
+def show_report(learned: Learned, *, in_library: bool) -> None:
+    """The report card, on stderr: what was reached, plainly, and what to try now."""
+    report, name = learned.report, learned.pack.name
+    figures = report.calibration
+    output.note(
+        f"learned <{name}> from {report.photos} photos in {learned.seconds:.0f} s "
+        f"on {learned.backend}, seed {learned.seed}"
+    )
+    if figures.positives and figures.negatives:
+        where = "held-out" if figures.held_out else "its own"
+        output.note(
+            f"recognition {figures.balanced_accuracy:.2f}, AUROC {figures.auroc:.2f} on "
+            f"{figures.positives} {where} photos and {figures.negatives} others; "
+            f"threshold {figures.threshold:.2f}; tokens of step {report.best_step} of {report.steps}"
+        )
+        if not figures.held_out:
+            output.warn("no photo was held out, so these figures flatter; give 5 to 10 photos")
+    else:
+        output.warn("recognition could not be measured: there was nothing to compare with")
+    if figures.weak:
+        output.warn(
+            f"<{name}> was learned weakly: more and sharper photos, --negatives DIR "
+            "or more --steps help"
+        )
+    if not in_library:
+        output.note(f"now try:  op concepts import {learned.path}")
+        return
+    output.note(f'now try:  op gen "<{name}> at the beach"')
+    output.note(f'          op ask PICTURE "is <{name}> here?"')
+    output.note(f'          op edit PICTURE "add <{name}>"')
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """What would be learned from: the answer of ``--dry-run``."""
+    if as_json:
+        output.answer_json(vars(plan))
+        return
+    for note in plan.notes:
+        output.note(note)
+    rows = (
+        ("concept", f"<{plan.name}>" + (f", {plan.class_word}" if plan.class_word else "")),
+        ("backend", plan.backend),
+        ("photos", f"{plan.photos}, {plan.held_out} of them held out"),
+        ("negatives", plan.negatives),
+        ("facts", "; ".join(plan.facts) or "none"),
+        ("lessons", ", ".join(f"{count} {group}" for group, count in plan.lessons.items())),
+        ("learning", f"{plan.steps} steps of {plan.batch_size}, rate {plan.learning_rate:g}"),
+    )
+    for key, value in rows:
+        output.answer(f"{key:<10} {value}")
+
+
+def as_data(learned: Learned) -> dict[str, Any]:
+    """The result as plain values, with stable keys."""
+    return {
+        "path": str(learned.path),
+        "name": learned.pack.name,
+        "hash": learned.pack.hash,
+        "backend": learned.backend,
+        "seed": learned.seed,
+        "seconds": round(learned.seconds, 2),
+        "resumed_from": learned.resumed_from,
+        "notes": list(learned.notes),
+        "report": learned.report.to_dict(),
+    }
