@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,17 +37,19 @@ def test_listing_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "heavy: []"
 
 
-def test_help_appears_within_the_budget() -> None:
-    """150 ms on an idle machine; the best of several runs, against a Python that does nothing."""
+def test_help_stays_within_the_budget() -> None:
+    """150 ms of processor time, the best of several runs: other work on the machine adds nothing
+    to that, and on an idle one it is the time that a person waits."""
+    resource = pytest.importorskip("resource")
 
-    def best(command: list[str]) -> float:
-        times = []
-        for _ in range(8):
-            start = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=True)
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def spent() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return float(usage.ru_utime + usage.ru_stime)
 
-    empty = best([sys.executable, "-c", "import click"])
-    ours = best([sys.executable, "-m", "omnipersona_cli", "--help"])
-    assert ours < max(0.150, 4 * empty), f"{ours:.3f} s, `import click` takes {empty:.3f} s"
+    def cost(command: list[str]) -> float:
+        start = spent()
+        subprocess.run(command, capture_output=True, check=True)
+        return spent() - start
+
+    best = min(cost([sys.executable, "-m", "omnipersona_cli", "--help"]) for _ in range(8))
+    assert best < 0.150
