@@ -38,18 +38,16 @@ def test_listing_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:
 
 
 def test_help_stays_within_the_budget() -> None:
-    """150 ms of processor time, the best of several runs: other work on the machine adds nothing
-    to that, and on an idle one it is the time that a person waits."""
+    """150 ms of processor time, which an idle machine shows as time waited. A busy machine makes
+    everything slower, so there the measure is `import click`, run in turn: 42 ms when idle."""
     resource = pytest.importorskip("resource")
 
-    def spent() -> float:
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return float(usage.ru_utime + usage.ru_stime)
+    def cost(*arguments: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return float(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
 
-    def cost(command: list[str]) -> float:
-        start = spent()
-        subprocess.run(command, capture_output=True, check=True)
-        return spent() - start
-
-    best = min(cost([sys.executable, "-m", "omnipersona_cli", "--help"]) for _ in range(8))
-    assert best < 0.150
+    runs = [(cost("-m", "omnipersona_cli", "--help"), cost("-c", "import click")) for _ in range(8)]
+    ours, empty = map(min, zip(*runs, strict=True))
+    assert ours < max(0.150, 3.5 * empty), f"{ours:.3f} s; `import click` {empty:.3f} s"
