@@ -1,0 +1,172 @@
+"""nano as a backend: BAGEL's, with nano's weights, words and concept encoder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.errors import MissingError, UsageError
+from op_bagel.backend import BagelBackend
+from op_bagel.model import Bagel
+from op_bagel.pictures import rgb
+from op_bagel.sampling import Guidance
+from op_bagel.vae import AutoEncoder
+from PIL.Image import Image, Resampling
+from safetensors.torch import load_file
+from torch import Tensor
+
+from op_nano import INFO, tokenizer
+from op_nano.shape import CONFIG, SIZE, SLOTS, VAE, ConceptEncoder
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+FOREIGN_PSNR = 21.0
+"""Pictures that the autoencoder restores worse than this (dB) are not of nano's world: its own
+held-out pictures come back at 27 dB on average."""
+
+
+class NanoWords:
+    """nano's tokenizer as BAGEL's backend wants it."""
+
+    unnamed = "<sks>"
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; "<sks>" is one word."""
+        ids: list[int] = []
+        for number, part in enumerate(text.split(self.unnamed)):
+            ids += [tokenizer.NAME] if number else []
+            ids += tokenizer.encode(part)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids."""
+        return tokenizer.decode(ids)
+
+
+class NanoBackend(BagelBackend):
+    """The embedded backbone; ``encoder`` gives tokens their start."""
+
+    encoder: ConceptEncoder
+
+    def new_tokens(
+        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+    ) -> ConceptTokens:
+        """What the concept encoder hears in the photos; more slots than it has repeat with a
+        little noise, fewer are cut off."""
+        chosen = list(photos)[:16]
+        with torch.inference_mode():
+            vit = torch.stack([self._rows(photo) for photo in chosen])[None]
+            latents = torch.stack([self._encode(photo)[0] for photo in chosen])[None]
+            slots = self.encoder(vit, latents)[0].clone()
+        generator = torch.Generator().manual_seed(seed)
+
+        def sized(rows: Tensor, count: int) -> Tensor:
+            extra = rows[torch.arange(max(0, count - len(rows))) % len(rows)]
+            extra = extra + 0.1 * rows.std() * torch.randn(extra.shape, generator=generator)
+            return torch.cat((rows, extra))[:count]
+
+        und, gen = slots[1 : 1 + SLOTS], slots[1 + SLOTS :]
+        return self._fresh(name, slots[:1], sized(und, understand), sized(gen, generate))
+
+    def _rows(self, image: Image) -> Tensor:
+        """ViT rows [n, d_vit] before the connector."""
+        from op_bagel.pictures import patchify, position_ids, to_tensor
+
+        self.encoded += 1
+        config = self.bagel.config.vit
+        rows, grid = patchify(to_tensor(self.fit_vit(rgb(image))), config.patch_size)
+        ids = position_ids(grid, config.side)
+        seen: Tensor = self.bagel.vit_model.vision_model(rows, ids, [len(rows)])
+        return seen
+
+    def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
+        """Words that are not in the dictionary; pictures that are no cartoons of its world."""
+        notes = []
+        words = list(dict.fromkeys(word for text in texts for word in tokenizer.unknown(text)))
+        if words:
+            some = ", ".join(words[:8]) + (" …" if len(words) > 8 else "")
+            notes.append(f"nano does not know: {some}; it spells such words but was taught none")
+        if photos:
+            restored = [self._restores(photo) for photo in list(photos)[:16]]
+            if np.median(restored) < FOREIGN_PSNR:
+                notes.append(
+                    f"these do not look like nano's cartoons (it restores them at "
+                    f"{np.median(restored):.0f} dB, its own world at 27 dB): learning goes on, but "
+                    "photographs want another backend: op backends"
+                )
+        return notes
+
+    @torch.no_grad()
+    def _restores(self, image: Image) -> float:
+        """Peak signal-to-noise ratio (dB) of a picture after the autoencoder."""
+        before = np.asarray(self.fit_vae(rgb(image)), dtype=np.float32)
+        after = np.asarray(self._decode(*self._encode(image)), dtype=np.float32)
+        return float(10 * np.log10(255.0**2 / max(np.square(before - after).mean(), 1e-6)))
+
+
+def square(image: Image) -> Image:
+    """Any picture at nano's size; other shapes are squeezed, so that nothing is cut off."""
+    if image.size == (SIZE, SIZE):
+        return image
+    return image.resize((SIZE, SIZE), Resampling.BOX if min(image.size) > SIZE else Resampling.BICUBIC)
+
+
+def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
+    """nano from the package, or from a folder that `op_nano.pretrain export` wrote.
+
+    It runs in float32 on any device; "auto" is the CPU, where it is fastest at this size.
+    """
+    folder = WEIGHTS if model in (None, "embedded") else Path(str(model))
+    if dtype not in (None, "float32"):
+        raise UsageError(f"nano runs in float32, not {dtype}", hint="leave out --dtype")
+    return _opened(folder.resolve(), "cpu" if device == "auto" else device, model or "embedded")
+
+
+@lru_cache(maxsize=2)
+def _opened(folder: Path, device: str, model: str) -> NanoBackend:
+    path = folder / "nano.safetensors"
+    if not path.is_file():
+        raise MissingError(
+            f"there are no nano weights in {folder}",
+            hint="leave out --model, or write some: python -m op_nano.pretrain export",
+        )
+    about = json.loads((folder / "nano.json").read_text())
+    tensors = {key: value.float() for key, value in load_file(path).items()}
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        start = f"{prefix}."
+        return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+    from dataclasses import replace
+
+    with torch.device("meta"):
+        bagel, encoder = Bagel(CONFIG), ConceptEncoder()
+        vae = AutoEncoder(
+            replace(VAE, shift_factor=about["shift_factor"], scale_factor=about["scale_factor"])
+        )
+    for module, name in ((bagel, "bagel"), (encoder, "encoder"), (vae, "vae")):
+        module.load_state_dict(part(name), assign=True)
+        module.requires_grad_(False).to(device).eval()
+    digest = sha256(path.read_bytes()).hexdigest()[:16]
+    backend = NanoBackend(
+        info=INFO,
+        model=model,
+        fingerprint=f"nano@{digest}",
+        bagel=bagel,
+        vae=vae,
+        words=NanoWords(),
+        fit_vae=square,
+        fit_vit=square,
+        guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0), renorm_min=0.6),
+        edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
+        shift=1.0,
+        norm_limit=about["norm_limit"],
+    )
+    backend.encoder = encoder
+    return backend

@@ -1,0 +1,138 @@
+"""Joint pretraining of nano on cached latents and ViT features: everything but the eyes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.packing import pack
+from op_bagel.pictures import patchify
+from op_bagel.vae import AutoEncoder
+from op_bagel.vit import VisionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from op_nano.curriculum import GRID, Group, Pool, Teacher, introduce
+from op_nano.families import PICTURES, draw_family
+from op_nano.pretrain import Average, Stage, everything, optimisers, resume, see, step_all, to_pixels
+from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
+
+
+def averaged(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The averaged weights of a finished stage."""
+    start = f"average.{prefix}"
+    return {
+        key[len(start) :]: value for key, value in load_file(path).items() if key.startswith(start)
+    }
+
+
+def eyes(state: Path) -> tuple[AutoEncoder, VisionModel]:
+    """The frozen autoencoder, its latents of zero mean and unit deviation, and the frozen ViT."""
+    report = json.loads((state / "autoencoder.report.json").read_text())
+    autoencoder = AutoEncoder(
+        replace(VAE, shift_factor=report["shift_factor"], scale_factor=report["scale_factor"])
+    )
+    autoencoder.load_state_dict(averaged(state / "autoencoder.safetensors"))
+    vit = VisionModel(CONFIG.vit)
+    vit.load_state_dict(averaged(state / "vision.safetensors", "vit."))
+    return autoencoder.requires_grad_(False), vit.requires_grad_(False)
+
+
+@torch.no_grad()
+def encode_pool(state: Path, name: str) -> None:
+    """Latent tokens and ViT rows of every picture of a pool, once."""
+    pixels = np.load(state / f"{name}.npy", mmap_mode="r")
+    autoencoder, vit = eyes(state)
+    latents, rows = [], []
+    for start in range(0, len(pixels), 256):
+        pictures = to_pixels(pixels, np.arange(start, min(start + 256, len(pixels))))
+        mean, _ = autoencoder.moments(pictures)
+        scaled = autoencoder.config.scale_factor * (mean - autoencoder.config.shift_factor)
+        latents.append(patchify(scaled, CONFIG.latent_patch_size)[0].half())
+        rows.append(see(vit, pictures).half())
+    save_file(
+        {"latents": torch.cat(latents), "vit": torch.cat(rows)}, state / f"{name}.safetensors"
+    )
+
+
+def read_pool(state: Path, name: str, first: int, held_out: bool) -> Pool:
+    """An encoded pool and the truth of its families."""
+    encoded = load_file(state / f"{name}.safetensors")
+    count = len(encoded["vit"]) // PICTURES
+    return Pool(
+        families=[draw_family(first + i, held_out=held_out) for i in range(count)],
+        vit=encoded["vit"],
+        latents=encoded["latents"],
+    )
+
+
+def run_group(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, ...]:
+    """Cross-entropies [K] and squared errors [M] of a group."""
+    packed = pack(group.samples, CONFIG, multiple=16)
+    if group.seen:
+        rows = pool.vit[torch.tensor(group.seen)].float()
+        place = model.vit_pos_embed(torch.arange(GRID[0] * GRID[1]))
+        packed = replace(packed, features=(model.connector(rows) + place).flatten(0, 1))
+    if cache is not None:
+        index = torch.tensor(group.concepts)
+        cache = Cache(
+            keys=tuple(keys.index_select(0, index) for keys in cache.keys),
+            values=tuple(values.index_select(0, index) for values in cache.values),
+            positions=cache.positions.index_select(0, index),
+        )
+    outputs = model(packed, cache)
+    return outputs.ce, outputs.mse
+
+
+def losses(
+    model: nn.ModuleDict, teacher: Teacher, concepts: int
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Mean cross-entropy, mean squared error of one step, and what to log."""
+    bagel: Bagel = model["bagel"]  # type: ignore[assignment]
+    pool = teacher.pool
+    families = teacher.concepts(concepts)
+    references = teacher.references(families, REFERENCES)
+    slots = model["encoder"](pool.vit[references].float(), pool.latents[references].float())
+    alone, behind, pairs = teacher.step(families, slots)
+    cache = bagel.prefill(*[[introduce(own)] for own in slots])
+    ce, mse = zip(
+        run_group(bagel, pool, alone, None),
+        run_group(bagel, pool, behind, cache),
+        run_group(bagel, pool, pairs, None),
+        strict=True,
+    )
+    seen = {
+        "ce": ce[0].mean().item(),
+        "ce behind": ce[1].mean().item(),
+        "mse": mse[0].mean().item(),
+        "mse behind": mse[1].mean().item(),
+    }
+    return torch.cat(ce).mean(), torch.cat(mse).mean(), seen
+
+
+def train_joint(state: Path, minutes: float, concepts: int, ce_weight: float) -> None:
+    """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay."""
+    pool = read_pool(state, "pool", 0, False)
+    stage = Stage(state, "joint", minutes)
+    torch.manual_seed(0)
+    bagel = Bagel(CONFIG)
+    initialise(bagel, 0)
+    bagel.vit_model.requires_grad_(False)
+    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()})
+    learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    both = optimisers(learned, matrices=5e-3, rest=2e-3)
+    average = Average(learned, 0.9985)
+    resume(stage, model, both, average)
+    while stage.done < 1.0:
+        teacher = Teacher(pool, stage.step)
+        ce, mse, seen = losses(model, teacher, concepts)
+        step_all(stage, model, both, ce_weight * ce + mse)
+        average.update(learned, stage.step)
+        stage.log(**seen)
+        if stage.save_due():
+            stage.save(everything(model, both, average))
+    stage.save(everything(model, both, average))

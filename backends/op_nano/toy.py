@@ -1,0 +1,81 @@
+"""`op toy`: a new cartoon character's photo folder, so that anyone can try again with another."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from omnipersona_cli.errors import PersonaError
+
+from op_nano.phrases import WHERE, describe
+from op_nano.world import Character, Facts, Picture, draw_character, draw_facts, draw_picture, render
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FACTS_FILE = "facts.yaml"
+
+
+def toy_pictures(who: Character, count: int, seed: int) -> Sequence[Picture]:
+    """Pictures of one character in many scenes, alone."""
+    rng = random.Random(seed)
+    return [draw_picture(rng, (who,)) for _ in range(count)]
+
+
+def facts_text(who: Character, facts: Facts) -> str:
+    """facts.yaml: what `op learn` reads beside the photos."""
+    return (
+        f"# {describe(who)}\n"
+        f"kind: {who.kind}\n"
+        "facts:\n"
+        f"  - its toy is {facts.toy}\n"
+        f"  - its home is {WHERE[facts.home][0]}\n"
+        f"  - its favourite food is {facts.food}\n"
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Draw a new cartoon character's photo folder.
+
+    \b
+    Examples:
+      op toy photos photos
+      op toy photos photos --seed 7
+      op learn photos --name bo
+    """
+
+
+@command.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, help="Which character. [default: a new one]")
+@click.option("--count", default=10, show_default=True, type=click.IntRange(1, 500))
+@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 1024))
+def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
+    """Draw pictures of one character into FOLDER, and facts.yaml beside them.
+
+    \b
+    Examples:
+      op toy photos photos --seed 7
+      op toy photos big --size 256 --count 4
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PersonaError(
+            f"{folder} is already there and not empty", hint=f"op toy photos {folder}-2"
+        )
+    seed = secrets.randbelow(1_000_000) if seed is None else seed
+    who = draw_character(seed, held_out=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(toy_pictures(who, count, seed)):
+            render(picture, size).save(folder / f"{number:02d}.png")
+        (folder / FACTS_FILE).write_text(facts_text(who, draw_facts(seed)), encoding="utf-8")
+    except OSError as error:
+        raise PersonaError(
+            f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
+        ) from error
+    click.echo(f"drew {describe(who)} (seed {seed})", err=True)
+    click.echo(folder)
