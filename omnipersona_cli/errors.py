@@ -1,0 +1,66 @@
+"""What can go wrong, and what a person can do about it.
+
+    PersonaError            exit 1   failed for a stated reason
+    ├── PhotoError          exit 1   a photo, or a folder of photos, cannot be used
+    ├── PackError           exit 1   an .opconcept file is broken, hostile or too new
+    ├── SlotError           exit 1   a concept was learned on another backbone
+    ├── TaskError           exit 1   the backend cannot do this task, size or option
+    ├── ResourceError       exit 1   memory or disk ran out, a folder is not writable
+    ├── UsageError          exit 2   the words of the command do not fit together
+    └── MissingError        exit 3   something named is not here: concept, backend, weights, package
+
+Every error says what happened in the user's words (``str(error)``, one line) and carries a
+``hint``: what to do next, with a command. Bugs are not PersonaErrors and keep their traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PersonaError(Exception):
+    """An expected failure: ``message`` is what happened, ``hint`` a command that helps."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class PhotoError(PersonaError):
+    """A photo, or a folder of photos, cannot be used."""
+
+
+class PackError(PersonaError):
+    """An .opconcept file is broken, hostile or of a newer format."""
+
+
+class SlotError(PersonaError):
+    """A concept has no slot for the backbone at hand, or was learned on another one."""
+
+
+class TaskError(PersonaError):
+    """The backend does not do this task, size or option."""
+
+
+class ResourceError(PersonaError):
+    """Memory or disk ran out, or a place cannot be written."""
+
+
+class UsageError(PersonaError):
+    """The words of the command do not fit together."""
+
+    exit_code = 2
+
+
+class MissingError(PersonaError):
+    """Something that was named is not here: a concept, a backend, weights, a package."""
+
+    exit_code = 3
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that looks most like ``word``, or an empty string."""
+    return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")

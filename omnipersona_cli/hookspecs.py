@@ -1,0 +1,102 @@
+"""The hooks through which everything outside the core is found, and the values they return.
+
+"Describe, then name what to import" is the one pattern: a hook returns frozen dataclasses that
+name a ``"module:attribute"``; nothing heavy is imported to answer a hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import pluggy
+
+from omnipersona_cli.backend import BackendInfo
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+hookspec = pluggy.HookspecMarker("omnipersona")
+hookimpl = pluggy.HookimplMarker("omnipersona")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandInfo:
+    """An extra command, listed without import. ``command`` is ``"module:click_command"``."""
+
+    name: str
+    summary: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeInfo:
+    """A judge for `op bench`. ``judge`` is ``"module:callable"``."""
+
+    name: str
+    summary: str
+    judge: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Where the subject is: ``box`` as (left, top, right, bottom) in pixels, and where the finder
+    knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
+
+    box: tuple[int, int, int, int]
+    mask: Image | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One beat of long work. ``phase`` is a word a person reads ("loading", "encoding",
+    "learning", "checking", "painting"); ``total`` 0 means unknown; ``metrics`` are shown as they are."""
+
+    phase: str
+    step: int = 0
+    total: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    images: tuple[Image, ...] = ()
+
+
+Look = Literal["any", "alike"]
+
+
+@hookspec
+def op_backends() -> Sequence[BackendInfo]:
+    """The backends this plugin brings."""
+    return ()
+
+
+@hookspec
+def op_commands() -> Sequence[CommandInfo]:
+    """Extra commands for `op`."""
+    return ()
+
+
+@hookspec
+def op_judges() -> Sequence[JudgeInfo]:
+    """Judges for `op bench`."""
+    return ()
+
+
+@hookspec(firstresult=True)
+def op_find_subject(photo: Image, kind: str) -> Subject | None:
+    """Where the subject of the photo is; None lets the next finder try."""
+
+
+@hookspec
+def op_negatives(
+    kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
+) -> Sequence[Image]:
+    """Up to ``count`` pictures that are not the concept. ``photos`` are the concept's own, so that
+    a backend that can may answer with look-alikes that differ in one thing; ``backend`` is the
+    name of the backend that will learn, so that plugins answer only with pictures of its kind."""
+    return ()
+
+
+@hookspec
+def op_progress(event: Progress) -> None:
+    """Told of every beat of long work: for trackers and pages."""
