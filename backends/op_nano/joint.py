@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from op_nano.curriculum import GRID, Group, Pool, Teacher, introduce
 from op_nano.families import PICTURES, draw_family
-from op_nano.pretrain import Average, Stage, everything, optimisers, resume, see, step_all, to_pixels
+from op_nano.pretrain import (
+    HELD_OUT_FIRST,
+    Average,
+    Stage,
+    everything,
+    optimisers,
+    resume,
+    see,
+    step_all,
+    to_pixels,
+)
 from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
 
 
@@ -136,3 +146,48 @@ def train_joint(state: Path, minutes: float, concepts: int, ce_weight: float) ->
         if stage.save_due():
             stage.save(everything(model, both, average))
     stage.save(everything(model, both, average))
+
+
+@torch.no_grad()
+def export_weights(state: Path, to: Path) -> None:
+    """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`; the
+    judge's, where it has been trained, as `judge.safetensors`."""
+    autoencoder, vit = eyes(state)
+    bagel = Bagel(CONFIG)
+    initialise(bagel, 0)
+    encoder = ConceptEncoder()
+    path = state / "joint.safetensors"
+    bagel.load_state_dict(bagel.state_dict() | averaged(path, "bagel."))
+    bagel.vit_model.load_state_dict(vit.state_dict())
+    encoder.load_state_dict(averaged(path, "encoder."))
+    parts = (("bagel", bagel), ("encoder", encoder), ("vae", autoencoder))
+    tensors = {
+        f"{name}.{key}": value.to(torch.bfloat16).contiguous()
+        for name, module in parts
+        for key, value in module.state_dict().items()
+    }
+    pool = read_pool(state, "test", HELD_OUT_FIRST, True)
+    rows = torch.arange(len(pool.families))[:, None] * PICTURES + torch.arange(REFERENCES)
+    slots = encoder(pool.vit[rows].float(), pool.latents[rows].float())
+    about = {
+        "shift_factor": autoencoder.config.shift_factor,
+        "scale_factor": autoencoder.config.scale_factor,
+        "norm_limit": round(2.0 * slots.norm(dim=-1).max().item(), 3),
+        "minutes": {
+            name: round(json.loads((state / f"{name}.json").read_text())["seconds"] / 60, 1)
+            for name in ("autoencoder", "vision", "joint")
+        },
+        "steps": {
+            name: json.loads((state / f"{name}.json").read_text())["step"]
+            for name in ("autoencoder", "vision", "joint")
+        },
+    }
+    to.mkdir(exist_ok=True)
+    save_file(tensors, to / "nano.safetensors")
+    (to / "nano.json").write_text(json.dumps(about, indent=1) + "\n")
+    if (state / "judge.safetensors").exists():
+        judge = averaged(state / "judge.safetensors")
+        save_file(
+            {key: value.to(torch.bfloat16) for key, value in judge.items()},
+            to / "judge.safetensors",
+        )

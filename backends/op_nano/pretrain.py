@@ -5,7 +5,8 @@
     python -m op_nano.pretrain vision       the ViT, on attributes
     python -m op_nano.pretrain encode       latents and ViT features of the pool, once
     python -m op_nano.pretrain joint        everything else, on cached latents and features
-    python -m op_nano.pretrain export       bf16 weights, tokenizer and configuration
+    python -m op_nano.pretrain judge        the network that measures, apart from all others
+    python -m op_nano.pretrain export       bf16 weights into the package
 
 Every stage keeps its state in ``--state`` (default `.training/`), resumes where it stopped, ends
 after ``--minutes`` of wall-clock, and logs to `<state>/<stage>.jsonl`. One thing at a time: two
@@ -45,7 +46,7 @@ from op_nano.world import (
     layout,
 )
 
-FAMILIES, HELD_OUT_FIRST = 6000, 10_000_000
+FAMILIES, HELD_OUT_FIRST, JUDGE_FIRST = 6000, 10_000_000, 5_000_000
 
 
 # -- the clock, the log and the state of a stage ---------------------------------------------------
@@ -367,14 +368,25 @@ def see(model: VisionModel, pictures: Tensor) -> Tensor:
     return seen.unflatten(0, (len(rows), side * side))
 
 
-def train_vision(state: Path, minutes: float, batch: int) -> None:
-    """The ViT alone, on what is in a picture; the heads are thrown away afterwards."""
-    pool = np.load(state / "pool.npy", mmap_mode="r")
+def blurred(pictures: Tensor) -> Tensor:
+    """Half of the pictures a little soft and noisy, as painted ones are."""
+    small = F.interpolate(pictures, scale_factor=0.6, mode="bilinear", antialias=True)
+    soft = F.interpolate(small, size=pictures.shape[-2:], mode="bicubic")
+    soft = soft + 0.04 * torch.randn_like(soft)
+    return torch.where(torch.rand(len(pictures), 1, 1, 1) < 0.5, soft, pictures)
+
+
+def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision") -> None:
+    """A ViT alone, on what is in a picture. As "vision" it becomes nano's eye, and the heads are
+    thrown away; as "judge", from other pictures and another start, it measures and is used for
+    nothing else."""
+    judge = name == "judge"
+    pool = np.load(state / ("judge.npy" if judge else "pool.npy"), mmap_mode="r")
     test = np.load(state / "test.npy", mmap_mode="r")
-    labels = truths(len(pool) // PICTURES, 0, False)
+    labels = truths(len(pool) // PICTURES, JUDGE_FIRST if judge else 0, False)
     test_labels = truths(len(test) // PICTURES, HELD_OUT_FIRST, True)
-    stage = Stage(state, "vision", minutes)
-    torch.manual_seed(stage.step)
+    stage = Stage(state, name, minutes)
+    torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)
     model = torch.nn.ModuleDict(
         {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
@@ -385,6 +397,8 @@ def train_vision(state: Path, minutes: float, batch: int) -> None:
     while stage.done < 1.0:
         rows = np.sort(rng.integers(len(pool), size=batch))
         pictures = to_pixels(pool, rows)
+        if judge:
+            pictures = blurred(pictures)
         answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
         wanted = labels[rows]
         losses = [
@@ -407,7 +421,7 @@ def train_vision(state: Path, minutes: float, batch: int) -> None:
         asked = test_labels[:, i] >= 0
         right = answers[i].argmax(1)[asked] == test_labels[asked, i]
         report[name] = round(right.float().mean().item(), 3)
-    (state / "vision.report.json").write_text(json.dumps(report))
+    (state / f"{name}.report.json").write_text(json.dumps(report))
     print(json.dumps(report))
 
 
@@ -459,6 +473,18 @@ def vision(state: Path, minutes: float, batch: int) -> None:
 
 
 @main.command()
+@click.option("--minutes", default=8.0)
+@click.option("--batch", default=64)
+@click.option("--jobs", default=os.cpu_count() or 1)
+@click.pass_obj
+def judge(state: Path, minutes: float, batch: int, jobs: int) -> None:
+    """Train the judge, apart from nano, on pictures of its own."""
+    for _ in draw_pool(state / "judge.npy", FAMILIES // 2, first=JUDGE_FIRST, jobs=jobs):
+        pass
+    train_vision(state, minutes, batch, name="judge")
+
+
+@main.command()
 @click.pass_obj
 def encode(state: Path) -> None:
     """Encode the pools with the finished autoencoder and ViT."""
@@ -478,6 +504,16 @@ def joint(state: Path, minutes: float, concepts: int, ce_weight: float) -> None:
     from op_nano.joint import train_joint
 
     train_joint(state, minutes, concepts, ce_weight)
+
+
+@main.command()
+@click.option("--to", type=click.Path(path_type=Path), default=Path(__file__).parent / "weights")
+@click.pass_obj
+def export(state: Path, to: Path) -> None:
+    """Write the averaged weights, in bf16, as the package ships them."""
+    from op_nano.joint import export_weights
+
+    export_weights(state, to)
 
 
 if __name__ == "__main__":

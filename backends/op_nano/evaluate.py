@@ -1,0 +1,201 @@
+"""What nano can do before any concept is learned, on held-out identities.
+
+    python -m op_nano.evaluate --count 500 -o backends/op_nano/weights/CARD.md
+
+Every picture and word is drawn from seeds that no training run saw; a judge trained apart says
+what was painted. The result is printed, and written as the model card where ``-o`` is given.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from omnipersona_cli.backend import Backend, Prompt, Turn
+from PIL.Image import Image
+
+from op_nano import phrases
+from op_nano.backend import WEIGHTS, open_backend
+from op_nano.families import CHANGED, EMPTY, MOVED, POSED, REPLACED, Family, draw_family
+from op_nano.judge import judge
+from op_nano.world import Picture, render, subject_mask
+
+FIRST = 20_000_000
+LOOKS = ("kind", "colour", "pattern", "second", "accessory", "accessory colour")
+AROUND = ("scene", "thing", "thing colour")
+EDITS = ("add", "remove", "replace", "change", "move")
+
+
+def families(count: int) -> Iterator[Family]:
+    """Held-out families that nothing else uses."""
+    return (draw_family(FIRST + index, held_out=True) for index in range(count))
+
+
+def asked(text: str) -> Prompt:
+    """A prompt without concepts."""
+    return Prompt(turns=(Turn(text=text),))
+
+
+def judge_accuracy(count: int) -> dict[str, float]:
+    """The judge on drawn pictures: per attribute, and over all of them."""
+    pictures = [family.pictures[0] for family in families(count)]
+    verdicts = judge([render(picture) for picture in pictures])
+    return shares(
+        [
+            verdict.matches(picture, (*LOOKS, *AROUND))
+            for verdict, picture in zip(verdicts, pictures, strict=True)
+        ]
+    )
+
+
+def shares(matches: Sequence[dict[str, bool]]) -> dict[str, float]:
+    """Per attribute the share that is right, and "all" over every attribute asked."""
+    found: dict[str, list[bool]] = defaultdict(list)
+    for match in matches:
+        for name, right in match.items():
+            found[name].append(right)
+            found["all"].append(right)
+    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
+
+
+def text_to_image(backend: Backend, count: int) -> dict[str, float]:
+    """Full descriptions painted, every stated attribute judged."""
+    matches = []
+    for family in families(count):
+        picture = family.pictures[0]
+        rng = random.Random(family.seed)
+        text = phrases.caption(picture, [phrases.describe(picture.characters[0])], rng)
+        image = next(
+            iter(
+                backend.gen(
+                    asked(text), size=None, steps=None, guidance=None, seeds=[family.seed]
+                )
+            )
+        )
+        matches.append(judge([image])[0].matches(picture, (*LOOKS, *AROUND)))
+    return shares(matches)
+
+
+def questions(backend: Backend, count: int) -> dict[str, float]:
+    """Exact match of answers about pictures, over all and for yes/no questions alone."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for family in families(count):
+        rng = random.Random(family.seed)
+        picture = family.pictures[rng.randrange(4)]
+        exchange = phrases.picture_question(picture, rng)
+        said = "".join(
+            backend.say(asked(exchange.question), image=render(picture), max_tokens=40)
+        ).strip()
+        kind = "yes/no" if exchange.answer in ("yes", "no") else "open"
+        right[kind].append(said == exchange.answer)
+        right["all"].append(said == exchange.answer)
+    return {name: round(float(np.mean(values)), 3) for name, values in right.items()}
+
+
+def edits(backend: Backend, count: int) -> dict[str, dict[str, float]]:
+    """Success by task (every attribute that the instruction is about), and SSIM of what the
+    instruction is not about."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for index, family in enumerate(families(count)):
+        what = EDITS[index % len(EDITS)]
+        rng = random.Random(family.seed)
+        source, target, text, names = instruction(family, what, rng)
+        before = render(source)
+        image = next(
+            iter(
+                backend.edit(
+                    before, asked(text), mask=None, steps=None, guidance=None, seeds=[family.seed]
+                )
+            )
+        )
+        verdict = judge([image])[0].matches(target, names)
+        found[what]["success"].append(float(all(verdict.values())))
+        found[what]["attributes"].append(float(np.mean(list(verdict.values()))))
+        if what != "move":
+            outside = ~touched(source, target)
+            found[what]["background ssim"].append(ssim(before, image, outside))
+    return {
+        what: {name: round(float(np.mean(values)), 3) for name, values in rows.items()}
+        for what, rows in found.items()
+    }
+
+
+def instruction(
+    family: Family, what: str, rng: random.Random
+) -> tuple[Picture, Picture, str, tuple[str, ...]]:
+    """Source, target, words, and the attributes that decide."""
+    pictures, who = family.pictures, family.character
+    if what == "add":
+        text = phrases.add_instruction(phrases.describe(who), rng)
+        return pictures[EMPTY], pictures[POSED], text, ("characters", *LOOKS)
+    if what == "remove":
+        text = phrases.remove_instruction(f"the {who.kind}", rng)
+        return pictures[POSED], pictures[EMPTY], text, ("characters",)
+    if what == "replace":
+        other = pictures[REPLACED].characters[0]
+        text = phrases.replace_instruction(f"the {who.kind}", phrases.describe(other), rng)
+        return pictures[POSED], pictures[REPLACED], text, ("characters", *LOOKS)
+    if what == "change":
+        changed = pictures[CHANGED].characters[0]
+        text = phrases.change_instruction(who, changed, "it", rng)
+        return pictures[POSED], pictures[CHANGED], text, ("characters", *LOOKS)
+    text = phrases.move_instruction(pictures[MOVED].scene, "it", rng)
+    return pictures[POSED], pictures[MOVED], text, ("characters", "scene", *LOOKS)
+
+
+def touched(source: Picture, target: Picture) -> np.ndarray:
+    """[H, W] bool: where a character stands before or after, and two pixels around."""
+    from PIL import ImageFilter
+
+    inside = np.zeros((64, 64), dtype=bool)
+    for picture in (source, target):
+        for which in range(len(picture.characters)):
+            mask = subject_mask(picture, which).filter(ImageFilter.MaxFilter(5))
+            inside |= np.asarray(mask) > 127
+    return inside
+
+
+def ssim(before: Image, after: Image, where: np.ndarray) -> float:
+    """Mean structural similarity over the pixels of ``where``."""
+    from skimage.metrics import structural_similarity
+
+    _, values = structural_similarity(
+        np.asarray(before), np.asarray(after), channel_axis=2, full=True, data_range=255
+    )
+    return float(values.mean(axis=2)[where].mean())
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--count", default=500, show_default=True, help="Items of each kind.")
+@click.option("--model", help="A folder of exported weights. [default: the package's]")
+@click.option("--threads", default=2, show_default=True)
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="Write the figures as JSON.")
+def main(count: int, model: str | None, threads: int, out: Path | None) -> None:
+    """Measure nano and print the figures."""
+    torch.set_num_threads(threads)
+    backend = open_backend(model, "cpu", None)
+    began = time.monotonic()
+    figures = {
+        "items of each kind": count,
+        "judge": judge_accuracy(count),
+        "text to image": text_to_image(backend, count),
+        "questions": questions(backend, count),
+        "edits": edits(backend, count),
+    }
+    figures["seconds"] = round(time.monotonic() - began)
+    text = json.dumps(figures, indent=1)
+    click.echo(text)
+    if out is not None:
+        out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
