@@ -15,6 +15,11 @@ from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
 
 import torch
+from PIL import Image as images
+from PIL import ImageFilter
+from PIL.Image import Image
+from torch import Tensor
+
 from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
@@ -25,12 +30,7 @@ from omnipersona_cli.backend import (
     Turn,
 )
 from omnipersona_cli.errors import MissingError, TaskError
-from PIL import Image as images
-from PIL import ImageFilter
-from PIL.Image import Image
-from torch import Tensor
-
-from op_bagel.model import Bagel, Cache
+from op_bagel.model import Bagel
 from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
@@ -116,7 +116,9 @@ class BagelBackend:
             tokens = torch.cat([self._encode(photo)[0] for photo in photos])
             drawn = self.bagel.vae2llm(tokens.to(self.bagel.dtype))
         und = kmeans(seen.float(), understand, seed)
-        return self._fresh(name, und.mean(0, keepdim=True), und, kmeans(drawn.float(), generate, seed))
+        return self._fresh(
+            name, und.mean(0, keepdim=True), und, kmeans(drawn.float(), generate, seed)
+        )
 
     def _fresh(self, name: str, sks: Tensor, und: Tensor, gen: Tensor) -> ConceptTokens:
         """Trainable float32 copies, inside the ball that packs promise."""

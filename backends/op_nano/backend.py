@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import torch
-from omnipersona_cli.backend import Backend, ConceptTokens
-from omnipersona_cli.errors import MissingError, UsageError
-from op_bagel.backend import BagelBackend
-from op_bagel.model import Bagel
-from op_bagel.pictures import rgb
-from op_bagel.sampling import Guidance
-from op_bagel.vae import AutoEncoder
 from PIL.Image import Image, Resampling
 from safetensors.torch import load_file
 from torch import Tensor
 
+from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.errors import MissingError, UsageError
+from op_bagel.backend import BagelBackend
+from op_bagel.model import Bagel
+from op_bagel.pictures import patchify, position_ids, rgb, to_tensor
+from op_bagel.sampling import Guidance
+from op_bagel.vae import AutoEncoder
 from op_nano import INFO, tokenizer
 from op_nano.shape import CONFIG, SIZE, SLOTS, VAE, ConceptEncoder
 
@@ -76,8 +78,6 @@ class NanoBackend(BagelBackend):
 
     def _rows(self, image: Image) -> Tensor:
         """ViT rows [n, d_vit] before the connector."""
-        from op_bagel.pictures import patchify, position_ids, to_tensor
-
         self.encoded += 1
         config = self.bagel.config.vit
         rows, grid = patchify(to_tensor(self.fit_vit(rgb(image))), config.patch_size)
@@ -88,7 +88,8 @@ class NanoBackend(BagelBackend):
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Words that are not in the dictionary; pictures that are no cartoons of its world."""
         notes = []
-        words = list(dict.fromkeys(word for text in texts for word in tokenizer.unknown(text)))
+        plain = (re.sub(r"<[\w-]+>", " ", text) for text in texts)
+        words = list(dict.fromkeys(word for text in plain for word in tokenizer.unknown(text)))
         if words:
             some = ", ".join(words[:8]) + (" …" if len(words) > 8 else "")
             notes.append(f"nano does not know: {some}; it spells such words but was taught none")
@@ -114,7 +115,9 @@ def square(image: Image) -> Image:
     """Any picture at nano's size; other shapes are squeezed, so that nothing is cut off."""
     if image.size == (SIZE, SIZE):
         return image
-    return image.resize((SIZE, SIZE), Resampling.BOX if min(image.size) > SIZE else Resampling.BICUBIC)
+    return image.resize(
+        (SIZE, SIZE), Resampling.BOX if min(image.size) > SIZE else Resampling.BICUBIC
+    )
 
 
 def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
@@ -142,8 +145,6 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
     def part(prefix: str) -> dict[str, Tensor]:
         start = f"{prefix}."
         return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-    from dataclasses import replace
 
     with torch.device("meta"):
         bagel, encoder = Bagel(CONFIG), ConceptEncoder()

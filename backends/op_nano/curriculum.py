@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn
 from torch import Tensor
 
+from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn
 from op_nano import phrases
 from op_nano.families import (
     ALIKE,
@@ -222,9 +222,7 @@ class Teacher:
         text = phrases.caption(shown, [SKS], self.rng)
         return [*self._prompt(text, rows), *self._draw(family, picture)]
 
-    def _is_here(
-        self, family: int, rows: dict[str, Tensor], group: Group
-    ) -> list[Segment]:
+    def _is_here(self, family: int, rows: dict[str, Tensor], group: Group) -> list[Segment]:
         """A picture, and whether the concept is in it; sometimes what is in it first."""
         rng = self.rng
         here = rng.random() < 0.5
@@ -349,4 +347,6 @@ def _reference(member: Family, rng: random.Random) -> tuple[str, str, str]:
 
 
 def _named(request: str, attribute: str) -> str:
-    return request.replace(_WANT, f"at its {attribute}" if attribute == "home" else f"its {attribute}")
+    return request.replace(
+        _WANT, f"at its {attribute}" if attribute == "home" else f"its {attribute}"
+    )

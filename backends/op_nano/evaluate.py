@@ -13,17 +13,16 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from omnipersona_cli.backend import Backend, Prompt, Turn
 from PIL.Image import Image
 
+from omnipersona_cli.backend import Backend, Prompt, Turn
 from op_nano import phrases
-from op_nano.backend import WEIGHTS, open_backend
+from op_nano.backend import open_backend
 from op_nano.families import CHANGED, EMPTY, MOVED, POSED, REPLACED, Family, draw_family
 from op_nano.judge import judge
 from op_nano.world import Picture, render, subject_mask
@@ -75,9 +74,7 @@ def text_to_image(backend: Backend, count: int) -> dict[str, float]:
         text = phrases.caption(picture, [phrases.describe(picture.characters[0])], rng)
         image = next(
             iter(
-                backend.gen(
-                    asked(text), size=None, steps=None, guidance=None, seeds=[family.seed]
-                )
+                backend.gen(asked(text), size=None, steps=None, guidance=None, seeds=[family.seed])
             )
         )
         matches.append(judge([image])[0].matches(picture, (*LOOKS, *AROUND)))

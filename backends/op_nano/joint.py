@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import pack
 from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
 from op_nano.curriculum import GRID, Group, Pool, Teacher, introduce
 from op_nano.families import PICTURES, draw_family
 from op_nano.pretrain import (

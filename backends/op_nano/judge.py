@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from op_bagel.pictures import to_tensor
-from op_bagel.vit import VisionModel
 from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from op_bagel.pictures import to_tensor
+from op_bagel.vit import VisionModel
 from op_nano.backend import WEIGHTS, square
 from op_nano.pretrain import AROUND, ATTRIBUTES, AttributeHeads, see, truth
 from op_nano.shape import CONFIG

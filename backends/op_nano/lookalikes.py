@@ -10,9 +10,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from omnipersona_cli.backend import Prompt, Turn
 from PIL.Image import Image
 
+from omnipersona_cli.backend import Prompt, Turn
 from op_nano.backend import open_backend
 from op_nano.world import (
     ACCESSORIES,

@@ -85,7 +85,9 @@ def mention(who: Character, rng: random.Random) -> str:
     if who.accessory is None:
         return describe(who)
     verb = rng.choice(("wearing", "that wears", "in", "with"))
-    return f"{phrase if draw < 0.9 else describe(who).split(' with ')[0]} {verb} {worn(who.accessory)}"
+    return (
+        f"{phrase if draw < 0.9 else describe(who).split(' with ')[0]} {verb} {worn(who.accessory)}"
+    )
 
 
 def thing_phrase(thing: Thing) -> str:
@@ -184,9 +186,7 @@ def picture_question(picture: Picture, rng: random.Random) -> Exchange:
         Exchange(question=f"is it {WHERE[scene][0]}?", answer=_yes(scene == picture.scene)),
     ]
     if thing is not None:
-        options.append(
-            Exchange(question=f"what colour is the {thing.what}?", answer=thing.colour)
-        )
+        options.append(Exchange(question=f"what colour is the {thing.what}?", answer=thing.colour))
         options.append(Exchange(question="what thing is there?", answer=thing_phrase(thing)))
         if picture.characters:
             options.append(Exchange(question="what is next to it?", answer=thing_phrase(thing)))
@@ -285,7 +285,9 @@ def change_instruction(old: Character, new: Character, it: str, rng: random.Rand
         )) + end  # fmt: skip
     if new.accessory is None:
         what = old.accessory.what if old.accessory else "hat"
-        return rng.choice((f"take off its {what}", f"remove its {what}", f"remove the {what}")) + end
+        return (
+            rng.choice((f"take off its {what}", f"remove its {what}", f"remove the {what}")) + end
+        )
     return rng.choice((
         f"give {it} {worn(new.accessory)}", f"put {worn(new.accessory)} on {it}",
         f"let {it} wear {worn(new.accessory)}", f"dress {it} with {worn(new.accessory)}",

@@ -19,20 +19,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from op_bagel.vae import AutoEncoder
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from op_bagel.pictures import patchify, position_ids
+from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-
 from op_nano.families import PICTURES, draw_family, draw_pool
 from op_nano.shape import CONFIG, SIZE, VAE
 from op_nano.world import (
@@ -189,9 +187,7 @@ class Average:
 Optimisers = dict[str, tuple[torch.optim.Optimizer, float]]
 
 
-def everything(
-    model: torch.nn.Module, both: Optimisers, average: Average
-) -> dict[str, Tensor]:
+def everything(model: torch.nn.Module, both: Optimisers, average: Average) -> dict[str, Tensor]:
     """All that a stage needs to go on: weights, their average, optimiser states."""
     return (
         {f"model.{key}": value for key, value in model.state_dict().items()}
@@ -234,9 +230,7 @@ def to_pixels(pool: np.ndarray, rows: np.ndarray) -> Tensor:
 def restoration_loss(restored: Tensor, pictures: Tensor) -> Tensor:
     """L1 of pixels and of their differences to the right and below."""
     error = restored - pictures
-    return (
-        error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-    )
+    return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
 def train_autoencoder(state: Path, minutes: float, batch: int) -> None:
@@ -445,9 +439,7 @@ def main(context: click.Context, state: Path, threads: int) -> None:
 @click.pass_obj
 def draw(state: Path, families: int, jobs: int) -> None:
     """Draw the pool of families, and a held-out one."""
-    for _ in draw_pool(
-        state / "test.npy", 300, first=HELD_OUT_FIRST, held_out=True, jobs=jobs
-    ):
+    for _ in draw_pool(state / "test.npy", 300, first=HELD_OUT_FIRST, held_out=True, jobs=jobs):
         pass
     for done in draw_pool(state / "pool.npy", families, jobs=jobs):
         if done % 1000 == 0:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
-from op_bagel.vae import VAEConfig
 from torch import Tensor, nn
 
+from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.vae import VAEConfig
 from op_nano.tokenizer import VOCABULARY
 
 SIZE = 64
@@ -43,9 +43,7 @@ CONFIG = BagelConfig(
         patch_size=16,
     ),
     vae=VAE,
-    special_tokens=SpecialTokens(
-        bos_token_id=0, eos_token_id=1, start_of_image=2, end_of_image=3
-    ),
+    special_tokens=SpecialTokens(bos_token_id=0, eos_token_id=1, start_of_image=2, end_of_image=3),
     max_latent_size=SIZE // 16,
     timestep_shift_train=1.0,
 )

@@ -29,7 +29,7 @@ next beside near holding playing plays play eating eat eats sitting standing wal
 add put remove take away delete erase insert place bring replace swap change turn give let dress move now
 describe kind called same other another one two three left right middle big small old new happy sad
 <sks> question answer request fact know about tell say more very some all many each every only also just then
-""".split()  # noqa: SIM905 (a dictionary reads better as lines)
+""".split()
 
 SAME = {
     synonym: word

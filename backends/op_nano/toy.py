@@ -8,10 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from omnipersona_cli.errors import PersonaError
 
+from omnipersona_cli.errors import PersonaError
 from op_nano.phrases import WHERE, describe
-from op_nano.world import Character, Facts, Picture, draw_character, draw_facts, draw_picture, render
+from op_nano.world import (
+    Character,
+    Facts,
+    Picture,
+    draw_character,
+    draw_facts,
+    draw_picture,
+    render,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

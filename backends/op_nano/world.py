@@ -163,7 +163,7 @@ def draw_picture(
     characters: tuple[Character, ...],
     *,
     scene: str | None = None,
-    thing: Thing | None | str = "maybe",
+    thing: Thing | str | None = "maybe",
 ) -> Picture:
     """A random picture of the given characters. ``thing="maybe"`` puts one in half of them."""
     if isinstance(thing, str):
@@ -274,9 +274,7 @@ def layout(picture: Picture) -> list[tuple[Character, float, float, float]]:
             for who, side in zip(picture.characters, (1, -1), strict=True)
         ]
     height = 0.80 * (1 + 0.05 * grow)
-    return [
-        (who, 0.5 + shift + 0.02 * dx, 0.94 + 0.012 * dy, height) for who in picture.characters
-    ]
+    return [(who, 0.5 + shift + 0.02 * dx, 0.94 + 0.012 * dy, height) for who in picture.characters]
 
 
 def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Image:
@@ -320,13 +318,20 @@ def _scene(canvas: Image.Image, picture: Picture) -> None:
     elif picture.scene == "forest":
         for x in (0.06, 0.30, 0.70, 0.94):
             pen.box(flip(x), 0.58, 0.025, 0.14, (112, 78, 50))
-            pen.shape((40, 110, 66), (flip(x) - 0.15, 0.52), (flip(x) + 0.15, 0.52), (flip(x), 0.05))
+            pen.shape(
+                (40, 110, 66), (flip(x) - 0.15, 0.52), (flip(x) + 0.15, 0.52), (flip(x), 0.05)
+            )
     elif picture.scene == "snow":
         pen.shape((172, 192, 220), (flip(0.45), 0.64), (flip(1.05), 0.64), (flip(0.78), 0.18))
         for x, y in ((0.1, 0.15), (0.3, 0.32), (0.5, 0.10), (0.9, 0.08), (0.12, 0.48)):
             pen.disc(flip(x), y, 0.022, 0.022, (255, 255, 255))
     elif picture.scene == "city":
-        for x, top, tone in ((0.08, 0.30, 150), (0.28, 0.14, 128), (0.72, 0.22, 140), (0.93, 0.08, 120)):
+        for x, top, tone in (
+            (0.08, 0.30, 150),
+            (0.28, 0.14, 128),
+            (0.72, 0.22, 140),
+            (0.93, 0.08, 120),
+        ):
             pen.box(flip(x), (top + 0.74) / 2, 0.10, (0.74 - top) / 2, (tone, tone - 6, tone + 16))
             for row in range(3):
                 pen.box(flip(x), top + 0.08 + 0.12 * row, 0.05, 0.025, (252, 232, 150))
@@ -369,8 +374,20 @@ def _thing(pen: _Pen, thing: Thing, x: float, y: float) -> None:
     elif thing.what == "boat":
         pen.line(INK, 0.02, (x, y + 0.02), (x, y - 0.17))
         pen.shape((252, 250, 240), (x + 0.015, y - 0.16), (x + 0.015, y), (x + 0.12, y))
-        pen.shape(INK, (x - 0.16, y + 0.01), (x + 0.16, y + 0.01), (x + 0.09, y + 0.125), (x - 0.09, y + 0.125))
-        pen.shape(fill, (x - 0.138, y + 0.024), (x + 0.138, y + 0.024), (x + 0.08, y + 0.11), (x - 0.08, y + 0.11))
+        pen.shape(
+            INK,
+            (x - 0.16, y + 0.01),
+            (x + 0.16, y + 0.01),
+            (x + 0.09, y + 0.125),
+            (x - 0.09, y + 0.125),
+        )
+        pen.shape(
+            fill,
+            (x - 0.138, y + 0.024),
+            (x + 0.138, y + 0.024),
+            (x + 0.08, y + 0.11),
+            (x - 0.08, y + 0.11),
+        )
     elif thing.what == "star":
         for radius, tone in ((0.17, INK), (0.145, fill)):
             pen.shape(tone, *_star(x, y, radius))
@@ -500,8 +517,18 @@ def _silhouette(
     elif kind == "deer":
         both(hr + 0.015, hy - 0.10, 0.075, 0.042)
         for s in (-1, 1):
-            pen.line(on, 0.040 + 1.6 * g, (hx + s * 0.07, hy - hr * 0.8), (hx + s * 0.13, hy - hr - 0.16 * ear - g))
-            pen.line(on, 0.036 + 1.6 * g, (hx + s * 0.10, hy - hr - 0.06), (hx + s * (0.21 + g), hy - hr - 0.11 * ear))
+            pen.line(
+                on,
+                0.040 + 1.6 * g,
+                (hx + s * 0.07, hy - hr * 0.8),
+                (hx + s * 0.13, hy - hr - 0.16 * ear - g),
+            )
+            pen.line(
+                on,
+                0.036 + 1.6 * g,
+                (hx + s * 0.10, hy - hr - 0.06),
+                (hx + s * (0.21 + g), hy - hr - 0.11 * ear),
+            )
 
 
 def _coat(pen: _Pen, who: Character) -> None:
@@ -533,7 +560,13 @@ def _markings(
     if who.kind == "lion":
         for i in range(12):
             angle = math.pi * i / 6
-            pen.disc(hx + hr * 1.22 * math.sin(angle), hy - hr * 1.18 * math.cos(angle), 0.085, 0.085, dark)
+            pen.disc(
+                hx + hr * 1.22 * math.sin(angle),
+                hy - hr * 1.18 * math.cos(angle),
+                0.085,
+                0.085,
+                dark,
+            )
         pen.disc(hx, hy, hr * 1.02, hr * 0.98, main)
         if who.pattern != "plain":
             pen.disc(hx, hy - hr * 0.55, hr * 0.42, hr * 0.30, _rgb(who.second, who.tint))
@@ -625,5 +658,13 @@ def _worn(pen: _Pen, worn: Accessory, hx: float, hy: float, hr: float) -> None:
         for grow, tone in ((0.014, INK), (0.0, fill)):
             for i in range(5):
                 angle = 2 * math.pi * i / 5
-                pen.disc(x + 0.072 * math.sin(angle), y - 0.072 * math.cos(angle), 0.056 + grow, 0.056 + grow, tone)
-        pen.disc(x, y, 0.045, 0.045, (255, 238, 140) if worn.colour != "yellow" else (255, 255, 255))
+                pen.disc(
+                    x + 0.072 * math.sin(angle),
+                    y - 0.072 * math.cos(angle),
+                    0.056 + grow,
+                    0.056 + grow,
+                    tone,
+                )
+        pen.disc(
+            x, y, 0.045, 0.045, (255, 238, 140) if worn.colour != "yellow" else (255, 255, 255)
+        )
