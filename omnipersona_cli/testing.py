@@ -25,6 +25,7 @@ the engine and of plugins use where the backbone does not matter.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as images
+from PIL import ImageDraw
 from PIL.Image import Image
 from torch import Tensor
 
@@ -53,6 +55,7 @@ from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.engine.optimise import adamw
 from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import TaskError
+from omnipersona_cli.hookspecs import Subject, hookimpl
 
 STEPS = 2
 """Sampling steps that the contract asks for: enough to see that steps are taken."""
@@ -533,6 +536,43 @@ class SketchBackend:
         for tokens in concepts:
             colours = colours + (tokens.gen.mean(0) + 0.1 * tokens.id[0]) * guidance
         return colours
+
+
+def drawing(colour: str, seed: int) -> Image:
+    """A disc of one colour on a background and at a place of the seed's choosing, 64 x 64."""
+    chance = random.Random(seed)
+    ground = (chance.randrange(140, 230), chance.randrange(140, 230), chance.randrange(140, 230))
+    image = images.new("RGB", (64, 64), ground)
+    x, y = chance.randrange(22, 42), chance.randrange(24, 40)
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((x - 18, y - 18, x + 18, y + 18), fill=colour)
+    pen.line((0, seed % 60, 63, 60 - seed % 50), fill="grey", width=2)
+    return image
+
+
+class SketchPlugin:
+    """`SKETCH`, a finder of saturated discs and pictures of discs; register it with pluggy."""
+
+    @hookimpl
+    def op_backends(self) -> Sequence[BackendInfo]:
+        """The sketch backend."""
+        return (SKETCH,)
+
+    @hookimpl(tryfirst=True)
+    def op_find_subject(self, photo: Image, kind: str) -> Subject | None:
+        """Whatever is strong in colour."""
+        saturated = photo.convert("HSV").getchannel("S").point([0] * 150 + [255] * 106)
+        box = saturated.getbbox()
+        return None if box is None else Subject(box=box, mask=saturated)
+
+    @hookimpl
+    def op_negatives(
+        self, kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
+    ) -> Sequence[Image]:
+        """Discs of other colours, for the sketch backend alone."""
+        colours = ("blue", "green", "purple", "orange")
+        few = min(count, 12) if backend == SKETCH.name else 0
+        return [drawing(colours[index % 4], 100 + index) for index in range(few)]
 
 
 @dataclass(frozen=True, kw_only=True)

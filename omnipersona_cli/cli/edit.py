@@ -12,7 +12,7 @@ import click
 from omnipersona_cli.cli import output, pictures
 
 
-class Box(click.ParamType):
+class Box(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
     """``x,y,width,height`` in pixels, as (left, top, right, bottom)."""
 
     name = "box"

@@ -193,7 +193,7 @@ def show_report(learned: Learned, *, in_library: bool) -> None:
         output.note(
             f"recognition {figures.balanced_accuracy:.2f}, AUROC {figures.auroc:.2f} on "
             f"{figures.positives} {where} photos and {figures.negatives} others; "
-            f"threshold {figures.threshold:.2f}; tokens of step {report.best_step} of {report.steps}"
+            f"threshold {figures.threshold:.2f}; best at step {report.best_step} of {report.steps}"
         )
         if not figures.held_out:
             output.warn("no photo was held out, so these figures flatter; give 5 to 10 photos")

@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 METADATA = ("full", "minimal", "none")
 
 
-class Pixels(click.ParamType):
+class Pixels(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
     """``512`` or ``512x768``: width and height in pixels."""
 
     name = "size"
@@ -118,6 +118,7 @@ class Shelf:
     as_json: bool
     explain: bool = False
     kept: list[dict[str, Any]] = field(default_factory=list)
+    used: dict[str, int] = field(default_factory=dict)
 
     def check(self, count: int) -> None:
         """Refuse before painting what could not be kept."""
@@ -163,18 +164,18 @@ class Shelf:
             output.answer_json(self.kept[0] if len(self.kept) == 1 else self.kept)
 
     def _next(self) -> Path:
-        number = getattr(self, "_number", 0) + 1
-        self._number = number
         if self.out and not self._is_folder(self.out):
             path = Path(self.out)
+            number = self.used.get(path.stem, 0) + 1
+            self.used[path.stem] = number
             return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
         folder = Path(self.out) if self.out else Path()
         stem = slug(self.words)
-        free = number
-        while (folder / _numbered(stem, free)).exists() and not self.force:
-            free += 1
-        self._number = free
-        return folder / _numbered(stem, free)
+        number = self.used.get(stem, 0) + 1
+        while not self.force and (folder / _numbered(stem, number)).exists():
+            number += 1
+        self.used[stem] = number
+        return folder / _numbered(stem, number)
 
     @staticmethod
     def _is_folder(target: str) -> bool:

@@ -17,7 +17,8 @@ from omnipersona_cli.engine.ask import Answer, ask
 from omnipersona_cli.engine.calibrate import Calibration
 from omnipersona_cli.engine.edit import edit
 from omnipersona_cli.engine.gen import gen
-from omnipersona_cli.engine.learn import Learned, Plan, Report, learn, plan
+from omnipersona_cli.engine.keep import Report
+from omnipersona_cli.engine.learn import Learned, Plan, learn, plan
 from omnipersona_cli.engine.picture import Picture, read_about, save_png
 from omnipersona_cli.engine.replay import Trace, TraceStep, replay
 from omnipersona_cli.engine.request import Opening, opened_for

@@ -11,18 +11,16 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL.Image import Image
 
-from omnipersona_cli import __version__, registry
+from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prepared, Prompt
-from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import check_name, to_turn
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
@@ -35,13 +33,19 @@ from omnipersona_cli.engine.checkpoint import (
     write_checkpoint,
 )
 from omnipersona_cli.engine.gen import tell
+from omnipersona_cli.engine.keep import (
+    Report,
+    check_kept,
+    check_learned,
+    pack_before,
+    packed,
+)
 from omnipersona_cli.engine.material import Material, gather
 from omnipersona_cli.engine.optimise import (
     HELD_OUT_LESSONS,
     PROBES,
     Check,
     HeldOut,
-    Optimised,
     Settings,
     group_of,
     optimise,
@@ -50,12 +54,10 @@ from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_erro
 from omnipersona_cli.engine.tokens import (
     copy_of,
     from_named_tensors,
-    from_slot,
     named_tensors,
     slot_name,
-    to_slot,
 )
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, TaskError, UsageError
+from omnipersona_cli.errors import PersonaError, ResourceError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Progress
 
 Experts = Literal["none", "lora"]
@@ -67,37 +69,6 @@ CALIBRATION_NEGATIVES = 24
 """The most held-out negatives that are scored for the threshold."""
 
 PREVIEW_PROMPT = "a picture of <{name}>"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """How well it was learned. ``calibration`` is on held-out pictures where it says so;
-    ``checks`` is the held-out curve, ``losses`` are the last step's."""
-
-    calibration: Calibration
-    checks: tuple[Check, ...]
-    losses: Mapping[str, float]
-    best_step: int
-    steps: int
-    photos: int
-    held_out: int
-    negatives: int
-    lessons: Mapping[str, int]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "calibration": self.calibration.to_dict(),
-            "weak": self.calibration.weak,
-            "checks": [vars(check) for check in self.checks],
-            "losses": dict(self.losses),
-            "best_step": self.best_step,
-            "steps": self.steps,
-            "photos": self.photos,
-            "held_out": self.held_out,
-            "negatives": self.negatives,
-            "lessons": dict(self.lessons),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +221,7 @@ def learn(
         seed=seed,
         backend=chosen,
     )
-    before = None if out is not None else _pack_before(library, material, chosen, force)
+    before = None if out is not None else pack_before(library, material, chosen, force)
     if backend is None:
         registry.backend_info(chosen)
         report(Progress(phase=f"loading {chosen}"))
@@ -297,7 +268,7 @@ def learn(
             )
         report(Progress(phase="checking"))
         calibration = _calibrated(backend, optimised.tokens, material)
-        _check_learned(backend, start, optimised.tokens, material)
+        check_learned(backend, start, optimised.tokens, material)
     card = Report(
         calibration=calibration,
         checks=optimised.checks,
@@ -309,7 +280,7 @@ def learn(
         negatives=material.learned_negatives + len(material.negatives),
         lessons=_counts(material.lessons),
     )
-    pack = _packed(backend, optimised, material, settings, card, before)
+    pack = packed(backend, optimised, material, settings, card, before)
     large = bool(optimised.tokens.extra)
     if out is None:
         path = library.save(pack, force=force or before is not None, large=large)
@@ -317,7 +288,7 @@ def learn(
         write_pack(pack, out, overwrite=force, large=large)
         path = out
     pack = read_pack(path, norm_limit={slot_name(backend): backend.norm_limit})
-    _check_kept(pack, backend, optimised.tokens)
+    check_kept(pack, backend, optimised.tokens)
     forget_run(folder)
     return Learned(
         pack=pack,
@@ -381,27 +352,6 @@ def _start(
             hint="leave out --experts lora",
         )
     return copy_of(from_named_tensors(start.name, named_tensors(start) | dict(offered(seed=seed))))
-
-
-def _pack_before(library: Library, material: Material, backend: str, force: bool) -> Pack | None:
-    """The pack to which a slot is added: of the same photos, learned on other backends.
-
-    Raises PersonaError for a concept of that name that would be lost.
-    """
-    try:
-        header = library.header(material.name)
-    except MissingError:
-        return None
-    same = header.provenance.get("digest") == material.photo_digest()
-    learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
-    if same and backend not in learned_on:
-        return library.load(material.name)
-    if force:
-        return None
-    raise PersonaError(
-        f"there is a concept <{material.name}> already",
-        hint="--force replaces it; another --name keeps both",
-    )
 
 
 def _prepared(
@@ -488,109 +438,6 @@ def _calibrated(backend: Backend, tokens: ConceptTokens, material: Material) -> 
         for image in material.negatives[:CALIBRATION_NEGATIVES]
     ]
     return calibrate(positives, negatives, held_out=material.positives_held_out)
-
-
-def _check_learned(
-    backend: Backend, start: ConceptTokens, tokens: ConceptTokens, material: Material
-) -> None:
-    """PersonaError where the tokens make no difference: a pack that does nothing is not written."""
-    if "understand" not in backend.info.tasks:
-        moved = any(
-            not torch.equal(a, b)
-            for a, b in zip(
-                named_tensors(start).values(), named_tensors(tokens).values(), strict=True
-            )
-        )
-    else:
-        turn = to_turn(f"is <{tokens.name}> here?")
-        image = material.positives[0]
-        with_it = backend.score(
-            Prompt(turns=(turn,), concepts=(tokens,)), ("yes", "no"), image=image
-        )
-        without = backend.score(Prompt(turns=(turn,)), ("yes", "no"), image=image)
-        moved = not torch.equal(with_it, without)
-    if not moved:
-        raise PersonaError(
-            f"<{tokens.name}> makes no difference to {backend.info.name}: nothing was learned",
-            hint="learn it with more --steps",
-        )
-
-
-def _packed(
-    backend: Backend,
-    optimised: Optimised,
-    material: Material,
-    settings: Settings,
-    card: Report,
-    before: Pack | None,
-) -> Pack:
-    slot = slot_name(backend)
-    tokens = optimised.tokens
-    about = {
-        "revision": backend.fingerprint.partition("@")[2],
-        "recipe": {
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "lambda_image": settings.lambda_image,
-            "lambda_edit": settings.lambda_edit,
-            "schedule": settings.schedule,
-            "understand_tokens": tokens.und.shape[0],
-            "generate_tokens": tokens.gen.shape[0],
-        },
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "best_step": optimised.best_step,
-        "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
-    }
-    made = to_slot(tokens, backend, about)
-    base = str(made.about["base"])
-    if PurePath(base).is_absolute() or base.startswith((".", "~")):  # a folder of this machine
-        made = replace(made, about={**made.about, "base": PurePath(base).name})
-    figures = {
-        "threshold": card.calibration.threshold,
-        "recognition": card.calibration.balanced_accuracy,
-        "auroc": card.calibration.auroc,
-        "verdict": "weak" if card.calibration.weak else "good",
-        "calibration": card.calibration.to_dict(),
-        "losses": {key: round(value, 6) for key, value in card.losses.items()},
-    }
-    facts: tuple[Fact, ...] = material.facts
-    if before is not None:
-        known = {fact.text for fact in facts}
-        facts = (*facts, *(fact for fact in before.facts if fact.text not in known))
-        return replace(
-            before,
-            facts=facts,
-            slots={**before.slots, slot: made},
-            evals={**before.evals, slot: figures},
-            hash="",
-        )
-    return Pack(
-        name=material.name,
-        class_word=material.class_word,
-        kind=material.kind,
-        facts=facts,
-        slots={slot: made},
-        evals={slot: figures},
-        provenance={
-            "photos": len(material.album.photos),
-            "held_out": len(material.album.held_out),
-            "negatives": card.negatives,
-            "digest": material.photo_digest(),
-        },
-        date=datetime.now(UTC).date().isoformat(),
-    )
-
-
-def _check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
-    """What was read back is what was learned, to the bit."""
-    kept = named_tensors(from_slot(pack, backend))
-    for key, value in named_tensors(tokens).items():
-        if not torch.equal(kept[key], value.cpu()):
-            raise ResourceError(
-                f"the pack of <{pack.name}> was not kept as it was written",
-                hint="is the disk full? `df -h`, then add --resume",
-            )
 
 
 def _key(material: Material, backend: Backend, settings: Settings, start: ConceptTokens) -> str:

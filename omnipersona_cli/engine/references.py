@@ -45,7 +45,7 @@ _POSSESSIVE = re.compile(rf"{_MENTION}(?:'s|\u2019s)\s+{_PHRASE}", re.I)
 _PRONOUN = re.compile(rf"\b(?P<whose>its|his|her|their)\s+{_PHRASE}", re.I)
 _AT_HOME = re.compile(r"\b(?:at|back)\s+(?P<phrase>home)\b", re.I)
 _SMELL = re.compile(
-    r"\b(its|his|her|their|favou?rite|home|own)\b|>(?:'s|\u2019s)\s|\b(?:of|for)\s+<", re.I
+    r"\b(?:favou?rite|beloved|loves?|likes?|owns?|lives?|eats?|wears?|plays? with|sleeps?)\b", re.I
 )
 
 
@@ -115,7 +115,8 @@ def known_facts(facts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Known
 
 
 def smells_of_facts(text: str) -> bool:
-    """True where ``text`` has a word that may refer to something known; saves the model's time."""
+    """True where ``text``, without a reference that the grammar knows, has a word that may still
+    point at something known ("where it lives"): only then is the model worth asking."""
     return bool(_SMELL.search(text))
 
 

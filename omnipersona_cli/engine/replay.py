@@ -41,7 +41,7 @@ INTENT_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("{name} next to {name}'s car in the snow", "what is the car of {name}?"),
     ("add the hat of {name}", "what is the hat of {name}?"),
 )
-"""Requests and what they ask of memory. Six: more examples helped up to there (paper, section 4)."""
+"""Requests and what they ask of memory. Six, as many as helped in the paper (section 4)."""
 
 REWRITING_EXAMPLES: tuple[tuple[str, str, str], ...] = (
     ("{name} with its toy", "the toy of {name} is a kite.", "{name} with a kite"),

@@ -1,0 +1,51 @@
+"""`op ask`, as a person types it."""
+
+import json
+
+import pytest
+
+
+def test_presence_is_yes_or_no(disc, op):
+    assert op("ask", "red.png", "is <bo> here?").stdout == "yes\n"
+    assert op("ask", "blue.png", "is <bo> here?").stdout == "no\n"
+
+
+def test_the_exit_code_tells_yes_from_the_rest(disc, op):
+    assert op("ask", "red.png", "is <bo> here?", "--exit-code").exit_code == 0
+    assert op("ask", "blue.png", "is <bo> here?", "--exit-code").exit_code == 1
+    assert op("ask", "blue.png", "is <bo> here?").exit_code == 0
+
+
+def test_json_has_the_probability_and_stable_keys(disc, op):
+    told = json.loads(op("ask", "red.png", "is it here?", "--concept", "bo", "--json").stdout)
+    assert set(told) == {
+        "question", "answer", "source", "verdict", "probability", "concepts", "facts", "backend",
+    }  # fmt: skip
+    assert told["verdict"] == "yes" and told["probability"] == told["concepts"]["bo"] > 0.5
+
+
+def test_memory_needs_no_picture(disc, op):
+    assert op("ask", "what is <bo>'s toy?").stdout == "a red ball\n"
+    told = json.loads(op("ask", "what is <bo>'s toy?", "--json").stdout)
+    assert (told["source"], told["facts"]) == ("facts", ["<bo>'s toy is a red ball"])
+
+
+def test_the_model_answers_the_rest(disc, op):
+    done = op("ask", "red.png", "what colour is <bo>?")
+    assert done.exit_code == 0 and done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["rod.png", "is <bo> here?"], 3),
+        (["is <bob> here?"], 3),
+        (["red.png", "is", "<bo>", "here?"], 2),
+        ([""], 2),
+        ([], 2),
+    ],
+)
+def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
+    done = op("ask", *words)
+    assert done.exit_code == code, done.stderr
+    assert "Hint:" in done.stderr and done.stdout == ""

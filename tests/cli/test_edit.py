@@ -1,0 +1,58 @@
+"""`op edit`, as a person types it."""
+
+import json
+
+import pytest
+from PIL import Image
+
+
+def test_the_answer_is_a_new_file_of_the_same_size(disc, op):
+    before = (disc.work / "blue.png").read_bytes()
+    done = op("edit", "blue.png", "add <bo>", "--seed", "1")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == "blue-add-bo-001.png"
+    with Image.open("blue-add-bo-001.png") as image:
+        assert image.size == (64, 64)
+        assert "compositeWithTrainedAlgorithmicMedia" in image.info["XML:com.adobe.xmp"]
+    assert (disc.work / "blue.png").read_bytes() == before
+
+
+def test_json_tells_how_the_edit_was_made(disc, op):
+    told = json.loads(op("edit", "blue.png", "add <bo>", "--box", "5,5,30,30", "--json").stdout)
+    assert (told["how"], told["region"]) == ("native", "box")
+    assert 0 <= told["recognised"]["bo"] <= 1
+
+
+def test_a_mask_is_a_file(disc, op):
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save("mask.png")
+    done = op("edit", "blue.png", "add <bo>", "--mask", "mask.png", "-o", "new.png", "--seed", "1")
+    assert done.exit_code == 0, done.stderr
+    with Image.open("blue.png") as old, Image.open("new.png") as new:
+        right = (32, 0, 64, 64)
+        assert old.crop(right).tobytes() == new.crop(right).tobytes()
+
+
+def test_a_picture_comes_through_a_pipe(disc, op):
+    data = (disc.work / "blue.png").read_bytes()
+    done = op("edit", "-", "add <bo>", "-o", "-", stdin=data)
+    assert done.stdout_bytes.startswith(b"\x89PNG"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["blu.png", "add <bo>"], 3),
+        (["photos", "add <bo>"], 1),
+        (["blue.png", "add <bob>"], 3),
+        (["blue.png", "add <bo>", "--box", "1,2,3"], 2),
+        (["blue.png", "add <bo>", "--box", "900,900,5,5"], 2),
+        (["blue.png", "add <bo>", "--mask", "nowhere.png"], 3),
+        (["blue.png", ""], 2),
+    ],
+)
+def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
+    done = op("edit", *words)
+    assert done.exit_code == code, done.stderr
+    assert "Hint:" in done.stderr and done.stdout == ""

@@ -1,0 +1,78 @@
+"""`op gen`, as a person types it."""
+
+import json
+
+import pytest
+from PIL import Image
+
+
+def test_every_picture_is_a_numbered_file_and_a_line(disc, op):
+    done = op("gen", "<bo> at the beach", "-n", "2", "--seed", "7")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.split() == ["bo-at-the-beach-001.png", "bo-at-the-beach-002.png"]
+    assert op("gen", "<bo> at the beach").stdout.strip() == "bo-at-the-beach-003.png"
+
+
+def test_the_seed_that_was_chosen_is_told_and_makes_the_picture_again(disc, op):
+    done = op("gen", "<bo> with its toy", "-o", "one.png")
+    assert "seed " in done.stderr
+    again = op("gen", "--like", "one.png", "-o", "two.png")
+    assert again.exit_code == 0, again.stderr
+    with Image.open("one.png") as one, Image.open("two.png") as two:
+        assert one.tobytes() == two.tobytes()
+
+
+def test_a_file_is_never_replaced_unasked(disc, op):
+    op("gen", "<bo>", "-o", "bo.png", "--seed", "1")
+    before = (disc.work / "bo.png").read_bytes()
+    done = op("gen", "<bo>", "-o", "bo.png", "--seed", "2")
+    assert done.exit_code == 1 and "--force" in done.stderr
+    assert (disc.work / "bo.png").read_bytes() == before
+    assert op("gen", "<bo>", "-o", "bo.png", "--seed", "2", "--force").exit_code == 0
+
+
+def test_explain_shows_the_chain_and_no_replay_turns_it_off(disc, op):
+    done = op("gen", "<bo> with its toy", "--explain", "-q")
+    assert "retrieval: What is the toy of <bo>? -> The toy of <bo> is a red ball. [facts]" in (
+        done.stderr
+    )
+    told = json.loads(op("gen", "<bo> with its toy", "--explain", "--json").stdout)
+    assert told["rewritten"] == "<bo> with a red ball" and told["trace"]["steps"]
+    plain = json.loads(op("gen", "<bo> with its toy", "--no-replay", "--json").stdout)
+    assert plain["rewritten"] == "<bo> with its toy"
+
+
+def test_a_file_of_prompts_gives_a_picture_a_line(disc, op):
+    (disc.work / "prompts.txt").write_text("# mine\n<bo> in the snow\n\n<bo> in a boat\n")
+    done = op("gen", "--prompts", "prompts.txt", "-o", "out/", "--seed", "1")
+    assert done.stdout.split() == ["out/bo-in-the-snow-001.png", "out/bo-in-a-boat-001.png"]
+
+
+def test_a_picture_goes_through_a_pipe(disc, op):
+    done = op("gen", "<bo>", "-o", "-", "--metadata", "none")
+    assert done.stdout_bytes.startswith(b"\x89PNG") and b"omnipersona" not in done.stdout_bytes
+
+
+def test_a_concept_needs_no_brackets(disc, op):
+    told = json.loads(op("gen", "in the snow", "--concept", "bo", "--json").stdout)
+    assert told["prompt"] == "<bo> in the snow" and told["packs"].keys() == {"bo"}
+    assert "--concept bo" in op("gen", "in the snow").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["<bob> at the beach"], 3, "<bo>"),
+        (["why " * 5000], 2, "characters"),
+        ([], 2, "painted"),
+        (["<bo>", "-o", "bo.jpg"], 2, "PNG"),
+        (["<bo>", "--size", "big"], 2, "size"),
+        (["<bo>", "-n", "2", "-o", "-"], 2, "one picture"),
+        (["--like", "red.png"], 1, "does not say"),
+        (["<bo>", "--prompts", "nowhere.txt"], 2, "both"),
+    ],
+)
+def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code, said):
+    done = op("gen", *words)
+    assert done.exit_code == code and said in done.stderr, done.stderr
+    assert "Hint:" in done.stderr and done.stdout == ""

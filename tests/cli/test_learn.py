@@ -1,0 +1,62 @@
+"""`op learn`, as a person types it."""
+
+import json
+
+import pytest
+
+from omnipersona_cli.concepts.library import Library
+
+
+def test_the_path_of_the_pack_is_the_answer_and_the_report_is_told(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--fact", "its toy is a kite", "--steps", "20")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.strip() == str(Library().path("bo"))
+    assert "learned <bo> from 5 photos" in done.stderr
+    assert "AUROC" in done.stderr and 'op gen "<bo> at the beach"' in done.stderr
+    assert [fact.text for fact in Library().header("bo").facts] == ["its toy is a kite"]
+
+
+def test_json_is_one_object_with_stable_keys(sketch, op):
+    done = op("learn", "photos", "--name", "<bo>", "--steps", "2", "--json", "-q")
+    assert set(json.loads(done.stdout)) == {
+        "path", "name", "hash", "backend", "seed", "seconds", "resumed_from", "notes", "report",
+    }  # fmt: skip
+
+
+def test_a_dry_run_tells_and_learns_nothing(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--kind", "disc", "--dry-run")
+    assert done.exit_code == 0 and "5, 1 of them held out" in done.stdout
+    assert Library().names() == ()
+    told = json.loads(op("learn", "photos", "--name", "bo", "--dry-run", "--json").stdout)
+    assert told["photos"] == 5 and told["backend"] == "sketch"
+
+
+def test_a_pack_can_go_elsewhere(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--steps", "2", "-o", "mine.opconcept")
+    assert done.stdout.strip() == "mine.opconcept" and (sketch.work / "mine.opconcept").is_file()
+    assert Library().names() == () and "op concepts import" in done.stderr
+
+
+def test_a_taken_name_needs_force(disc, op):
+    done = op("learn", "photos", "--name", "bo", "--steps", "2")
+    assert done.exit_code == 1 and "--force" in done.stderr
+    assert op("learn", "photos", "--name", "bo", "--steps", "2", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["photos", "--name", "not a name"], 2),
+        (["photos", "--name", "bo", "--steps", "0"], 2),
+        (["photos", "--name", "bo", "--fact", " "], 2),
+        (["photos", "--name", "bo", "-b", "skatch"], 3),
+        (["nowhere", "--name", "bo"], 1),
+        (["photos", "--name", "bo", "--facts", "nowhere.txt"], 3),
+        (["photos"], 2),
+    ],
+)
+def test_wrong_input_is_one_line_a_hint_and_a_code(sketch, op, words, code):
+    done = op("learn", *words)
+    assert done.exit_code == code, done.stderr
+    assert "Error:" in done.stderr and "Hint:" in done.stderr
+    assert done.stdout == "" and Library().names() == ()

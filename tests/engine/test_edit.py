@@ -1,0 +1,120 @@
+"""Edits keep the source's size and everything outside their region."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from omnipersona_cli.engine import edit
+from omnipersona_cli.engine.edit import intent_of
+from omnipersona_cli.engine.region import box_mask, checked_mask, paste_back
+from omnipersona_cli.errors import PhotoError, TaskError, UsageError
+from omnipersona_cli.testing import drawing
+
+
+@pytest.fixture
+def change(learned):
+    return lambda image, prompt, **more: edit(
+        image, prompt, backend=learned.backend, library=learned.library, seed=1, **more
+    )[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "intent"),
+    [
+        ("add <bo>", "add"),
+        ("put <bo> next to the tree", "add"),
+        ("remove <bo>", "remove"),
+        ("take <bo> away", "remove"),
+        ("replace the cat with <bo>", "replace"),
+        ("turn the cat into <bo>", "replace"),
+        ("make it blue", "other"),
+    ],
+)
+def test_an_instruction_is_known_by_its_verb(prompt, intent):
+    assert intent_of(prompt) == intent
+
+
+def test_the_result_has_the_size_of_the_source(change):
+    source = drawing("blue", 5).resize((71, 53))
+    picture = change(source, "add <bo>")
+    assert picture.image.size == (71, 53)
+    assert (picture.about["how"], picture.about["region"]) == ("native", "none")
+    assert set(picture.about["recognised"]) == {"bo"}
+
+
+def test_outside_a_box_the_source_stays_bit_for_bit(change):
+    source = drawing("blue", 5)
+    picture = change(source, "add <bo>", box=(10, 10, 40, 40))
+    old, new = np.asarray(source), np.asarray(picture.image)
+    outside = np.ones(old.shape[:2], dtype=bool)
+    outside[10:40, 10:40] = False
+    assert np.array_equal(old[outside], new[outside])
+    assert not np.array_equal(old[~outside], new[~outside])
+    assert picture.about["region"] == "box"
+
+
+def test_a_mask_limits_the_change(change):
+    source = drawing("blue", 5)
+    mask = box_mask((0, 0, 20, 64), source.size)
+    picture = change(source, "make it red", mask=mask)
+    old, new = np.asarray(source), np.asarray(picture.image)
+    assert np.array_equal(old[:, 20:], new[:, 20:])
+    assert picture.about["region"] == "mask"
+
+
+def test_a_masked_backend_is_given_a_region_or_says_that_it_needs_one(learned, change, monkeypatch):
+    masked = replace(learned.backend.info, tasks={**learned.backend.info.tasks, "edit": "masked"})
+    monkeypatch.setattr(learned.backend, "info", masked)
+    assert change(drawing("blue", 5), "remove <bo>").about["region"] == "finder"
+    assert change(drawing("blue", 5), "add <bo>").about["region"] == "tried"
+    with pytest.raises(TaskError) as caught:
+        change(drawing("blue", 5), "make it blue")
+    assert "--box" in caught.value.hint
+
+
+def test_the_seam_fades_inside_the_region():
+    black, white = (Image.new("RGB", (200, 200), colour) for colour in ("black", "white"))
+    result = np.asarray(paste_back(black, white, box_mask((50, 50, 150, 150), (200, 200))))
+    row = result[100, :, 0].astype(int)
+    assert row[49] == 0 and 0 < row[50] < row[52] < 255 and row[100] == 255
+    edge = np.asarray(paste_back(black, white, box_mask((0, 0, 150, 150), (200, 200))))
+    assert edge[0, 0, 0] == 255, "the picture's own edge is no seam"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"box": (100, 100, 120, 120)},
+        {"mask": Image.new("L", (5, 5), 255)},
+        {"mask": Image.new("L", (64, 64), 0)},
+        {"mask": Image.new("L", (64, 64), 255), "box": (0, 0, 5, 5)},
+        {"strength": 0.0},
+    ],
+)
+def test_regions_that_make_no_sense_are_refused(change, wrong):
+    with pytest.raises(UsageError):
+        change(drawing("blue", 5), "add <bo>", **wrong)
+
+
+def test_a_transparent_mask_is_read_by_its_transparency():
+    mask = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    mask.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    assert checked_mask(mask, (8, 8)).getbbox() == (0, 0, 4, 8)
+
+
+def test_a_picture_of_one_pixel_is_refused(change):
+    with pytest.raises(PhotoError):
+        change(Image.new("RGB", (1, 1)), "add <bo>")
+
+
+def test_less_strength_changes_less(change):
+    source = drawing("blue", 5)
+
+    def moved(strength):
+        picture = change(source, "add <bo>", strength=strength)
+        return float(np.abs(np.asarray(picture.image, float) - np.asarray(source, float)).mean())
+
+    assert change(source, "add <bo>", strength=0.2).image.size == source.size
+    assert moved(0.2) != moved(1.0)

@@ -1,0 +1,133 @@
+"""Prompts become pictures that say how they were made."""
+
+import pytest
+from PIL import Image
+
+from omnipersona_cli.engine import Opening, gen, read_about, save_png
+from omnipersona_cli.engine.gen import recipe_of
+from omnipersona_cli.engine.request import attach
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, SlotError, UsageError
+from omnipersona_cli.testing import drawing
+
+
+@pytest.fixture
+def paint(learned):
+    return lambda prompt, **more: gen(
+        prompt, **{"backend": learned.backend, "library": learned.library, **more}
+    )
+
+
+def test_one_picture_for_each_seed_in_a_row(paint):
+    pictures = paint("<bo> at the beach", count=3, seed=7)
+    assert [picture.seed for picture in pictures] == [7, 8, 9]
+    assert pictures[1].image.tobytes() == paint("<bo> at the beach", seed=8)[0].image.tobytes()
+
+
+def test_a_seed_is_chosen_where_none_is_given(paint):
+    assert 0 <= paint("<bo>")[0].seed < 2**31
+
+
+def test_facts_are_replayed_before_painting(paint):
+    traces = []
+    picture = paint("<bo> with its toy", on_trace=traces.append)[0]
+    assert picture.about["rewritten"] == "<bo> with a red ball"
+    assert traces == [picture.trace]
+    assert paint("<bo> with its toy", replayed=False)[0].about["rewritten"] == "<bo> with its toy"
+
+
+def test_the_packs_choose_the_backend(learned):
+    picture = gen("<bo> and <mam>", library=learned.library, seed=1)[0]
+    assert picture.about["backend"] == "sketch"
+    assert set(picture.about["packs"]) == {"bo", "mam"}
+
+
+def test_a_backend_without_a_slot_is_refused(learned, monkeypatch):
+    monkeypatch.setattr(learned.backend, "fingerprint", "outline@1:0")
+    with pytest.raises(SlotError):
+        gen("<bo>", library=learned.library, backend=learned.backend)
+
+
+def test_a_concept_can_be_named_without_brackets(paint):
+    assert paint("at the beach", concepts=["bo"])[0].about["prompt"] == "<bo> at the beach"
+    assert attach("Bo in a boat", ["bo"], "generate") == "<bo> in a boat"
+    assert attach("remove it", ["bo"], "edit") == "remove <bo>"
+    assert attach("add", ["bo"], "edit") == "add <bo>"
+    assert attach("is it here?", ["bo"], "understand") == "is <bo> here?"
+
+
+def test_a_prompt_that_forgets_the_only_concept_gets_a_hint(learned):
+    learned.library.remove("mam")
+    notes = []
+    gen(
+        "at the beach",
+        library=learned.library,
+        backend=learned.backend,
+        on_progress=lambda event: notes.append(event.note),
+    )
+    assert any("--concept bo" in note for note in notes)
+
+
+def test_a_picture_says_how_it_was_made_and_can_be_made_again(paint, tmp_path):
+    picture = paint("<bo> with its toy", seed=3, steps=2, guidance=2.0, size=(64, 64))[0]
+    path = save_png(picture, tmp_path / "bo.png")
+    recipe = recipe_of(read_about(path))
+    again = paint(
+        recipe.prompt,
+        seed=recipe.seed,
+        steps=recipe.steps,
+        guidance=recipe.guidance,
+        size=recipe.size,
+        replayed=False,
+        expected=recipe.packs,
+    )[0]
+    assert again.image.tobytes() == picture.image.tobytes()
+
+
+def test_metadata_can_be_little_or_nothing(paint, tmp_path):
+    picture = paint("<bo> in secret", seed=3)[0]
+    sizes = {}
+    for metadata in ("full", "minimal", "none"):
+        path = save_png(picture, tmp_path / f"{metadata}.png", metadata=metadata)
+        sizes[metadata] = path.read_bytes()
+    assert b"trainedAlgorithmicMedia" in sizes["full"] and b"secret" in sizes["full"]
+    assert b"trainedAlgorithmicMedia" in sizes["minimal"] and b"secret" not in sizes["minimal"]
+    assert b"trainedAlgorithmicMedia" not in sizes["none"] and b"secret" not in sizes["none"]
+    with pytest.raises(PhotoError, match="does not say"):
+        read_about(tmp_path / "none.png")
+
+
+def test_a_file_is_never_written_over_unasked(paint, tmp_path):
+    picture = paint("<bo>", seed=1)[0]
+    (tmp_path / "bo.png").write_text("mine")
+    with pytest.raises(PersonaError, match="already there"):
+        save_png(picture, tmp_path / "bo.png")
+    assert (tmp_path / "bo.png").read_text() == "mine"
+    save_png(picture, tmp_path / "bo.png", force=True)
+    with Image.open(tmp_path / "bo.png") as image:
+        assert image.size == (32, 32)
+
+
+def test_what_a_strangers_picture_says_is_checked(tmp_path):
+    with pytest.raises(PhotoError):
+        recipe_of({"task": "generate", "prompt": 3})
+    recipe = recipe_of({"task": "generate", "prompt": "x", "seed": -1, "size": ["a", 2]})
+    assert recipe.seed is None and recipe.size is None
+    drawing("red", 1).save(tmp_path / "photo.jpg")
+    with pytest.raises(PhotoError):
+        read_about(tmp_path / "photo.jpg")
+    with pytest.raises(MissingError):
+        read_about(tmp_path / "nothing.png")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"count": 0}, {"steps": 0}, {"guidance": float("nan")}, {"size": (0, 5)}, {"seed": -1}],
+)
+def test_numbers_that_paint_nothing_are_refused(paint, wrong):
+    with pytest.raises(UsageError):
+        paint("<bo>", **wrong)
+
+
+def test_an_unknown_backend_is_missing(learned):
+    with pytest.raises(MissingError):
+        gen("<bo>", library=learned.library, opening=Opening(backend="skatch"))

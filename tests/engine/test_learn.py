@@ -1,0 +1,149 @@
+"""Photos in, a pack out; nothing half-written, nothing silently replaced."""
+
+import pytest
+
+from omnipersona_cli import engine
+from omnipersona_cli.concepts.pack import read_pack
+from omnipersona_cli.engine import learn, plan
+from omnipersona_cli.engine.checkpoint import run_folder
+from omnipersona_cli.engine.tokens import from_slot
+from omnipersona_cli.errors import PersonaError, PhotoError, TaskError, UsageError
+from omnipersona_cli.testing import SketchBackend, drawing
+
+
+def test_a_concept_is_learned_and_recognised_on_photos_it_never_saw(learned):
+    report = learned.result.report
+    assert report.calibration.balanced_accuracy == 1.0 and report.calibration.held_out
+    assert report.held_out == 2 and report.photos == 10
+    assert set(report.lessons) == {"yes", "no", "describe", "fact", "generate", "edit"}
+    assert (
+        engine.ask(
+            "is <bo> here?",
+            image=drawing("red", 77),
+            backend=learned.backend,
+            library=learned.library,
+        ).text
+        == "yes"
+    )
+
+
+def test_the_pack_keeps_facts_figures_and_what_it_is_bound_to(learned):
+    pack = learned.library.load("bo")
+    assert [fact.text for fact in pack.facts] == [
+        "<bo>'s toy is a red ball",
+        "<bo> lives in the forest",
+    ]
+    assert pack.class_word == "disc"
+    assert pack.slots["sketch"].about["fingerprint"] == "sketch@1:0"
+    assert pack.evals["sketch"]["verdict"] == "good"
+    assert pack.provenance["photos"] == 10
+    assert from_slot(pack, learned.backend).und.shape == (16, 48)
+
+
+def test_the_same_seed_learns_the_same_pack(sketch, photos, tmp_path):
+    packs = [
+        learn(
+            [photos], name="bo", backend=SketchBackend(), steps=3, out=tmp_path / f"{i}.opconcept"
+        )
+        for i in range(2)
+    ]
+    assert packs[0].pack.hash == packs[1].pack.hash
+
+
+def test_an_interrupted_run_leaves_no_pack_and_resumes(sketch, photos, library, tmp_path):
+    straight = tmp_path / "straight.opconcept"
+    whole = learn([photos], name="bo", backend=sketch, steps=6, out=straight)
+
+    def stop(event):
+        if event.phase == "learning" and event.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn([photos], name="bo", backend=sketch, steps=6, library=library, on_progress=stop)
+    assert library.names() == ()
+    resumed = learn([photos], name="bo", backend=sketch, steps=6, library=library, resume=True)
+    assert resumed.resumed_from == 2, "the last checkpoint before it was stopped"
+    assert resumed.pack.hash == whole.pack.hash
+    assert not list(run_folder("").glob("*")), "a finished run leaves no checkpoint"
+
+
+def test_resume_without_a_run_begins_and_says_so(sketch, photos, library):
+    notes = []
+    learn(
+        [photos],
+        name="bo",
+        backend=sketch,
+        steps=2,
+        library=library,
+        resume=True,
+        on_progress=lambda event: notes.append(event.note),
+    )
+    assert any("no interrupted run" in note for note in notes)
+
+
+def test_a_name_that_is_taken_is_refused_before_any_work(learned, photos):
+    kept = learned.library.path("bo").read_bytes()
+    with pytest.raises(PersonaError, match="<bo> already") as caught:
+        learn([photos], name="bo", backend=learned.backend, library=learned.library)
+    assert "--force" in caught.value.hint
+    assert learned.library.path("bo").read_bytes() == kept
+
+
+def test_another_backend_adds_a_slot_for_the_same_photos(learned, photos, monkeypatch):
+    other = SketchBackend()
+    monkeypatch.setattr(other, "fingerprint", "outline@1:0")
+    from dataclasses import replace
+
+    monkeypatch.setattr(other, "info", replace(other.info, name="outline"))
+    learn([photos], name="bo", backend=other, steps=2, library=learned.library)
+    assert set(learned.library.load("bo").slots) == {"sketch", "outline"}
+
+
+def test_one_photo_is_enough_but_said_to_be_weak_ground(sketch, library, tmp_path):
+    drawing("red", 1).save(tmp_path / "one.png")
+    result = learn([tmp_path / "one.png"], name="bo", backend=sketch, steps=4, library=library)
+    assert not result.report.calibration.held_out
+    assert any("held out" in note for note in result.notes)
+
+
+def test_previews_are_painted_at_every_check(sketch, photos, library, tmp_path):
+    folder = tmp_path / "previews"
+    learn([photos], name="bo", backend=sketch, steps=2, library=library, previews=folder)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "step-00000.png",
+        "step-00001.png",
+        "step-00002.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [{"steps": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"understand_tokens": 0}],
+)
+def test_numbers_that_teach_nothing_are_refused(sketch, photos, numbers):
+    with pytest.raises(UsageError):
+        learn([photos], name="bo", backend=sketch, **numbers)
+
+
+def test_experts_are_refused_where_there_are_none(sketch, photos, library):
+    with pytest.raises(TaskError, match="experts"):
+        learn([photos], name="bo", backend=sketch, library=library, experts="lora")
+
+
+def test_no_photos_and_no_name_are_refused(sketch, tmp_path, photos):
+    with pytest.raises(PhotoError):
+        learn([tmp_path], name="bo", backend=sketch)
+    with pytest.raises(UsageError):
+        learn([photos], name="not a name", backend=sketch)
+
+
+def test_a_plan_tells_what_would_be_learned_from(sketch, photos):
+    told = plan([photos], name="bo", opening=engine.Opening(backend="sketch"))
+    assert (told.photos, told.held_out, told.negatives, told.steps) == (10, 2, 12, 60)
+    assert told.lessons["yes"] == told.lessons["no"]
+
+
+def test_what_was_written_reads_back(sketch, photos, tmp_path):
+    out = tmp_path / "bo.opconcept"
+    result = learn([photos], name="bo", backend=sketch, steps=2, out=out)
+    assert result.path == out and read_pack(out).hash == result.pack.hash

@@ -1,0 +1,66 @@
+"""The grammar of references: whose what is meant."""
+
+import pytest
+
+from omnipersona_cli.engine.references import find_references, known_facts
+
+KNOWN = known_facts(
+    {
+        "bo": ["<bo>'s toy is a red ball", "<bo> lives in the forest", "it likes to eat fish"],
+        "mam": ["its toy is a blue car"],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<bo> with its toy", [("bo", "toy", "its toy")]),
+        ("<bo>'s toy on the grass", [("bo", "toy", "<bo>'s toy")]),
+        ("the toy of <bo>", [("bo", "toy", "the toy of <bo>")]),
+        ("Generate a toy for <bo>", [("bo", "toy", "a toy for <bo>")]),
+        ("<bo> at its home", [("bo", "home", "its home")]),
+        ("<bo> at home", [("bo", "home", "home")]),
+        ("<bo> with its favourite food", [("bo", "favourite food", "its favourite food")]),
+        ("<bo> with his own toys", [("bo", "own toys", "his own toys")]),
+        ("<bo> with its umbrella", [("bo", "umbrella", "its umbrella")]),
+        (
+            "<bo> with its toy and <mam> with her toy",
+            [("bo", "toy", "its toy"), ("mam", "toy", "her toy")],
+        ),
+        ("<bo> next to <mam>'s toy", [("mam", "toy", "<mam>'s toy")]),
+        (
+            "<bo> and <mam> with their toys",
+            [("bo", "toys", "their toys"), ("mam", "toys", "their toys")],
+        ),
+        (
+            "the toys of <bo> and <mam>",
+            [
+                ("bo", "toys", "the toys of <bo> and <mam>"),
+                ("mam", "toys", "the toys of <bo> and <mam>"),
+            ],
+        ),
+        ("the beach with the toy of <bo>", [("bo", "toy", "the toy of <bo>")]),
+    ],
+)
+def test_a_reference_goes_to_its_concept(text, expected):
+    found = find_references(text, ["bo", "mam"], KNOWN)
+    assert [(it.concept, it.attribute, text[it.start : it.end]) for it in found] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<bo> at the beach",
+        "a photo of <bo>",
+        "the picture of <bo>",
+        "a party for <bo>",
+        "<bo> with a hat on its head",
+        "put her on the beach next to <bo>",
+        "its toy on the floor",
+        "the toy of <nobody>",
+        "",
+    ],
+)
+def test_what_refers_to_no_fact_is_left_alone(text):
+    assert find_references(text, ["bo", "mam"], KNOWN) == ()
