@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Check, Optimised, Settings
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
+
+PACK_ROOM = 1 << 20
+"""Bytes that must be free where a pack is to be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,19 @@ class Report:
             "negatives": self.negatives,
             "lessons": dict(self.lessons),
         }
+
+
+def check_place(folder: Path) -> None:
+    """ResourceError where the pack could not be written in the end, before anything is learned."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * PACK_ROOM)
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} cannot be written: {error.strerror or error}",
+            hint="choose another place: -o FILE, or export OMNIPERSONA_HOME=FOLDER",
+        ) from error
 
 
 def pack_before(library: Library, material: Material, backend: str, force: bool) -> Pack | None:

@@ -37,6 +37,7 @@ from omnipersona_cli.engine.keep import (
     Report,
     check_kept,
     check_learned,
+    check_place,
     pack_before,
     packed,
 )
@@ -208,6 +209,7 @@ def learn(
     )
     if out is not None and out.exists() and not force:
         raise PersonaError(f"{out} is already there", hint="name another file, or add --force")
+    check_place(library.folder if out is None else out.parent)
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     report(Progress(phase="reading photos"))
     material = gather(

@@ -7,7 +7,7 @@ from omnipersona_cli.concepts.pack import read_pack
 from omnipersona_cli.engine import learn, plan
 from omnipersona_cli.engine.checkpoint import run_folder
 from omnipersona_cli.engine.tokens import from_slot
-from omnipersona_cli.errors import PersonaError, PhotoError, TaskError, UsageError
+from omnipersona_cli.errors import PersonaError, PhotoError, ResourceError, TaskError, UsageError
 from omnipersona_cli.testing import SketchBackend, drawing
 
 
@@ -147,3 +147,17 @@ def test_what_was_written_reads_back(sketch, photos, tmp_path):
     out = tmp_path / "bo.opconcept"
     result = learn([photos], name="bo", backend=sketch, steps=2, out=out)
     assert result.path == out and read_pack(out).hash == result.pack.hash
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(sketch, photos, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    phases = []
+    with pytest.raises(ResourceError):
+        learn(
+            [photos],
+            name="bo",
+            backend=sketch,
+            out=tmp_path / "file" / "bo.opconcept",
+            on_progress=lambda event: phases.append(event.phase),
+        )
+    assert not phases
