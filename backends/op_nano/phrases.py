@@ -49,7 +49,8 @@ class Exchange:
 
 def coat(who: Character) -> str:
     """ "red" or "white and black"."""
-    return who.colour if who.pattern == "plain" else f"{who.colour} and {who.second}"
+    first, second = who.colours
+    return first if who.pattern == "plain" else f"{first} and {second}"
 
 
 def worn(accessory: Accessory | None) -> str:
@@ -77,7 +78,7 @@ def mention(who: Character, rng: random.Random) -> str:
         return describe(who)
     if draw < 0.62:
         return f"{article(who.kind)}"
-    phrase = f"{article(who.colour)} {who.kind}"
+    phrase = f"{article(who.colours[0])} {who.kind}"
     if draw < 0.72:
         return phrase
     if draw < 0.80 and who.pattern != "plain":
@@ -133,7 +134,7 @@ def full_caption(picture: Picture) -> str:
 def look_question(who: Character, it: str, rng: random.Random) -> Exchange:
     """A question about a look; ``it`` is "it", "the cat" or a mention."""
     other = rng.choice(KINDS) if rng.random() < 0.5 else who.kind
-    colour = rng.choice(tuple(COLOURS)) if rng.random() < 0.5 else who.colour
+    colour = rng.choice(tuple(COLOURS)) if rng.random() < 0.5 else who.colours[0]
     pattern = rng.choice(PATTERNS) if rng.random() < 0.5 else who.pattern
     return rng.choice((
         Exchange(question=f"what colour is {it}?", answer=coat(who)),

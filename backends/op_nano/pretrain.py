@@ -306,9 +306,9 @@ def truth(picture: Picture) -> list[int]:
         colours = tuple(COLOURS)
         found += [
             KINDS.index(who.kind),
-            colours.index(who.colour),
+            colours.index(who.colours[0]),
             PATTERNS.index(who.pattern),
-            -1 if who.pattern == "plain" else colours.index(who.second),
+            -1 if who.pattern == "plain" else colours.index(who.colours[1]),
             ATTRIBUTES["accessory"].index(worn.what if worn else "nothing"),
             colours.index(worn.colour) if worn else -1,
         ]

@@ -64,6 +64,14 @@ class Character:
     tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
     marks: int = 0
 
+    @property
+    def colours(self) -> tuple[str, str]:
+        """Both colours in the order in which words name them: of a patched coat, that of the upper
+        left patch comes first, because nothing else tells the two apart."""
+        if self.pattern == "patched" and random.Random(self.marks).random() < 0.5:
+            return self.second, self.colour
+        return self.colour, self.second
+
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
