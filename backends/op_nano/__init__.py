@@ -24,6 +24,10 @@ INFO = BackendInfo(
     memory_gb=0.5,
     steps=24,
     guidance=3.0,
+    learn_steps=120,
+    learn_rate=5e-3,
+    batch=16,
+    replay_examples=2,
 )
 
 
