@@ -314,7 +314,8 @@ class Teacher:
         """Intent parsing or prompt rewriting, from up to two in-context examples."""
         rng = self.rng
         rewriting = rng.random() < 0.5
-        lines, answer = [], ""
+        lines: list[str] = []
+        answer = ""
         for _ in range(rng.randint(0, 2) + 1):
             if answer:
                 lines[-1] += f" {answer}"

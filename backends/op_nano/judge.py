@@ -19,16 +19,14 @@ from torch import nn
 from op_bagel.pictures import to_tensor
 from op_bagel.vit import VisionModel
 from op_nano.backend import WEIGHTS, square
-from op_nano.pretrain import AROUND, ATTRIBUTES, AttributeHeads, see, truth
 from op_nano.shape import CONFIG
+from op_nano.vision import NAMES, AttributeHeads, see, truth
 from op_nano.world import Picture
-
-NAMES = (*ATTRIBUTES, *(f"right {name}" for name in ATTRIBUTES), *AROUND)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is in a picture, by attribute name (`NAMES`): class numbers."""
+    """What is in a picture, by attribute name (`vision.NAMES`): class numbers."""
 
     found: dict[str, int]
 

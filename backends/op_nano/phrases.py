@@ -34,8 +34,8 @@ WHERE = {
     "room": ("in the room", "in a room"),
 }
 OPENINGS = (
-    "", "", "", "a picture of ", "a photo of ", "draw ", "paint ", "generate ", "show ", "make a picture of ",
-    "a cartoon of ", "please draw ", "i want to see ", "an image of ", "here is ",
+    "", "", "", "a picture of ", "a photo of ", "draw ", "paint ", "generate ", "show ",
+    "make a picture of ", "a cartoon of ", "please draw ", "i want to see ", "an image of ", "here is ",
 )  # fmt: skip
 
 
@@ -199,8 +199,8 @@ def picture_question(picture: Picture, rng: random.Random) -> Exchange:
 def recognise_question(name: str, rng: random.Random) -> str:
     """Whether the named one is in the picture."""
     return rng.choice((
-        f"is {name} here?", f"is {name} here?", f"is {name} in this picture?", f"is {name} in the picture?",
-        f"do you see {name}?", f"can you see {name}?", f"is this {name}?", f"is it {name}?",
+        f"is {name} here?", f"is {name} here?", f"is {name} in this picture?",
+        f"is {name} in the picture?", f"do you see {name}?", f"can you see {name}?", f"is this {name}?", f"is it {name}?",
         f"does this picture show {name}?", f"is {name} there?",
     ))  # fmt: skip
 
@@ -214,8 +214,8 @@ def fact_sentences(facts: Facts, name: str, rng: random.Random) -> dict[str, str
         )),
         "home": rng.choice((
             f"{name} lives {WHERE[facts.home][0]}.", f"{name}'s home is {WHERE[facts.home][0]}.",
-            f"the home of {name} is {WHERE[facts.home][0]}.", f"its home is {WHERE[facts.home][0]}.",
-            f"{name}'s home is the {facts.home}.",
+            f"the home of {name} is {WHERE[facts.home][0]}.",
+            f"its home is {WHERE[facts.home][0]}.", f"{name}'s home is the {facts.home}.",
         )),
         "food": rng.choice((
             f"{name}'s food is {facts.food}.", f"{name}'s favourite food is {facts.food}.",

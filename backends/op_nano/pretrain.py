@@ -18,210 +18,23 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from op_bagel.pictures import patchify, position_ids
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
 from op_nano.families import PICTURES, draw_family, draw_pool
-from op_nano.shape import CONFIG, SIZE, VAE
-from op_nano.world import (
-    ACCESSORIES,
-    COLOURS,
-    KINDS,
-    PATTERNS,
-    SCENES,
-    THINGS,
-    Picture,
-    layout,
-)
+from op_nano.shape import CONFIG, VAE
+from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
+from op_nano.vision import NAMES, AttributeHeads, see, truth
 
 FAMILIES, HELD_OUT_FIRST, JUDGE_FIRST = 6000, 10_000_000, 5_000_000
-
-
-# -- the clock, the log and the state of a stage ---------------------------------------------------
-
-
-class Stage:
-    """Wall-clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
-    the share of the whole budget used, over all sittings."""
-
-    def __init__(self, state: Path, name: str, minutes: float) -> None:
-        self.folder, self.name, self.budget = state, name, minutes * 60
-        self.weights = state / f"{name}.safetensors"
-        self.about = state / f"{name}.json"
-        self.spent, self.step = 0.0, 0
-        if self.about.exists():
-            before = json.loads(self.about.read_text())
-            self.spent, self.step = before["seconds"], before["step"]
-        self.began = self.saved = self.logged = time.monotonic()
-        self.sums: dict[str, list[float]] = {}
-
-    @property
-    def seconds(self) -> float:
-        return self.spent + time.monotonic() - self.began
-
-    @property
-    def done(self) -> float:
-        return min(1.0, self.seconds / self.budget)
-
-    def rate(self, peak: float, *, warm: int = 100, tail: float = 0.4) -> float:
-        """Warm-up, flat, then linear to zero over the last ``tail`` of the budget."""
-        return peak * min(1.0, (self.step + 1) / warm, max(0.0, (1 - self.done) / tail))
-
-    def log(self, every: float = 30.0, **values: float) -> None:
-        for key, value in values.items():
-            self.sums.setdefault(key, []).append(value)
-        if time.monotonic() - self.logged > every:
-            means = {key: round(float(np.mean(seen)), 4) for key, seen in self.sums.items()}
-            line = {"step": self.step, "minutes": round(self.seconds / 60, 1), **means}
-            print(json.dumps(line), flush=True)
-            with (self.folder / f"{self.name}.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-            self.logged, self.sums = time.monotonic(), {}
-
-    def save_due(self, every: float = 120.0) -> bool:
-        return time.monotonic() - self.saved > every
-
-    def save(self, tensors: dict[str, Tensor]) -> None:
-        part = self.weights.with_suffix(".part")
-        save_file({key: value.detach().clone() for key, value in tensors.items()}, part)
-        part.rename(self.weights)
-        self.about.write_text(json.dumps({"seconds": self.seconds, "step": self.step}))
-        self.saved = time.monotonic()
-
-
-def optimiser_state(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """The optimiser's tensors by name; numbers become 0-d tensors."""
-    return {
-        f"{prefix}.{index}.{key}": torch.as_tensor(value)
-        for index, values in optimiser.state_dict()["state"].items()
-        for key, value in values.items()
-    }
-
-
-def load_optimiser(optimiser: torch.optim.Optimizer, prefix: str, saved: dict[str, Tensor]) -> None:
-    """The inverse of `optimiser_state`."""
-    whole = optimiser.state_dict()
-    whole["state"] = {}
-    for name, value in saved.items():
-        if name.startswith(f"{prefix}."):
-            _, index, key = name.split(".", 2)
-            whole["state"].setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict(whole)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz, for matrices and, flattened, for convolutions;
-    scaled to the root mean square of an Adam step (Jordan 2024; Liu et al. 2025, section 2.2)."""
-
-    def __init__(self, parameters: list[torch.nn.Parameter], lr: float, momentum: float = 0.95):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = orthogonalise(update)
-                scale = 0.2 * math.sqrt(max(update.shape))
-                weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
-
-
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz iterations."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
-
-
-def optimisers(
-    parameters: dict[str, torch.nn.Parameter], *, matrices: float, rest: float
-) -> dict[str, tuple[torch.optim.Optimizer, float]]:
-    """Muon for what is inside (matrices, convolutions), AdamW for what touches words or pixels,
-    norms and biases; each with its peak rate."""
-    inside = {
-        key: value
-        for key, value in parameters.items()
-        if value.ndim >= 2 and min(value.shape[0], value[0].numel()) >= 16 and "embed" not in key
-    }
-    others = [value for key, value in parameters.items() if key not in inside]
-    return {
-        "muon": (Muon(list(inside.values()), lr=matrices), matrices),
-        "adam": (torch.optim.AdamW(others, lr=rest, betas=(0.9, 0.98), weight_decay=0.0), rest),
-    }
-
-
-class Average:
-    """Exponential moving average of parameters, warmed up so that it forgets the start."""
-
-    def __init__(self, parameters: dict[str, Tensor], decay: float = 0.999) -> None:
-        self.decay = decay
-        self.values = {key: value.detach().clone() for key, value in parameters.items()}
-
-    @torch.no_grad()
-    def update(self, parameters: dict[str, Tensor], step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        mine = list(self.values.values())
-        torch._foreach_lerp_(mine, [parameters[key].detach() for key in self.values], 1 - decay)
-
-
-Optimisers = dict[str, tuple[torch.optim.Optimizer, float]]
-
-
-def everything(model: torch.nn.Module, both: Optimisers, average: Average) -> dict[str, Tensor]:
-    """All that a stage needs to go on: weights, their average, optimiser states."""
-    return (
-        {f"model.{key}": value for key, value in model.state_dict().items()}
-        | {f"average.{key}": value for key, value in average.values.items()}
-        | {k: v for name, (one, _) in both.items() for k, v in optimiser_state(one, name).items()}
-    )
-
-
-def resume(stage: Stage, model: torch.nn.Module, both: Optimisers, average: Average) -> None:
-    """The inverse of `everything`, where the stage has been saved before."""
-    if not stage.weights.exists():
-        return
-    saved = load_file(stage.weights)
-    model.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
-    for name, (optimiser, _) in both.items():
-        load_optimiser(optimiser, name, saved)
-    for key, value in average.values.items():
-        value.copy_(saved[f"average.{key}"])
-
-
-def step_all(stage: Stage, model: torch.nn.Module, both: Optimisers, loss: Tensor) -> None:
-    """One update of all parameters at the rate that the clock says."""
-    model.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimiser, peak in both.values():
-        optimiser.param_groups[0]["lr"] = stage.rate(peak)
-        optimiser.step()
-    stage.step += 1
-
-
-def to_pixels(pool: np.ndarray, rows: np.ndarray) -> Tensor:
-    """uint8 [n, H, W, 3] of the pool as float [n, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(pool[np.sort(rows)]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+"""Families of the pool; first seed of the held-out families, and of the judge's."""
 
 
 # -- autoencoder -----------------------------------------------------------------------------------
@@ -276,69 +89,6 @@ def train_autoencoder(state: Path, minutes: float, batch: int) -> None:
 
 # -- vision ----------------------------------------------------------------------------------------
 
-ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "kind": KINDS,
-    "colour": tuple(COLOURS),
-    "pattern": PATTERNS,
-    "second": tuple(COLOURS),
-    "accessory": ("nothing", *ACCESSORIES),
-    "accessory colour": tuple(COLOURS),
-}
-AROUND: dict[str, tuple[str, ...]] = {
-    "scene": SCENES,
-    "thing": ("nothing", *THINGS),
-    "thing colour": tuple(COLOURS),
-    "characters": ("0", "1", "2"),
-}
-
-
-def truth(picture: Picture) -> list[int]:
-    """Class numbers of a picture: the attributes of its left and right character (a single one
-    counts as left), then what is around; -1 where a question makes no sense."""
-    stands = sorted(layout(picture), key=lambda item: item[1])
-    found: list[int] = []
-    for side in range(2):
-        if side >= len(stands):
-            found += [-1] * len(ATTRIBUTES)
-            continue
-        who = stands[side][0]
-        worn = who.accessory
-        colours = tuple(COLOURS)
-        found += [
-            KINDS.index(who.kind),
-            colours.index(who.colours[0]),
-            PATTERNS.index(who.pattern),
-            -1 if who.pattern == "plain" else colours.index(who.colours[1]),
-            ATTRIBUTES["accessory"].index(worn.what if worn else "nothing"),
-            colours.index(worn.colour) if worn else -1,
-        ]
-    thing = picture.thing
-    return [
-        *found,
-        SCENES.index(picture.scene),
-        AROUND["thing"].index(thing.what if thing else "nothing"),
-        tuple(COLOURS).index(thing.colour) if thing else -1,
-        len(stands),
-    ]
-
-
-class AttributeHeads(torch.nn.Module):
-    """One attention query and one linear head per question; only for pretraining the ViT."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        sizes = [len(values) for values in (*ATTRIBUTES.values(), *ATTRIBUTES.values())]
-        sizes += [len(values) for values in AROUND.values()]
-        self.queries = torch.nn.Parameter(torch.randn(len(sizes), width) * 0.1)
-        self.keys = torch.nn.Linear(width, width)
-        self.heads = torch.nn.ModuleList(torch.nn.Linear(width, size) for size in sizes)
-
-    def forward(self, features: Tensor) -> list[Tensor]:
-        """[B, n, d] -> logits of each question."""
-        weights = (self.keys(features) @ self.queries.T * features.shape[-1] ** -0.5).softmax(1)
-        pooled = weights.mT @ features
-        return [head(pooled[:, i]) for i, head in enumerate(self.heads)]
-
 
 def truths(families: int, first: int, held_out: bool) -> Tensor:
     """`truth` of every picture of a pool [families * 11, questions]."""
@@ -346,20 +96,6 @@ def truths(families: int, first: int, held_out: bool) -> Tensor:
     return torch.tensor(
         [truth(p) for seed in seeds for p in draw_family(seed, held_out=held_out).pictures]
     )
-
-
-def patch_rows(pictures: Tensor, patch: int) -> Tensor:
-    """[B, 3, H, W] -> [B, n, patch width]."""
-    return patchify(pictures, patch)[0]
-
-
-def see(model: VisionModel, pictures: Tensor) -> Tensor:
-    """[B, 3, H, W] in [-1, 1] -> ViT rows [B, n, d], before the connector."""
-    rows = patch_rows(pictures, CONFIG.vit.patch_size)
-    side = SIZE // CONFIG.vit.patch_size
-    ids = position_ids((side, side), CONFIG.vit.side).repeat(len(rows))
-    seen: Tensor = model.vision_model(rows.flatten(0, 1), ids, [side * side] * len(rows))
-    return seen.unflatten(0, (len(rows), side * side))
 
 
 def blurred(pictures: Tensor) -> Tensor:
@@ -382,7 +118,7 @@ def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision
     stage = Stage(state, name, minutes)
     torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)
-    model = torch.nn.ModuleDict(
+    model = nn.ModuleDict(
         {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
     )
     both = optimisers(dict(model.named_parameters()), matrices=5e-3, rest=2e-3)
@@ -407,14 +143,14 @@ def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision
             stage.save(everything(model, both, average))
     stage.save(everything(model, both, average))
     model.load_state_dict(average.values)
-    names = [*ATTRIBUTES, *(f"right {name}" for name in ATTRIBUTES), *AROUND]
     with torch.no_grad():
-        answers = model["heads"](see(model["vit"], to_pixels(test, np.arange(len(test)))))  # type: ignore[arg-type]
+        pictures = to_pixels(test, np.arange(len(test)))
+        answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
     report = {}
-    for i, name in enumerate(names):
+    for i, asked_for in enumerate(NAMES):
         asked = test_labels[:, i] >= 0
         right = answers[i].argmax(1)[asked] == test_labels[asked, i]
-        report[name] = round(right.float().mean().item(), 3)
+        report[asked_for] = round(right.float().mean().item(), 3)
     (state / f"{name}.report.json").write_text(json.dumps(report))
     print(json.dumps(report))
 

@@ -15,7 +15,8 @@ FIRST_WORD = FIRST_BYTE + 256
 
 WORDS = """
 . , ? ! : ; ' " ( ) - / 's _ 0 1 2 3 4 5 6 7 8 9
-a an the and or of to in on at by with for from into out off up it its this that these those here there
+a an the and or of to in on at by with for from into out off up it its this that these those here
+there
 is are was be has have had having does do did can could will would should not no yes nothing nobody
 i you he she they we me my your his her their our us them him who what which where when why how
 cat dog rabbit bear mouse pig frog duck elephant lion deer robot animal character thing somebody
@@ -24,11 +25,15 @@ plain spotted striped patched pattern
 hat scarf glasses crown flower wearing wears wear worn
 beach forest snow city space desert meadow room place background home
 ball car boat star box balloon apple cake toy food favourite friend name age
-picture photo image cartoon drawing draw paint generate show make see sees look like likes want please
-next beside near holding playing plays play eating eat eats sitting standing walking living lives live
-add put remove take away delete erase insert place bring replace swap change turn give let dress move now
+picture photo image cartoon drawing draw paint generate show make see sees look like likes want
+please
+next beside near holding playing plays play eating eat eats sitting standing walking living lives
+live
+add put remove take away delete erase insert place bring replace swap change turn give let dress
+move now
 describe kind called same other another one two three left right middle big small old new happy sad
-<sks> question answer request fact know about tell say more very some all many each every only also just then
+<sks> question answer request fact know about tell say more very some all many each every only
+also just then
 """.split()
 
 SAME = {
@@ -123,7 +128,7 @@ _NO_SPACE_BEFORE = frozenset(". , ? ! : ; 's ) '".split())
 def pieces(text: str) -> list[str]:
     """The words, digits and signs of a text, lower case, synonyms resolved."""
     found: list[str] = []
-    for piece in _PIECES.findall(text.lower().replace("’", "'")):
+    for piece in _PIECES.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")):
         word = SAME.get(piece, piece)
         if word not in _IDS and "-" in word:
             found += [SAME.get(part, part) for part in word.split("-")]

@@ -1,9 +1,10 @@
 """nano's world: cartoon characters with a continuous identity, scenes and things, drawn by code.
 
-Everything is seeded and comes with its exact truth. A *character* is who somebody is (kind, colours,
-pattern, accessory, proportions, where its spots sit); a *picture* is a character, or two, or none, in
-a scene, perhaps next to a thing. One identity in five is
-held out of pretraining, chosen by a hash of its words (`is_held_out`): no character of a user, of a test or of the evaluation was ever trained on.
+Everything is seeded and comes with its exact truth. A *character* is who somebody is (kind,
+colours, pattern, accessory, proportions, where its spots sit); a *picture* is a character, or two,
+or none, in a scene, perhaps next to a thing. One identity in five is held out of pretraining,
+chosen by a hash of its words (`is_held_out`): no character of a user, of a test or of the
+evaluation was ever trained on.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def draw_character(seed: int, *, held_out: bool = False) -> Character:
             pattern=rng.choice(PATTERNS),
             second=rng.choice([name for name in COLOURS if name != colour]),
             accessory=_accessory(rng, colour),
-            shape=_three(rng) + (rng.uniform(-1, 1),),
+            shape=(*_three(rng), rng.uniform(-1, 1)),
             tint=_three(rng),
             marks=rng.randrange(1 << 30),
         )
@@ -319,7 +320,10 @@ def _scene(canvas: Image.Image, picture: Picture) -> None:
     }[picture.scene]
     pen.box(0.5, 0.5, 0.5, 0.5, sky)
     pen.box(0.5, (1 + horizon) / 2, 0.5, (1 - horizon) / 2 + 0.01, ground)
-    flip = (lambda x: 1 - x) if variant == 1 else (lambda x: x)
+
+    def flip(x: float) -> float:
+        return 1 - x if variant == 1 else x
+
     if picture.scene == "beach":
         pen.box(0.5, 0.60, 0.5, 0.07, (70, 150, 220))
         pen.disc(flip(0.86), 0.14, 0.09, 0.09, (255, 226, 110))
@@ -354,8 +358,8 @@ def _scene(canvas: Image.Image, picture: Picture) -> None:
     elif picture.scene == "meadow":
         pen.disc(flip(0.20), 0.16, 0.13, 0.065, (255, 255, 255))
         pen.disc(flip(0.30), 0.13, 0.11, 0.065, (255, 255, 255))
-        for x, tone in ((0.06, (240, 90, 120)), (0.5, (250, 220, 90)), (0.94, (240, 90, 120))):
-            pen.disc(flip(x), 0.70, 0.030, 0.030, tone)
+        for x, petals in ((0.06, (240, 90, 120)), (0.5, (250, 220, 90)), (0.94, (240, 90, 120))):
+            pen.disc(flip(x), 0.70, 0.030, 0.030, petals)
     else:
         pen.box(flip(0.80), 0.26, 0.13, 0.14, (150, 205, 240))
         pen.box(flip(0.80), 0.26, 0.012, 0.14, (255, 255, 255))
@@ -449,8 +453,7 @@ def _character(canvas: Image.Image, who: Character, x: float, feet: float, heigh
     hx, hy, hr = 0.5, 0.42, 0.215 + 0.022 * head
     bx, by, bw, bh = 0.5, 0.76, 0.185 + 0.03 * wide, 0.20
     for mask, grow in ((ink, 0.020), (skin, 0.0)):
-        pen = _Pen(mask, side)  # type: ignore[assignment]
-        _silhouette(pen, who.kind, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears, grow)
+        _silhouette(_Pen(mask, side), who.kind, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears, grow)
     figure.paste(coat)
     pen = _Pen(figure, side)
     _markings(pen, who, main, dark, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears)
@@ -495,8 +498,12 @@ def _silhouette(
         disc(hx, hy, hr * 1.05, hr)
     if kind == "cat":
         for s in (-1, 1):
-            pen.shape(on, (hx + s * (0.05 - g), hy - hr * 0.75), (hx + s * (0.235 + g), hy - hr * 0.40 + g),
-                      (hx + s * (0.20 + g * 0.6), hy - hr - 0.13 * ear - 1.6 * g))  # fmt: skip
+            pen.shape(
+                on,
+                (hx + s * (0.05 - g), hy - hr * 0.75),
+                (hx + s * (0.235 + g), hy - hr * 0.40 + g),
+                (hx + s * (0.20 + g * 0.6), hy - hr - 0.13 * ear - 1.6 * g),
+            )
         disc(bx + 0.25, by - 0.02, 0.035, 0.14)
     elif kind == "dog":
         both(hr + 0.02, hy + 0.035, 0.062 * ear, 0.16 * ear)
@@ -658,9 +665,16 @@ def _worn(pen: _Pen, worn: Accessory, hx: float, hy: float, hr: float) -> None:
             pen.disc(hx + s * 0.095, hy - 0.015, 0.024, 0.028, (20, 16, 24))
     elif worn.what == "crown":
         for grow, tone in ((0.016, INK), (0.0, fill)):
-            pen.shape(tone, (hx - 0.16 - grow, top + 0.055 + grow), (hx - 0.18 - grow, top - 0.12 - 2 * grow),
-                      (hx - 0.08, top - 0.035 - grow), (hx, top - 0.155 - 2 * grow), (hx + 0.08, top - 0.035 - grow),
-                      (hx + 0.18 + grow, top - 0.12 - 2 * grow), (hx + 0.16 + grow, top + 0.055 + grow))  # fmt: skip
+            pen.shape(
+                tone,
+                (hx - 0.16 - grow, top + 0.055 + grow),
+                (hx - 0.18 - grow, top - 0.12 - 2 * grow),
+                (hx - 0.08, top - 0.035 - grow),
+                (hx, top - 0.155 - 2 * grow),
+                (hx + 0.08, top - 0.035 - grow),
+                (hx + 0.18 + grow, top - 0.12 - 2 * grow),
+                (hx + 0.16 + grow, top + 0.055 + grow),
+            )
     else:  # flower
         x, y = hx + hr * 0.80, hy - hr * 0.70
         for grow, tone in ((0.014, INK), (0.0, fill)):

@@ -1,0 +1,196 @@
+"""What every stage of pretraining shares: its clock, log and state, and how weights are moved."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+class Stage:
+    """Wall-clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
+    the share of the whole budget used, over all sittings."""
+
+    def __init__(self, state: Path, name: str, minutes: float) -> None:
+        self.folder, self.name, self.budget = state, name, minutes * 60
+        self.weights = state / f"{name}.safetensors"
+        self.about = state / f"{name}.json"
+        self.spent, self.step = 0.0, 0
+        if self.about.exists():
+            before = json.loads(self.about.read_text())
+            self.spent, self.step = before["seconds"], before["step"]
+        self.began = self.saved = self.logged = time.monotonic()
+        self.sums: dict[str, list[float]] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Time worked on this stage, over all sittings."""
+        return self.spent + time.monotonic() - self.began
+
+    @property
+    def done(self) -> float:
+        """Share of the budget used, in [0, 1]."""
+        return min(1.0, self.seconds / self.budget)
+
+    def rate(self, peak: float, *, warm: int = 100, tail: float = 0.4) -> float:
+        """Warm-up, flat, then linear to zero over the last ``tail`` of the budget."""
+        return peak * min(1.0, (self.step + 1) / warm, max(0.0, (1 - self.done) / tail))
+
+    def log(self, every: float = 30.0, **values: float) -> None:
+        """Collects values; prints and writes their means when ``every`` seconds have passed."""
+        for key, value in values.items():
+            self.sums.setdefault(key, []).append(value)
+        if time.monotonic() - self.logged > every:
+            means = {key: round(float(np.mean(seen)), 4) for key, seen in self.sums.items()}
+            line = {"step": self.step, "minutes": round(self.seconds / 60, 1), **means}
+            print(json.dumps(line), flush=True)
+            with (self.folder / f"{self.name}.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+            self.logged, self.sums = time.monotonic(), {}
+
+    def save_due(self, every: float = 120.0) -> bool:
+        """Whether the last save is ``every`` seconds ago."""
+        return time.monotonic() - self.saved > every
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """Replaces the checkpoint at once, then notes time and step."""
+        part = self.weights.with_suffix(".part")
+        save_file({key: value.detach().clone() for key, value in tensors.items()}, part)
+        part.rename(self.weights)
+        self.about.write_text(json.dumps({"seconds": self.seconds, "step": self.step}))
+        self.saved = time.monotonic()
+
+
+Optimisers = dict[str, tuple[torch.optim.Optimizer, float]]
+"""Name -> optimiser and its peak rate."""
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
+    """The optimiser's tensors by name; numbers become 0-d tensors."""
+    return {
+        f"{prefix}.{index}.{key}": torch.as_tensor(value)
+        for index, values in optimiser.state_dict()["state"].items()
+        for key, value in values.items()
+    }
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, prefix: str, saved: dict[str, Tensor]) -> None:
+    """The inverse of `optimiser_state`."""
+    whole = optimiser.state_dict()
+    whole["state"] = {}
+    for name, value in saved.items():
+        if name.startswith(f"{prefix}."):
+            _, index, key = name.split(".", 2)
+            whole["state"].setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict(whole)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalised by Newton-Schulz, for matrices and, flattened, for convolutions;
+    scaled to the root mean square of an Adam step (Jordan 2024; Liu et al. 2025, section 2.2)."""
+
+    def __init__(self, parameters: list[nn.Parameter], lr: float, momentum: float = 0.95):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                update = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
+                update = orthogonalise(update)
+                scale = 0.2 * math.sqrt(max(update.shape))
+                weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz iterations."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    nearest: Tensor = x.mT if tall else x
+    return nearest
+
+
+def optimisers(parameters: dict[str, nn.Parameter], *, matrices: float, rest: float) -> Optimisers:
+    """Muon for what is inside (matrices, convolutions), AdamW for what touches words or pixels,
+    norms and biases; each with its peak rate."""
+    inside = {
+        key: value
+        for key, value in parameters.items()
+        if value.ndim >= 2 and min(value.shape[0], value[0].numel()) >= 16 and "embed" not in key
+    }
+    others = [value for key, value in parameters.items() if key not in inside]
+    return {
+        "muon": (Muon(list(inside.values()), lr=matrices), matrices),
+        "adam": (torch.optim.AdamW(others, lr=rest, betas=(0.9, 0.98), weight_decay=0.0), rest),
+    }
+
+
+class Average:
+    """Exponential moving average of parameters, warmed up so that it forgets the start."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float = 0.999) -> None:
+        self.decay = decay
+        self.values = {key: value.detach().clone() for key, value in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        """A step towards the parameters, the smaller the later."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        mine = list(self.values.values())
+        torch._foreach_lerp_(mine, [parameters[key].detach() for key in self.values], 1 - decay)
+
+
+def everything(model: nn.Module, both: Optimisers, average: Average) -> dict[str, Tensor]:
+    """All that a stage needs to go on: weights, their average, optimiser states."""
+    return (
+        {f"model.{key}": value for key, value in model.state_dict().items()}
+        | {f"average.{key}": value for key, value in average.values.items()}
+        | {k: v for name, (one, _) in both.items() for k, v in optimiser_state(one, name).items()}
+    )
+
+
+def resume(stage: Stage, model: nn.Module, both: Optimisers, average: Average) -> None:
+    """The inverse of `everything`, where the stage has been saved before."""
+    if not stage.weights.exists():
+        return
+    saved = load_file(stage.weights)
+    model.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
+    for name, (optimiser, _) in both.items():
+        load_optimiser(optimiser, name, saved)
+    for key, value in average.values.items():
+        value.copy_(saved[f"average.{key}"])
+
+
+def step_all(stage: Stage, model: nn.Module, both: Optimisers, loss: Tensor) -> None:
+    """One update of all parameters at the rate that the clock says."""
+    model.zero_grad()
+    torch.autograd.backward(loss)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimiser, peak in both.values():
+        optimiser.param_groups[0]["lr"] = stage.rate(peak)
+        optimiser.step()
+    stage.step += 1
+
+
+def to_pixels(pool: NDArray[np.uint8], rows: NDArray[np.int64]) -> Tensor:
+    """uint8 [n, H, W, 3] of the pool as float [n, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(pool[np.sort(rows)]).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
