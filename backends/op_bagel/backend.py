@@ -10,9 +10,11 @@ Opening the released 7B checkpoint belongs into `open_backend`, at the end of th
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from hashlib import blake2b
+from typing import NoReturn, Protocol, cast
 
 import torch
 from PIL import Image as images
@@ -25,12 +27,13 @@ from omnipersona_cli.backend import (
     ConceptTokens,
     Lesson,
     OnStep,
+    Prepared,
     Prompt,
     Task,
     Turn,
 )
-from omnipersona_cli.errors import MissingError, TaskError
-from op_bagel.model import Bagel
+from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
+from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
@@ -48,6 +51,9 @@ NOISES = 2
 
 UNCHANGED = 14.0
 """Mean difference (0..255) below which an edit counts as leaving a pixel alone."""
+
+REMEMBERED = 4
+"""Pictures whose features are kept, because several questions are asked about one picture."""
 
 
 class Words(Protocol):
@@ -104,6 +110,7 @@ class BagelBackend:
         self.norm_limit = norm_limit or 10.0 * float(largest)
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
+        self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -136,56 +143,55 @@ class BagelBackend:
         """ViT features, latents and ids, each picture once."""
         seen: dict[int, Tensor] = {}
         drawn: dict[int, tuple[Tensor, Grid]] = {}
-
-        def features(image: Image) -> Tensor:
-            return seen.setdefault(id(image), seen.get(id(image), None) or self._see(image))
-
-        def latents(image: Image) -> tuple[Tensor, Grid]:
-            if id(image) not in drawn:
-                drawn[id(image)] = self._encode(image)
-            return drawn[id(image)]
-
-        prepared = []
-        for lesson in lessons:
-            ids, at = self._ids(lesson.request)
-            painted = latents(lesson.target) if lesson.target is not None else (None, (0, 0))
-            look = lesson.image
+        for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
+            look, target = lesson.image, lesson.target
             if look is not None and id(look) not in seen:
                 seen[id(look)] = self._see(look)
-            prepared.append(
-                PreparedLesson(
-                    task=lesson.task,
-                    request=ids,
-                    at=[place for place, _ in at],
-                    answer=self.words.encode(lesson.answer),
-                    seen=None if look is None else seen[id(look)],
-                    source=latents(look)[0] if look is not None and lesson.task == "edit" else None,
-                    target=painted[0],
-                    grid=painted[1],
-                )
-            )
-        return prepared
+            if look is not None and lesson.task == "edit" and id(look) not in drawn:
+                drawn[id(look)] = self._encode(look)
+            if target is not None and id(target) not in drawn:
+                drawn[id(target)] = self._encode(target)
+        return [self._prepared(lesson, seen, drawn) for lesson in lessons]
+
+    def _prepared(
+        self, lesson: Lesson, seen: dict[int, Tensor], drawn: dict[int, tuple[Tensor, Grid]]
+    ) -> PreparedLesson:
+        ids, at = self._ids(lesson.request)
+        edited = lesson.image if lesson.task == "edit" else None
+        target, grid = drawn[id(lesson.target)] if lesson.target is not None else (None, (0, 0))
+        return PreparedLesson(
+            task=lesson.task,
+            request=ids,
+            at=[place for place, _ in at],
+            answer=self.words.encode(lesson.answer),
+            seen=None if lesson.image is None else seen[id(lesson.image)],
+            source=None if edited is None else drawn[id(edited)][0],
+            target=target,
+            grid=grid,
+        )
 
     def loss(
-        self, batch: Sequence[PreparedLesson], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
     ) -> Mapping[Task, Tensor]:
         """Cross-entropy of answers; flow-matching error of pictures (paper, section 3.2)."""
+        lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
         found: dict[Task, Tensor] = {}
-        said = [lesson for lesson in batch if lesson.task == "understand"]
+        said = [lesson for lesson in lessons if lesson.task == "understand"]
         if said:
             frozen = replace(tokens, gen=tokens.gen.detach())
-            outputs = self._run([self._answered(one, frozen) for one in said], frozen)
+            outputs, _ = self._run([self._answered(one, frozen) for one in said], frozen)
             found["understand"] = outputs.ce.mean()
-        painted = [lesson for lesson in batch if lesson.task != "understand"]
+        painted = [lesson for lesson in lessons if lesson.task != "understand"]
         if painted:
             frozen = replace(tokens, und=tokens.und.detach())
-            samples = [self._painted(one, frozen, draw) for one in painted]
-            packed = pack(samples, self.bagel.config, self.bagel.device, multiple=16)
-            outputs = self.bagel(packed, self.bagel.prefill([self._introduce(frozen)]))
+            outputs, noised = self._run(
+                [self._painted(one, frozen, draw) for one in painted], frozen
+            )
             tasks: tuple[Task, ...] = ("generate", "edit")
             for task in tasks:
-                mine = torch.tensor([one.task == task for one in painted])[packed.noised_sample]
+                of_task = torch.tensor([one.task == task for one in painted], device=noised.device)
+                mine = of_task[noised]
                 if mine.any():
                     found[task] = outputs.mse[mine].mean()
         return found
@@ -243,7 +249,8 @@ class BagelBackend:
         width, height = size or self.info.sizes[0]
         stride = self.bagel.config.stride
         largest = self.bagel.config.max_latent_size * stride
-        if width % stride or height % stride or not 0 < max(width, height) <= largest:
+        fits = min(width, height) > 0 and max(width, height) <= largest
+        if width % stride or height % stride or not fits:
             sizes = ", ".join(f"{w}x{h}" for w, h in self.info.sizes)
             raise TaskError(
                 f"{self.info.name} cannot paint {width}x{height} pixels",
@@ -258,7 +265,7 @@ class BagelBackend:
                 noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
                 grid=grid,
                 guidance=_with_scale(self.guidance, guidance),
-                steps=steps or self.info.steps,
+                steps=_step_count(steps, self.info.steps),
                 shift=self.shift,
                 on_step=None if on_step is None else lambda it: on_step(it.index + 1, it.total),
             )
@@ -293,7 +300,7 @@ class BagelBackend:
                 noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
                 grid=grid,
                 guidance=_with_scale(self.edit_guidance, guidance),
-                steps=steps or self.info.steps,
+                steps=_step_count(steps, self.info.steps),
                 shift=self.shift,
                 on_step=None if on_step is None else lambda it: on_step(it.index + 1, it.total),
             )
@@ -308,6 +315,13 @@ class BagelBackend:
     # -- contexts ------------------------------------------------------------------------------
 
     def _introduce(self, tokens: ConceptTokens) -> Text:
+        widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
+        if widths != {self.width}:
+            raise SlotError(
+                f"<{tokens.name}> was learned on another backbone: its tokens are "
+                f"{max(widths)} wide, those of {self.info.name} {self.width}",
+                hint=f"op learn PHOTOS --name {tokens.name} -b {self.info.name}",
+            )
         return concept_turn(
             tokens.id,
             tokens.und,
@@ -342,9 +356,11 @@ class BagelBackend:
         intros: list[Segment] = [self._introduce(tokens) for tokens in prompt.concepts]
         return [*intros, *turns[:-1], *seen, turns[-1]]
 
-    def _run(self, samples: Sequence[Sample], tokens: ConceptTokens):  # type: ignore[no-untyped-def]
+    def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
+        """All samples behind one concept's turn, and the sample of each token to be drawn [M]."""
         packed = pack(samples, self.bagel.config, self.bagel.device, multiple=16)
-        return self.bagel(packed, self.bagel.prefill([self._introduce(tokens)]))
+        outputs: Outputs = self.bagel(packed, self.bagel.prefill([self._introduce(tokens)]))
+        return outputs, packed.noised_sample
 
     def _request(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Text:
         soft = tuple(Soft((place,), tokens.id) for place in lesson.at)
@@ -374,13 +390,23 @@ class BagelBackend:
 
     # -- frozen encoders -----------------------------------------------------------------------
 
-    @torch.no_grad()
     def _see(self, image: Image) -> Tensor:
-        """ViT features [n, D] as they enter the language model."""
-        self.encoded += 1
-        pixels = to_tensor(self.fit_vit(rgb(image)))
-        patches, grid = patchify(pixels, self.bagel.config.vit.patch_size)
-        return self.bagel.see([patches], [grid])[0]
+        """ViT features [n, D] as they enter the language model, remembered for a while."""
+        picture = rgb(image)
+        key = blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
+        features = self._seen.pop(key, None)
+        if features is None:
+            self.encoded += 1
+            patches, grid = patchify(
+                to_tensor(self.fit_vit(picture)), self.bagel.config.vit.patch_size
+            )
+            # not an inference tensor: a lesson may need it for a gradient later
+            with torch.inference_mode(False), torch.no_grad():
+                features = self.bagel.see([patches], [grid])[0]
+        self._seen[key] = features
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return features
 
     @torch.no_grad()
     def _encode(self, image: Image) -> tuple[Tensor, Grid]:
@@ -414,13 +440,20 @@ def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
     order = torch.randperm(len(rows), generator=generator)
     centres = rows[order.repeat(-(-count // len(rows)))[:count]].clone()
     if len(rows) <= count:
-        return centres + 0.02 * rows.std() * torch.randn(centres.shape, generator=generator)
+        noise = torch.randn(centres.shape, generator=generator).to(rows.device)
+        return centres + 0.02 * rows.std() * noise
     for _ in range(rounds):
         nearest = torch.cdist(rows, centres).argmin(1)
         for index in range(count):
             if (nearest == index).any():
                 centres[index] = rows[nearest == index].mean(0)
     return centres
+
+
+def _step_count(steps: int | None, default: int) -> int:
+    if steps is not None and steps < 1:
+        raise UsageError(f"a picture cannot be painted in {steps} steps", hint="--steps 24")
+    return default if steps is None else steps
 
 
 def _with_scale(guidance: Guidance, scale: float | None) -> Guidance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import sha256
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL.Image import Image, Resampling
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -70,7 +71,8 @@ class NanoBackend(BagelBackend):
 
         def sized(rows: Tensor, count: int) -> Tensor:
             extra = rows[torch.arange(max(0, count - len(rows))) % len(rows)]
-            extra = extra + 0.1 * rows.std() * torch.randn(extra.shape, generator=generator)
+            noise = torch.randn(extra.shape, generator=generator).to(rows.device)
+            extra = extra + 0.1 * rows.std() * noise
             return torch.cat((rows, extra))[:count]
 
         und, gen = slots[1 : 1 + SLOTS], slots[1 + SLOTS :]
@@ -82,7 +84,10 @@ class NanoBackend(BagelBackend):
         config = self.bagel.config.vit
         rows, grid = patchify(to_tensor(self.fit_vit(rgb(image))), config.patch_size)
         ids = position_ids(grid, config.side)
-        seen: Tensor = self.bagel.vit_model.vision_model(rows, ids, [len(rows)])
+        device = self.bagel.device
+        seen: Tensor = self.bagel.vit_model.vision_model(
+            rows.to(device), ids.to(device), [len(rows)]
+        )
         return seen
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
@@ -128,31 +133,37 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
     folder = WEIGHTS if model in (None, "embedded") else Path(str(model))
     if dtype not in (None, "float32"):
         raise UsageError(f"nano runs in float32, not {dtype}", hint="leave out --dtype")
-    return _opened(folder.resolve(), "cpu" if device == "auto" else device, model or "embedded")
+    device = "cpu" if device == "auto" else device
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not here.get(device.partition(":")[0], True):
+        raise MissingError(f"there is no {device} device here", hint="leave out --device")
+    return _opened(folder.resolve(), device, model or "embedded")
 
 
 @lru_cache(maxsize=2)
 def _opened(folder: Path, device: str, model: str) -> NanoBackend:
     path = folder / "nano.safetensors"
-    if not path.is_file():
+    if not (path.is_file() and (folder / "nano.json").is_file()):
         raise MissingError(
             f"there are no nano weights in {folder}",
             hint="leave out --model, or write some: python -m op_nano.pretrain export",
         )
-    about = json.loads((folder / "nano.json").read_text())
-    tensors = {key: value.float() for key, value in load_file(path).items()}
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        start = f"{prefix}."
-        return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
-
-    with torch.device("meta"):
-        bagel, encoder = Bagel(CONFIG), ConceptEncoder()
-        vae = AutoEncoder(
-            replace(VAE, shift_factor=about["shift_factor"], scale_factor=about["scale_factor"])
+    try:
+        about = json.loads((folder / "nano.json").read_text())
+        tensors = {key: value.float() for key, value in load_file(path).items()}
+        vae_config = replace(
+            VAE, shift_factor=about["shift_factor"], scale_factor=about["scale_factor"]
         )
-    for module, name in ((bagel, "bagel"), (encoder, "encoder"), (vae, "vae")):
-        module.load_state_dict(part(name), assign=True)
+        with torch.device("meta"):
+            bagel, encoder, vae = Bagel(CONFIG), ConceptEncoder(), AutoEncoder(vae_config)
+        for module, name in ((bagel, "bagel"), (encoder, "encoder"), (vae, "vae")):
+            module.load_state_dict(_part(tensors, name), assign=True)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise MissingError(
+            f"the files in {folder} are not weights of this version of nano",
+            hint="leave out --model, or write them again: python -m op_nano.pretrain export",
+        ) from error
+    for module in (bagel, encoder, vae):
         module.requires_grad_(False).to(device).eval()
     digest = sha256(path.read_bytes()).hexdigest()[:16]
     backend = NanoBackend(
@@ -171,3 +182,9 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
     )
     backend.encoder = encoder
     return backend
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one module, under the names that it knows them by."""
+    start = f"{name}."
+    return {key.removeprefix(start): it for key, it in tensors.items() if key.startswith(start)}

@@ -1,9 +1,9 @@
 """What nano can do before any concept is learned, on held-out identities.
 
-    python -m op_nano.evaluate --count 500 -o backends/op_nano/weights/CARD.md
+    python -m op_nano.evaluate --count 500 -o figures.json
 
 Every picture and word is drawn from seeds that no training run saw; a judge trained apart says
-what was painted. The result is printed, and written as the model card where ``-o`` is given.
+what was painted. The figures are printed, and written as JSON where ``-o`` is given.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import ImageFilter
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, Prompt, Turn
@@ -148,10 +151,8 @@ def instruction(
     return pictures[POSED], pictures[MOVED], text, ("characters", "scene", *LOOKS)
 
 
-def touched(source: Picture, target: Picture) -> np.ndarray:
+def touched(source: Picture, target: Picture) -> NDArray[np.bool_]:
     """[H, W] bool: where a character stands before or after, and two pixels around."""
-    from PIL import ImageFilter
-
     inside = np.zeros((64, 64), dtype=bool)
     for picture in (source, target):
         for which in range(len(picture.characters)):
@@ -160,13 +161,20 @@ def touched(source: Picture, target: Picture) -> np.ndarray:
     return inside
 
 
-def ssim(before: Image, after: Image, where: np.ndarray) -> float:
-    """Mean structural similarity over the pixels of ``where``."""
-    from skimage.metrics import structural_similarity
+def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float:
+    """Mean structural similarity (Wang et al. 2004; uniform windows of 7 pixels, per channel) over
+    the pixels of ``where``."""
+    x, y = (np.asarray(image, dtype=np.float64) for image in (before, after))
 
-    _, values = structural_similarity(
-        np.asarray(before), np.asarray(after), channel_axis=2, full=True, data_range=255
-    )
+    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(cv2.blur(values, (7, 7), borderType=cv2.BORDER_REFLECT))
+
+    unbiased = 49 / 48
+    mx, my = mean(x), mean(y)
+    vx, vy = unbiased * (mean(x * x) - mx * mx), unbiased * (mean(y * y) - my * my)
+    both = unbiased * (mean(x * y) - mx * my)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    values = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     return float(values.mean(axis=2)[where].mean())
 
 

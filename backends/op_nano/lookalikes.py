@@ -40,12 +40,13 @@ def read_description(text: str) -> Character | None:
     patterns = [word for word in words if word in PATTERNS]
     if len(kinds) != 1 or not 1 <= len(colours) <= 2:
         return None
+    other = "black" if colours[0] == "white" else "white"  # for a pattern that a look-alike gets
     what = [word for word in worn.split() if word in ACCESSORIES]
     tint = [word for word in worn.split() if word in COLOURS]
     return Character(
         kind=kinds[0],
         colour=colours[0],
-        second=colours[-1] if len(colours) == 2 else "white",
+        second=colours[1] if len(colours) == 2 else other,
         pattern=patterns[0] if patterns and len(colours) == 2 else "plain",
         accessory=Accessory(what=what[0], colour=tint[0]) if what and tint else None,
     )

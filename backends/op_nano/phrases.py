@@ -35,7 +35,8 @@ WHERE = {
 }
 OPENINGS = (
     "", "", "", "a picture of ", "a photo of ", "draw ", "paint ", "generate ", "show ",
-    "make a picture of ", "a cartoon of ", "please draw ", "i want to see ", "an image of ", "here is ",
+    "make a picture of ", "a cartoon of ", "please draw ", "i want to see ",
+    "an image of ", "here is ",
 )  # fmt: skip
 
 
@@ -200,8 +201,9 @@ def recognise_question(name: str, rng: random.Random) -> str:
     """Whether the named one is in the picture."""
     return rng.choice((
         f"is {name} here?", f"is {name} here?", f"is {name} in this picture?",
-        f"is {name} in the picture?", f"do you see {name}?", f"can you see {name}?", f"is this {name}?", f"is it {name}?",
-        f"does this picture show {name}?", f"is {name} there?",
+        f"is {name} in the picture?", f"do you see {name}?", f"can you see {name}?",
+        f"is this {name}?", f"is it {name}?", f"does this picture show {name}?",
+        f"is {name} there?",
     ))  # fmt: skip
 
 

@@ -70,13 +70,13 @@ def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
       op toy photos photos --seed 7
       op toy photos big --size 256 --count 4
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PersonaError(
-            f"{folder} is already there and not empty", hint=f"op toy photos {folder}-2"
-        )
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     who = draw_character(seed, held_out=True)
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise PersonaError(
+                f"{folder} is already there and not empty", hint=f"op toy photos {folder}-2"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(toy_pictures(who, count, seed)):
             render(picture, size).save(folder / f"{number:02d}.png")

@@ -15,7 +15,7 @@ import math
 import random
 from dataclasses import dataclass, field, replace
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 KINDS = (
     "cat", "dog", "rabbit", "bear", "mouse", "pig", "frog", "duck", "elephant", "lion", "deer",
@@ -294,15 +294,9 @@ def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Imag
         who, x, y, scale = layout(picture)[which]
         _character(canvas, who, x, y, scale)
         masks.append(canvas.resize((size, size), Image.Resampling.BOX))
-    first, second = masks
-    mask = Image.new("L", (size, size))
-    mask.putdata(
-        [
-            255 if max(abs(a - b) for a, b in zip(p, q, strict=True)) < 128 else 0
-            for p, q in zip(first.getdata(), second.getdata(), strict=True)
-        ]
-    )
-    return mask
+    apart = ImageChops.difference(*masks).split()
+    most = ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])
+    return most.point([255] * 128 + [0] * 128)
 
 
 def _scene(canvas: Image.Image, picture: Picture) -> None:
