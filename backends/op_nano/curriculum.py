@@ -126,16 +126,16 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 60: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 33: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = (Group(slots.shape[-1]) for _ in range(3))
         every = range(len(self.pool.families))
-        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(10)]
-        alone.samples += [self._caption(rng.choice(every)) for _ in range(9)]
-        alone.samples += [self._edit(rng.choice(every), {}, alone) for _ in range(6)]
-        alone.samples += [self._described(rng.choice(every), alone) for _ in range(4)]
-        alone.samples += [self._replay() for _ in range(2)]
+        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(5)]
+        alone.samples += [self._caption(rng.choice(every)) for _ in range(5)]
+        alone.samples += [self._edit(rng.choice(every), {}, alone) for _ in range(3)]
+        alone.samples += [self._described(rng.choice(every), alone) for _ in range(2)]
+        alone.samples.append(self._replay())
         for index, family in enumerate(families):
             rows = {SKS: slots[index, :1]}
             behind.samples.append(self._recognise(family, rows, behind))
@@ -144,8 +144,7 @@ class Teacher:
             else:
                 behind.samples.append(self._edit(family, rows, behind))
             behind.concepts += [index, index]
-        for index in (0, 2):
-            pairs.samples.append(self._pair(families[index], slots[index : index + 2], pairs))
+        pairs.samples.append(self._pair(families[0], slots[:2], pairs))
         return alone, behind, pairs
 
     # -- what a sample is ----------------------------------------------------------------------

@@ -224,14 +224,17 @@ def encode(state: Path) -> None:
 
 @main.command()
 @click.option("--minutes", default=90.0)
-@click.option("--concepts", default=14)
+@click.option("--concepts", default=8)
 @click.option("--ce-weight", default=1.0)
+@click.option("--processes", default=os.cpu_count() or 1)
 @click.pass_obj
-def joint(state: Path, minutes: float, concepts: int, ce_weight: float) -> None:
+def joint(
+    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int
+) -> None:
     """Train both experts and the concept encoder."""
     from op_nano.joint import train_joint
 
-    train_joint(state, minutes, concepts, ce_weight)
+    train_joint(state, minutes, concepts, ce_weight, processes)
 
 
 @main.command()

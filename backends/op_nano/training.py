@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as distributed
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Stage:
             self.spent, self.step = before["seconds"], before["step"]
         self.began = self.saved = self.logged = time.monotonic()
         self.sums: dict[str, list[float]] = {}
+        self.agreed: float | None = None
+        """The share of the budget that all processes of a stage agree on."""
 
     @property
     def seconds(self) -> float:
@@ -38,7 +41,7 @@ class Stage:
     @property
     def done(self) -> float:
         """Share of the budget used, in [0, 1]."""
-        return min(1.0, self.seconds / self.budget)
+        return min(1.0, self.seconds / self.budget) if self.agreed is None else self.agreed
 
     def rate(self, peak: float, *, warm: int = 100, tail: float = 0.4) -> float:
         """Warm-up, flat, then linear to zero over the last ``tail`` of the budget."""
@@ -102,8 +105,8 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
         for group in self.param_groups:
+            updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -112,21 +115,24 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 update = weight.grad.lerp(state["momentum"], group["momentum"]).flatten(1)
-                update = orthogonalise(update)
-                scale = 0.2 * math.sqrt(max(update.shape))
-                weight.add_(update.view_as(weight), alpha=-group["lr"] * scale)
+                updates.setdefault(update.shape, []).append((weight, update))
+            for shape, pairs in updates.items():
+                whole = orthogonalise(torch.stack([update for _, update in pairs]))
+                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+                for (weight, _), update in zip(pairs, whole, strict=True):
+                    weight.add_(update.view_as(weight), alpha=-rate)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz iterations."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
-    x = x / (x.norm() + 1e-7)
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices [n, rows, columns], roughly, by five Newton-Schulz
+    iterations."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    nearest: Tensor = x.mT if tall else x
-    return nearest
+    return x.mT if tall else x
 
 
 def optimisers(parameters: dict[str, nn.Parameter], *, matrices: float, rest: float) -> Optimisers:
@@ -181,9 +187,20 @@ def resume(stage: Stage, model: nn.Module, both: Optimisers, average: Average) -
 
 
 def step_all(stage: Stage, model: nn.Module, both: Optimisers, loss: Tensor) -> None:
-    """One update of all parameters at the rate that the clock says."""
+    """One update of all parameters at the rate that the clock says. Several processes first agree
+    on the gradient and on the time."""
     model.zero_grad()
     torch.autograd.backward(loss)
+    if distributed.is_initialized():
+        gradients = [value.grad for value in model.parameters() if value.grad is not None]
+        spent = torch.tensor([stage.seconds / stage.budget])
+        whole = torch.cat([spent, *(gradient.flatten() for gradient in gradients)])
+        distributed.all_reduce(whole)
+        whole /= distributed.get_world_size()
+        stage.agreed = min(1.0, whole[0].item())
+        parts = torch.split(whole[1:], [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimiser, peak in both.values():
         optimiser.param_groups[0]["lr"] = stage.rate(peak)

@@ -41,7 +41,7 @@ from omnipersona_cli.engine.keep import (
     pack_before,
     packed,
 )
-from omnipersona_cli.engine.material import Material, gather
+from omnipersona_cli.engine.material import Material, captioned, gather
 from omnipersona_cli.engine.optimise import (
     HELD_OUT_LESSONS,
     PROBES,
@@ -245,6 +245,8 @@ def learn(
         seed=seed,
     )
     with memory_errors(info.name):
+        report(Progress(phase="encoding"))
+        material = captioned(material, backend)
         start = _start(
             backend, material, pictures, understand_tokens, generate_tokens, experts, seed
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Lesson
+from omnipersona_cli.backend import Backend, Lesson, Prompt, Turn
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, new_fact
 from omnipersona_cli.concepts.mentions import check_name, to_turn
 from omnipersona_cli.data.lessons import EditTriplet, build_lessons
@@ -28,6 +29,8 @@ HELD_OUT_NEGATIVES = 0.3
 """The share of negatives that is never learned from: calibration wants more of them."""
 
 _PROBE_QUESTION = "is <{name}> here?"
+_PLACE_QUESTION = "where is it?"
+_PLACE = re.compile(r"\b(?:in|at|on|under|near|inside|by)\b(?: [a-z]+){1,4}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,35 @@ def gather(
         learned_negatives=len(studied),
         positives_held_out=bool(positives),
         notes=tuple(notes),
+    )
+
+
+def captioned(material: Material, backend: Backend) -> Material:
+    """Depictions told apart by place: where the backbone itself sees a photo's subject is said in
+    the request ("<bo>" becomes "<bo> in the forest"), so that the tokens need not carry the
+    background. Requests that name a place already, and answers that are none, are left alone."""
+    places: dict[int, str] = {}
+
+    def place(image: Image) -> str:
+        if id(image) not in places:
+            prompt = Prompt(turns=(Turn(text=_PLACE_QUESTION),))
+            said = "".join(backend.say(prompt, image=image, max_tokens=12)).strip(" .").lower()
+            places[id(image)] = said if _PLACE.fullmatch(said) else ""
+        return places[id(image)]
+
+    def told(lesson: Lesson) -> Lesson:
+        if lesson.kind != "depict" or lesson.target is None or _PLACE.search(lesson.request.text):
+            return lesson
+        where = place(lesson.target)
+        text = f"{lesson.request.text.rstrip('.')} {where}"
+        return replace(lesson, request=to_turn(text)) if where else lesson
+
+    if not {"understand", "generate"} <= set(backend.info.tasks):
+        return material
+    return replace(
+        material,
+        lessons=tuple(told(lesson) for lesson in material.lessons),
+        held_out=tuple(told(lesson) for lesson in material.held_out),
     )
 
 
