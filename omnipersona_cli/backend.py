@@ -134,7 +134,7 @@ class Prepared(Protocol):
 
 
 class Backend(Protocol):
-    """One opened backbone. Its weights never change; see `omnipersona_cli.testing` for the rules."""
+    """One opened backbone; its weights never change. `omnipersona_cli.testing` has the rules."""
 
     info: BackendInfo
     model: str

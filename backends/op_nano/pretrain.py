@@ -228,9 +228,7 @@ def encode(state: Path) -> None:
 @click.option("--ce-weight", default=1.0)
 @click.option("--processes", default=os.cpu_count() or 1)
 @click.pass_obj
-def joint(
-    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int
-) -> None:
+def joint(state: Path, minutes: float, concepts: int, ce_weight: float, processes: int) -> None:
     """Train both experts and the concept encoder."""
     from op_nano.joint import train_joint
 
