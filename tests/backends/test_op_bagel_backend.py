@@ -1,0 +1,285 @@
+"""BAGEL as a backend, on a tiny random model: routing, pictures, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as images
+from PIL.Image import Image
+from torch import Tensor
+
+from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Prompt, Task
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.engine.tokens import copy_of
+from omnipersona_cli.errors import MissingError, SlotError
+from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, kmeans, open_backend
+from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.model import Bagel, initialise
+from op_bagel.sampling import Guidance
+from op_bagel.vae import AutoEncoder, VAEConfig
+
+VAE = VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4)
+CONFIG = BagelConfig(
+    llm=DecoderConfig(
+        vocab_size=140,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+    ),
+    vit=ViTConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+    ),
+    vae=VAE,
+    special_tokens=SpecialTokens(
+        bos_token_id=128, eos_token_id=129, start_of_image=130, end_of_image=131
+    ),
+    max_latent_size=4,
+)
+INFO = BackendInfo(
+    name="tiny",
+    summary="For tests.",
+    opens="nowhere:nothing",
+    tasks={"understand": "native", "generate": "native", "edit": "native"},
+    default_model="random",
+    sizes=((32, 32),),
+    pictures="any",
+    licence="Apache-2.0",
+    memory_gb=0.1,
+    steps=2,
+)
+
+
+class Letters:
+    """A tokenizer of ASCII letters."""
+
+    unnamed = "~"
+
+    def encode(self, text: str) -> list[int]:
+        return [*text.encode("ascii", "replace")]
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(chr(one) for one in ids if one < 128)
+
+
+def fitted(image: Image) -> Image:
+    return image.resize((32, 32))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> BagelBackend:
+    bagel = Bagel(CONFIG)
+    initialise(bagel, 0)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(bagel.llm2vae.weight, std=0.2)
+    return BagelBackend(
+        info=INFO,
+        model="random",
+        fingerprint="tiny@0",
+        bagel=bagel.eval(),
+        vae=AutoEncoder(VAE).eval(),
+        words=Letters(),
+        fit_vae=fitted,
+        fit_vit=fitted,
+        guidance=Guidance(text=2.0),
+        edit_guidance=Guidance(text=2.0, image=1.5),
+        shift=1.0,
+    )
+
+
+def picture(seed: int) -> Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return images.fromarray(pixels).resize((32, 32))
+
+
+@pytest.fixture
+def tokens(tiny: BagelBackend) -> ConceptTokens:
+    photos = [picture(seed) for seed in range(3)]
+    return tiny.new_tokens("bo", understand=3, generate=2, photos=photos, seed=0)
+
+
+def lesson(task: Task) -> Lesson:
+    if task == "understand":
+        turn = to_turn("is <bo> here?")
+        return Lesson(task=task, kind="recognise", request=turn, image=picture(1), answer="yes")
+    if task == "generate":
+        return Lesson(task=task, kind="depict", request=to_turn("draw <bo>"), target=picture(1))
+    turn = to_turn("add <bo>")
+    return Lesson(task="edit", kind="edit", request=turn, image=picture(2), target=picture(1))
+
+
+def moved(tiny: BagelBackend, tokens: ConceptTokens, task: Task) -> set[str]:
+    trainable = copy_of(tokens, trainable=True)
+    losses = tiny.loss(tiny.prepare([lesson(task)]), trainable, seed=0)
+    assert set(losses) == {task}
+    torch.autograd.backward(losses[task])
+    parts = {"id": trainable.id, "und": trainable.und, "gen": trainable.gen}
+    return {name for name, it in parts.items() if it.grad is not None and bool(it.grad.any())}
+
+
+def test_an_understanding_lesson_moves_the_identifier_and_the_understanding_part(
+    tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    assert moved(tiny, tokens, "understand") == {"id", "und"}
+
+
+@pytest.mark.parametrize("task", ["generate", "edit"])
+def test_a_painting_lesson_moves_the_identifier_and_the_generation_part(
+    task: Task, tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    assert moved(tiny, tokens, task) == {"id", "gen"}
+
+
+def test_both_parts_are_read_in_every_task(tiny: BagelBackend, tokens: ConceptTokens) -> None:
+    for task in INFO.tasks:
+        batch = tiny.prepare([lesson(task)])
+        kept = tiny.loss(batch, tokens, seed=0)[task]
+        for part in ("und", "gen"):
+            rows: Tensor = getattr(tokens, part)
+            parts = {"id": tokens.id, "und": tokens.und, "gen": tokens.gen, part: rows + 1.0}
+            other = ConceptTokens(name="bo", **parts)
+            assert not torch.equal(tiny.loss(batch, other, seed=0)[task], kept), (task, part)
+
+
+def test_a_mixed_batch_gives_the_losses_of_its_tasks(
+    tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    said, drawn = lesson("understand"), lesson("edit")
+    alone = tiny.loss(tiny.prepare([said]), tokens, seed=0)["understand"]
+    mixed = tiny.loss(tiny.prepare([drawn, said, lesson("generate")]), tokens, seed=0)
+    assert set(mixed) == {"understand", "generate", "edit"}
+    assert torch.allclose(mixed["understand"], alone, atol=1e-5)
+
+
+def test_the_prepared_lesson_marks_where_the_name_stands(tiny: BagelBackend) -> None:
+    (one,) = tiny.prepare([lesson("understand")])
+    assert one.at == [len("is ")]
+    assert tiny.words.decode(one.request) == "is ~ here?"
+    assert tiny.words.decode(one.answer) == "yes"
+    assert one.seen is not None and one.source is None and one.target is None
+
+
+def test_an_edit_is_prepared_with_source_and_target(tiny: BagelBackend) -> None:
+    (one,) = tiny.prepare([lesson("edit")])
+    assert one.seen is not None and one.source is not None and one.target is not None
+    assert one.source.shape == one.target.shape and one.grid == (4, 4)
+    assert not torch.equal(one.source, one.target)
+
+
+def test_each_picture_is_encoded_once(tiny: BagelBackend) -> None:
+    shown, wanted = picture(20), picture(21)
+    turn = to_turn("add <bo>")
+    lessons = [
+        Lesson(task="edit", kind="edit", request=turn, image=shown, target=wanted) for _ in range(4)
+    ]
+    before = tiny.encoded
+    tiny.prepare(lessons)
+    assert tiny.encoded - before == 3  # one look, two latents
+
+
+def test_a_few_looks_are_remembered_and_can_still_be_learned_from(
+    tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    question = Prompt(turns=(to_turn("is it?"),))
+    before = tiny.encoded
+    tiny.score(question, ("yes",), image=picture(1))  # the lesson's picture, in inference mode
+    looked = tiny.encoded
+    assert looked - before <= 1
+    assert moved(tiny, tokens, "understand") == {"id", "und"}
+    assert tiny.encoded == looked
+    for seed in range(30, 30 + REMEMBERED):
+        tiny.score(question, ("yes",), image=picture(seed))
+    tiny.score(question, ("yes",), image=picture(1))
+    assert tiny.encoded - looked == REMEMBERED + 1
+
+
+def test_tokens_start_from_what_the_experts_see(tiny: BagelBackend, tokens: ConceptTokens) -> None:
+    seen = torch.cat([tiny._see(picture(seed)) for seed in range(3)])
+    centres = kmeans(seen, 3, 0)  # the rows may be shortened, to the norm that packs promise
+    likeness = torch.nn.functional.cosine_similarity(tokens.und, centres)
+    assert float(likeness.min()) > 0.999
+    mean = centres.mean(0, keepdim=True)
+    assert float(torch.nn.functional.cosine_similarity(tokens.id, mean)) > 0.999
+    assert all(row.requires_grad and row.is_leaf for row in tokens.parameters())
+
+
+def test_tokens_stay_within_the_norm_that_packs_promise(tiny: BagelBackend) -> None:
+    rows = torch.full((2, tiny.width), 1e6)
+    fresh = tiny._fresh("bo", rows[:1], rows, rows)
+    for row in fresh.parameters():
+        assert float(row.detach().norm(dim=1).max()) < tiny.norm_limit
+
+
+def test_tokens_of_another_width_are_refused(tiny: BagelBackend) -> None:
+    rows = torch.zeros(1, tiny.width // 2)
+    stranger = ConceptTokens(name="bo", id=rows, und=rows, gen=rows)
+    with pytest.raises(SlotError, match="another backbone") as error:
+        tiny.score(Prompt(turns=(to_turn("is <bo> here?"),), concepts=(stranger,)), ("yes",))
+    assert "op learn" in error.value.hint
+
+
+def test_kmeans_finds_separate_groups_and_follows_its_seed() -> None:
+    torch.manual_seed(0)
+    groups = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    rows = (groups[:, None] + 0.1 * torch.randn(3, 20, 2)).flatten(0, 1)
+    centres = kmeans(rows, 3, 1)
+    assert torch.equal(centres, kmeans(rows, 3, 1))
+    nearest = torch.cdist(rows, kmeans(rows, 12, 0)).min(1).values
+    assert float(nearest.max()) < 1.0
+
+
+def test_kmeans_of_few_rows_repeats_them_a_little_apart() -> None:
+    rows = torch.randn(3, 4)
+    centres = kmeans(rows, 8, 0)
+    assert centres.shape == (8, 4) and len(centres.unique(dim=0)) == 8
+    assert float(torch.cdist(centres, rows).min(1).values.max()) < 0.5
+
+
+# -- keep_unchanged --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 64), (101, 77), (1, 1)])
+def test_an_edit_that_changes_nothing_keeps_the_source_to_the_bit(size: tuple[int, int]) -> None:
+    source, restored = picture(3).resize(size), picture(4)
+    kept = keep_unchanged(source, restored, restored.copy())
+    assert kept.size == size and kept.tobytes() == source.tobytes()
+
+
+def test_pixels_outside_a_change_are_the_sources_to_the_bit() -> None:
+    source = picture(3).resize((128, 128))
+    restored = source.resize((64, 64))
+    painted = restored.copy()
+    painted.paste((255, 0, 255), (0, 0, 20, 64))
+    after, before = (np.asarray(it) for it in (keep_unchanged(source, restored, painted), source))
+    assert np.array_equal(after[:, 56:], before[:, 56:])
+    assert (after[:, 4:32] == (255, 0, 255)).all()
+
+
+def test_a_small_blur_everywhere_is_not_a_change() -> None:
+    source = picture(3)
+    brighter = source.point(lambda value: min(255, value + 5))
+    assert keep_unchanged(source, source, brighter).tobytes() == source.tobytes()
+
+
+# -- speaking and opening --------------------------------------------------------------------------
+
+
+def test_what_it_says_uses_the_name_that_was_asked_for(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter(Letters().encode("it is ~."))
+    monkeypatch.setattr("op_bagel.backend.decode_text", lambda *_, **__: said)
+    prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
+    assert "".join(tiny.say(prompt)) == "it is <bo>."
+
+
+def test_the_released_checkpoint_cannot_be_opened_yet() -> None:
+    with pytest.raises(MissingError) as error:
+        open_backend(None, "cpu", None)
+    assert "-b nano" in error.value.hint

@@ -1,0 +1,338 @@
+"""nano keeps the rules of all backends, and says what it does not know. No test here depends on
+how good the weights are."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as images
+from PIL.Image import Image
+from torch import Tensor
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
+from omnipersona_cli.testing import BackendContract
+from op_nano import INFO, backend, lookalikes, op_negatives
+from op_nano.backend import NanoBackend, NanoWords, open_backend, square
+from op_nano.shape import SLOTS
+from op_nano.tokenizer import NAME, encode
+from op_nano.world import COLOURS, KINDS, Character, draw_character, draw_picture, render
+
+
+def cartoons(seed: int, count: int) -> list[Image]:
+    """Pictures of one character."""
+    rng, who = random.Random(seed), draw_character(seed, held_out=True)
+    return [render(draw_picture(rng, (who,))) for _ in range(count)]
+
+
+def noise(seed: int) -> Image:
+    """A picture of nothing, which no autoencoder of this size can restore."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return images.fromarray(pixels)
+
+
+def asked(text: str, *concepts: ConceptTokens) -> Prompt:
+    return Prompt(turns=(to_turn(text),), concepts=concepts)
+
+
+@pytest.fixture(scope="module")
+def nano() -> NanoBackend:
+    opened = open_backend(None, "auto", None)
+    assert isinstance(opened, NanoBackend)
+    return opened
+
+
+class TestNano(BackendContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls) -> Backend:
+        return open_backend(None, "cpu", None)
+
+    @pytest.fixture
+    def photos(self) -> list[Image]:
+        return cartoons(1, 4)
+
+    @pytest.fixture
+    def others(self) -> list[Image]:
+        return cartoons(2, 2)
+
+    @pytest.fixture
+    def weights(self, nano: NanoBackend) -> Mapping[str, Tensor]:
+        parts = {"bagel": nano.bagel, "vae": nano.vae, "encoder": nano.encoder}
+        return {
+            f"{name}.{key}": value
+            for name, part in parts.items()
+            for key, value in part.state_dict(keep_vars=True).items()
+        }
+
+    @pytest.fixture
+    def encoder_calls(self, nano: NanoBackend) -> Iterator[Callable[[], int]]:
+        calls: list[object] = []
+        hooks = [
+            part.register_forward_hook(lambda module, *_: calls.append(module))
+            for part in (nano.bagel.vit_model.vision_model, nano.vae.encoder, nano.encoder)
+        ]
+        yield lambda: len(calls)
+        for hook in hooks:
+            hook.remove()
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+def test_it_is_opened_once(nano: NanoBackend) -> None:
+    assert open_backend("embedded", "cpu", "float32").fingerprint == nano.fingerprint
+    assert open_backend(None, "auto", None) is nano
+
+
+def test_a_folder_without_weights_is_missing(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(MissingError, match="no nano weights"):
+            open_backend(str(folder), "cpu", None)
+
+
+def test_files_that_are_not_nanos_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "nano.json").write_text('{"shift_factor": 0.0, "scale_factor": 1.0}')
+    (tmp_path / "nano.safetensors").write_bytes(b"not a tensor")
+    with pytest.raises(MissingError, match="not weights of this version"):
+        open_backend(str(tmp_path), "cpu", None)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_number_formats_are_refused(dtype: str) -> None:
+    with pytest.raises(UsageError, match=dtype):
+        open_backend(None, "cpu", dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_here_is_missing() -> None:
+    with pytest.raises(MissingError, match="cuda"):
+        open_backend(None, "cuda", None)
+
+
+# -- remarks ---------------------------------------------------------------------------------------
+
+
+def test_known_words_and_names_need_no_remark(nano: NanoBackend) -> None:
+    assert not nano.remarks(texts=["a picture of <zyx> and a bunny at the beach", "<bo>'s toy?"])
+
+
+def test_unknown_words_are_named_in_one_note(nano: NanoBackend) -> None:
+    (note,) = nano.remarks(texts=["a zebra in Paris", "the zebra and <bo>"])
+    assert "zebra, paris;" in note and "bo" not in note.split(":")[1]
+
+
+def test_many_unknown_words_are_cut_short(nano: NanoBackend) -> None:
+    words = [f"zz{chr(97 + index)}" for index in range(20)]
+    (note,) = nano.remarks(texts=[" ".join(words)])
+    assert words[7] in note and words[8] not in note and "…" in note
+
+
+def test_photographs_are_remarked_on(nano: NanoBackend) -> None:
+    (note,) = nano.remarks(photos=[noise(seed) for seed in range(3)])
+    assert "photographs" in note and "op backends" in note and "dB" in note
+
+
+def test_one_stray_photograph_among_cartoons_is_not(
+    nano: NanoBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "FOREIGN_PSNR", 0.0)
+    assert not nano.remarks(photos=cartoons(1, 3))
+    restored = iter((30.0, 10.0, 30.0))
+    monkeypatch.setattr(backend, "FOREIGN_PSNR", 21.0)
+    monkeypatch.setattr(NanoBackend, "_restores", lambda *_: next(restored))
+    assert not nano.remarks(photos=cartoons(1, 3))
+
+
+# -- tokens and lessons ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("understand", "generate"), [(1, 1), (16, 16), (20, 40)])
+def test_any_number_of_tokens_starts_from_the_concept_encoder(
+    understand: int, generate: int, nano: NanoBackend
+) -> None:
+    tokens = nano.new_tokens(
+        "bo", understand=understand, generate=generate, photos=cartoons(1, 2), seed=0
+    )
+    full = nano.new_tokens("bo", understand=SLOTS, generate=SLOTS, photos=cartoons(1, 2), seed=9)
+    assert (len(tokens.und), len(tokens.gen)) == (understand, generate)
+    assert torch.equal(tokens.id, full.id)
+    for some, all_of_them in ((tokens.und, full.und), (tokens.gen, full.gen)):
+        shared = min(len(some), SLOTS)
+        assert torch.equal(some[:shared], all_of_them[:shared])
+        assert len(some.unique(dim=0)) == len(some)
+
+
+def test_preparing_sees_each_picture_once_and_learning_sees_none(nano: NanoBackend) -> None:
+    photos, others = cartoons(3, 2), cartoons(4, 1)
+    turn, add = to_turn("is <bo> here?"), to_turn("add <bo>.")
+    lessons = [
+        Lesson(task="understand", kind="recognise", request=turn, image=photo, answer="yes")
+        for photo in photos * 3
+    ]
+    lessons += [
+        Lesson(task="edit", kind="edit", request=add, image=others[0], target=photo)
+        for photo in photos
+    ]
+    tokens = nano.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
+    before = nano.encoded
+    batch = nano.prepare(lessons)
+    assert nano.encoded - before == 3 + 3  # three pictures are looked at, three become latents
+    prepared = nano.encoded
+    torch.autograd.backward(list(nano.loss(batch, tokens, seed=0).values()))
+    assert nano.encoded == prepared
+
+
+def test_questions_about_one_picture_look_once(nano: NanoBackend) -> None:
+    picture = cartoons(5, 1)[0]
+    before = nano.encoded
+    for question in ("is it a cat?", "what is it?", "where is it?"):
+        nano.score(asked(question), ("yes", "no"), image=picture.copy())
+    assert nano.encoded - before == 1
+    picture.putpixel((0, 0), (1, 2, 3))
+    nano.score(asked("is it a cat?"), ("yes", "no"), image=picture)
+    assert nano.encoded - before == 2
+
+
+# -- painting --------------------------------------------------------------------------------------
+
+
+def test_seeds_painted_together_are_those_painted_alone(nano: NanoBackend) -> None:
+    def paint(seeds: Sequence[int]) -> list[np.ndarray]:
+        pictures = nano.gen(
+            asked("a red cat in the snow"), size=None, steps=3, guidance=None, seeds=seeds
+        )
+        return [np.asarray(picture).astype(int) for picture in pictures]
+
+    together = paint((4, 5, 6))
+    for one, (alone,) in zip(together, map(paint, ((4,), (5,), (6,))), strict=True):
+        assert np.abs(one - alone).max() <= 2
+    assert np.abs(together[0] - together[1]).max() > 2
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, 0), (-16, 64), (65, 64), (128, 64), (10_000, 16)])
+def test_sizes_that_it_cannot_paint_are_refused(size: tuple[int, int], nano: NanoBackend) -> None:
+    with pytest.raises(TaskError, match="cannot paint"):
+        list(nano.gen(asked("a cat"), size=size, steps=1, guidance=None, seeds=(0,)))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (16, 16)])
+def test_smaller_sizes_are_painted(size: tuple[int, int], nano: NanoBackend) -> None:
+    (picture,) = nano.gen(asked("a cat"), size=size, steps=1, guidance=None, seeds=(0,))
+    assert picture.size == size
+
+
+def test_painting_in_no_steps_is_refused(nano: NanoBackend) -> None:
+    with pytest.raises(UsageError, match="0 steps"):
+        list(nano.gen(asked("a cat"), size=None, steps=0, guidance=None, seeds=(0,)))
+
+
+def test_tokens_of_another_backbone_are_refused(nano: NanoBackend) -> None:
+    rows = torch.zeros(1, nano.width + 1)
+    stranger = ConceptTokens(name="bo", id=rows, und=rows, gen=rows)
+    with pytest.raises(SlotError, match="<bo> was learned on another backbone"):
+        nano.score(asked("is <bo> here?", stranger), ("yes", "no"))
+
+
+# -- editing ---------------------------------------------------------------------------------------
+
+
+def edited(nano: NanoBackend, source: Image) -> Image:
+    (picture,) = nano.edit(
+        source, asked("make it blue"), mask=None, steps=2, guidance=None, seeds=(3,)
+    )
+    return picture
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 37), (1, 1), (16, 300)])
+def test_an_edit_has_the_size_of_its_source(size: tuple[int, int], nano: NanoBackend) -> None:
+    assert edited(nano, cartoons(1, 1)[0].resize(size)).size == size
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_any_kind_of_picture_is_edited(mode: str, nano: NanoBackend) -> None:
+    assert edited(nano, cartoons(1, 1)[0].convert(mode)).mode == "RGB"
+
+
+def test_what_an_edit_leaves_alone_is_the_source_to_the_bit(
+    nano: NanoBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = cartoons(1, 1)[0]
+    decode = NanoBackend._decode
+    painted = False
+
+    def left_half_only(self: NanoBackend, tokens: Tensor, grid: tuple[int, int]) -> Image:
+        nonlocal painted
+        restored = decode(self, self._encode(source)[0], grid)
+        if painted:  # the second picture is the painted one
+            restored.paste((255, 0, 255), (0, 0, 16, 64))
+        painted = True
+        return restored
+
+    monkeypatch.setattr(NanoBackend, "_decode", left_half_only)
+    after = np.asarray(edited(nano, source))
+    assert np.array_equal(after[:, 24:], np.asarray(source)[:, 24:])
+    assert (after[:, :12] == (255, 0, 255)).all()
+
+
+# -- words and negatives ---------------------------------------------------------------------------
+
+
+def test_a_mention_without_tokens_is_one_word() -> None:
+    words = NanoWords()
+    assert words.encode("is <sks> here?") == [*encode("is"), NAME, *encode("here?")]
+    assert words.decode(words.encode("<sks>'s toy")) == "<sks>'s toy"
+
+
+def test_pictures_are_squeezed_to_its_size() -> None:
+    small = cartoons(1, 1)[0]
+    assert square(small) is small
+    for size in ((1, 1), (500, 20), (64, 128)):
+        assert square(small.resize(size)).size == (64, 64)
+
+
+def test_negatives_are_drawn_for_nano_alone() -> None:
+    assert op_negatives(kind="cat", count=4, seed=0, photos=(), backend="other") == ()
+    drawn = op_negatives(kind="cat", count=4, seed=0, photos=(), backend=INFO.name)
+    again = op_negatives(kind="cat", count=4, seed=0, photos=(), backend=INFO.name)
+    assert [one.size for one in drawn] == [(64, 64)] * 4
+    assert [one.tobytes() for one in drawn] == [one.tobytes() for one in again]
+
+
+def test_look_alikes_resemble_what_nano_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    who = Character(kind="cat", colour="red", second="blue", pattern="striped")
+    asked_away: list[Character] = []
+
+    def one_away(seen: Character, rng: random.Random) -> Character:
+        asked_away.append(seen)
+        return seen
+
+    monkeypatch.setattr(lookalikes, "seen_in", lambda photos: who)
+    monkeypatch.setattr(lookalikes, "one_attribute_away", one_away)
+    drawn = lookalikes.negatives(kind="", count=10, seed=1, photos=cartoons(1, 2))
+    assert len(drawn) == 10 and asked_away == [who] * 6
+
+
+def test_a_description_is_read_back() -> None:
+    read = lookalikes.read_description("a spotted white and black cat with a blue hat")
+    assert read is not None and read.accessory is not None
+    assert (read.kind, read.colour, read.second, read.pattern) == (
+        "cat",
+        "white",
+        "black",
+        "spotted",
+    )
+    assert (read.accessory.what, read.accessory.colour) == ("hat", "blue")
+    for text in ("", "nothing", "a cat", "a red", "a red cat and a dog"):
+        assert lookalikes.read_description(text) is None
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_look_alikes_pattern_can_be_seen(colour: str) -> None:
+    for kind in KINDS:
+        read = lookalikes.read_description(f"a {colour} {kind}")
+        assert read is not None and read.second != read.colour

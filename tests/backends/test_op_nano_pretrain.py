@@ -1,0 +1,384 @@
+"""Pretraining of nano, two steps at a time: it resumes exactly, and what it exports opens."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from op_bagel.model import Bagel, initialise
+from op_bagel.packing import Latent, Noise, Sample, Soft, Text, Vit, pack
+from op_nano import pretrain, vision
+from op_nano.backend import open_backend
+from op_nano.curriculum import SKS, Group, Pool, Teacher, read_turn
+from op_nano.families import PICTURES, TWO, draw_family, draw_pool
+from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool
+from op_nano.pretrain import HELD_OUT_FIRST, JUDGE_FIRST, train_autoencoder, train_vision
+from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
+from op_nano.tokenizer import NAME, decode, encode
+from op_nano.training import Average, Muon, Stage, everything, optimisers, resume, step_all
+from op_nano.world import COLOURS, KINDS
+
+FOREVER = 1e6  # minutes
+CONCEPTS = 4
+EOS = CONFIG.special_tokens.eos_token_id
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pool of four families, one step of the autoencoder and of the ViT, two of the rest."""
+    folder = tmp_path_factory.mktemp("training")
+    for name, count, first, held_out in (
+        ("pool", 4, 0, False),
+        ("test", 2, HELD_OUT_FIRST, True),
+        ("judge", 2, JUDGE_FIRST, False),
+    ):
+        list(draw_pool(folder / f"{name}.npy", count, first=first, held_out=held_out, jobs=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "done", property(lambda stage: float(stage.step >= 1)))
+        train_autoencoder(folder, FOREVER, 2)
+        train_vision(folder, FOREVER, 4)
+        train_vision(folder, FOREVER, 4, name="judge")
+    for name in ("pool", "test"):
+        encode_pool(folder, name)
+    practise(folder, 2)
+    yield folder
+
+
+def practise(folder: Path, until: int) -> dict[str, Tensor]:
+    """Joint training up to a step, from what is saved in a folder; what is saved at the end."""
+    pool = read_pool(folder, "pool", 0, False)
+    stage = Stage(folder, "joint", FOREVER)
+    bagel = Bagel(CONFIG)
+    initialise(bagel, 0)
+    bagel.vit_model.requires_grad_(False)
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()})
+    learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
+    both = optimisers(learned, matrices=5e-3, rest=2e-3)
+    average = Average(learned)
+    resume(stage, model, both, average)
+    while stage.step < until:
+        ce, mse, _ = losses(model, Teacher(pool, stage.step), CONCEPTS)
+        step_all(stage, model, both, ce + mse)
+        average.update(learned, stage.step)
+    stage.save(everything(model, both, average))
+    return load_file(stage.weights)
+
+
+def test_a_stage_goes_on_exactly_where_it_stopped(state: Path, tmp_path: Path) -> None:
+    for name in ("pool.npy", "pool.safetensors"):
+        (tmp_path / name).symlink_to(state / name)
+    practise(tmp_path, 1)
+    resumed = practise(tmp_path, 2)
+    straight = load_file(state / "joint.safetensors")
+    assert resumed.keys() == straight.keys()
+    for name, value in straight.items():
+        assert torch.equal(resumed[name], value), name
+    assert json.loads((tmp_path / "joint.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vision", "judge"])
+def test_a_finished_stage_is_left_as_it_is(
+    name: str, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Stage, "done", property(lambda stage: float(stage.step >= 1)))
+    before = load_file(state / f"{name}.safetensors")
+    if name == "autoencoder":
+        train_autoencoder(state, FOREVER, 2)
+    else:
+        train_vision(state, FOREVER, 4, name=name)
+    after = load_file(state / f"{name}.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_every_stage_reports_under_its_own_name(state: Path) -> None:
+    reports = {one.name for one in state.glob("*.report.json")}
+    assert reports == {f"{name}.report.json" for name in ("autoencoder", "vision", "judge")}
+    assert set(json.loads((state / "judge.report.json").read_text())) == set(vision.NAMES)
+
+
+def test_the_judge_shares_nothing_with_nanos_eye(state: Path) -> None:
+    eye, judge = (load_file(state / f"{name}.safetensors") for name in ("vision", "judge"))
+    name = "model.heads.queries"
+    assert eye.keys() == judge.keys() and not torch.equal(eye[name], judge[name])
+    first = {seed: draw_family(seed).character for seed in range(2)}
+    assert draw_family(JUDGE_FIRST).character not in first.values()
+
+
+def test_the_clock_counts_every_sitting(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "any", 1.0)
+    stage.spent, stage.step = 45.0, 7
+    stage.save({"a": torch.zeros(1)})
+    again = Stage(tmp_path, "any", 1.0)
+    assert again.step == 7 and again.seconds >= 45.0
+    assert again.done == pytest.approx(0.75, abs=0.02)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "any", 1.0)
+    assert stage.rate(1.0) == pytest.approx(0.01)
+    stage.step = 1000
+    assert stage.rate(1.0) == 1.0
+    stage.spent = 48.0
+    assert stage.rate(1.0) == pytest.approx(0.5, abs=0.05)
+    stage.spent = 100.0
+    assert stage.rate(1.0) == 0.0
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 48), (48, 16), (16, 4, 3, 3)])
+def test_muon_moves_in_every_direction_alike(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.zeros(shape)) for _ in range(2)]
+    for weight in weights:
+        weight.grad = torch.randn(shape)
+    Muon(weights, lr=1.0).step()
+    for weight in weights:
+        moved = weight.detach().flatten(1)
+        sizes = torch.linalg.svdvals(moved) / (0.2 * math.sqrt(max(moved.shape)))
+        assert weight.grad is not None
+        assert float((sizes > 0.5).float().mean()) > 0.9 and float(sizes.max()) < 1.4
+        assert float((moved * weight.grad.flatten(1)).sum()) < 0, "downhill"
+    assert not torch.equal(weights[0], weights[1])
+
+
+def test_muon_gets_matrices_and_adam_the_rest() -> None:
+    model = nn.ModuleDict(
+        {"embed": nn.Embedding(32, 32), "inside": nn.Linear(32, 32), "thin": nn.Linear(4, 32)}
+    )
+    both = optimisers(dict(model.named_parameters()), matrices=1.0, rest=2.0)
+    inside = [id(one) for one in both["muon"][0].param_groups[0]["params"]]
+    assert inside == [id(model["inside"].weight)]
+    others = {id(one) for one in both["adam"][0].param_groups[0]["params"]}
+    assert others == {id(one) for one in model.parameters()} - {*inside}
+    assert (both["muon"][1], both["adam"][1]) == (1.0, 2.0)
+
+
+def test_the_average_forgets_the_start() -> None:
+    start, end = {"a": torch.zeros(3)}, {"a": torch.ones(3)}
+    average = Average(start, 0.99)
+    for step in range(1, 300):
+        average.update(end, step)
+    assert float(average.values["a"].min()) > 0.9 and float(start["a"].max()) == 0
+
+
+def test_truth_names_the_attributes_of_left_and_right() -> None:
+    for seed in range(20):
+        family = draw_family(seed)
+        answers = dict(zip(vision.NAMES, vision.truth(family.pictures[0]), strict=True))
+        who = family.character
+        assert KINDS[answers["kind"]] == who.kind
+        assert tuple(COLOURS)[answers["colour"]] == who.colours[0]
+        assert answers["right kind"] == -1 and answers["characters"] == 1
+        assert (answers["second"] == -1) == (who.pattern == "plain")
+        assert (answers["accessory colour"] == -1) == (who.accessory is None)
+        two = dict(zip(vision.NAMES, vision.truth(family.pictures[TWO]), strict=True))
+        kinds = {KINDS[two["kind"]], KINDS[two["right kind"]]}
+        assert kinds == {one.kind for one in family.pictures[TWO].characters}
+
+
+def test_seeing_many_pictures_is_seeing_each() -> None:
+    torch.manual_seed(0)
+    eye = vision.VisionModel(CONFIG.vit)
+    heads = vision.AttributeHeads(CONFIG.vit.hidden_size)
+    pictures = torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        together = vision.see(eye, pictures)
+        alone = torch.cat([vision.see(eye, one[None]) for one in pictures])
+        logits = heads(together)
+    assert torch.allclose(together, alone, atol=1e-5)
+    sizes = [len(values) for values in vision.ATTRIBUTES.values()] * 2
+    sizes += [len(values) for values in vision.AROUND.values()]
+    assert [tuple(one.shape) for one in logits] == [(3, size) for size in sizes]
+
+
+# -- what a step is made of ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    families = [draw_family(seed) for seed in range(6)]
+    rows = len(families) * PICTURES
+    return Pool(
+        families=families,
+        vit=torch.randn(rows, 16, CONFIG.vit.hidden_size).half(),
+        latents=torch.randn(rows, 16, CONFIG.latent_width).half(),
+    )
+
+
+@pytest.fixture
+def slots() -> Tensor:
+    return torch.randn(5, 1 + 2 * SLOTS, CONFIG.llm.hidden_size)
+
+
+@pytest.fixture
+def groups(pool: Pool, slots: Tensor) -> list[Group]:
+    """Many steps' groups: alone, behind, pairs, alone, …"""
+    steps = [Teacher(pool, seed).step([0, 1, 2, 3, 5], slots) for seed in range(12)]
+    return [group for step in steps for group in step]
+
+
+def samples_of(groups: Sequence[Group]) -> list[Sample]:
+    return [sample for group in groups for sample in group.samples]
+
+
+def test_a_step_follows_its_seed(pool: Pool, slots: Tensor) -> None:
+    def ids(seed: int) -> list[list[list[int]]]:
+        step = Teacher(pool, seed).step([0, 1, 2, 3, 5], slots)
+        return [
+            [list(turn.ids) for turn in sample if isinstance(turn, Text)]
+            for sample in samples_of(step)
+        ]
+
+    assert ids(3) == ids(3) != ids(4)
+
+
+def test_the_first_four_concepts_are_two_pairs_of_neighbours(pool: Pool) -> None:
+    for seed in range(20):
+        first, second, third, fourth, *rest = Teacher(pool, seed).concepts(5)
+        assert (first ^ 1, third ^ 1) == (second, fourth)
+        assert not {first, second, third, fourth} & {*rest}
+
+
+def test_references_are_pictures_of_the_concept(pool: Pool) -> None:
+    rows = Teacher(pool, 0).references([3, 5], 4)
+    assert rows.shape == (2, 4)
+    assert (rows // PICTURES).unique(dim=1).flatten().tolist() == [3, 5]
+    assert int((rows % PICTURES).max()) < 4
+
+
+def test_a_sample_ends_with_what_it_teaches(groups: list[Group]) -> None:
+    for sample in samples_of(groups):
+        taught = [
+            isinstance(turn, Noise) or (isinstance(turn, Text) and turn.loss) for turn in sample
+        ]
+        assert taught[-1]
+        painted = [isinstance(turn, Noise) for turn in sample]
+        if any(painted):
+            assert painted[-2:] == [True, True] and sum(painted) == 2
+            assert not any(isinstance(turn, Text) and turn.loss for turn in sample)
+
+
+def test_questions_are_read_and_answers_are_taught_to_their_end(groups: list[Group]) -> None:
+    for sample in samples_of(groups):
+        turns = [turn for turn in sample if isinstance(turn, Text)]
+        for before, after in zip([None, *turns], turns, strict=False):
+            assert not (after.loss and (before is None or before.loss)), "an answer to nothing"
+    for group in groups[:3]:
+        packed = pack(group.samples, CONFIG)
+        for number, sample in enumerate(group.samples):
+            answers = [turn.ids for turn in sample if isinstance(turn, Text) and turn.loss]
+            wanted = [label for ids in answers for label in (*ids, EOS)]
+            assert packed.labels[packed.label_sample == number].tolist() == wanted
+
+
+def test_edits_see_their_source_in_both_ways_and_draw_another_picture(
+    groups: list[Group], pool: Pool
+) -> None:
+    edits = 0
+    for sample in samples_of(groups):
+        if any(isinstance(turn, Latent) for turn in sample):
+            edits += 1
+            at = next(i for i, turn in enumerate(sample) if isinstance(turn, Latent))
+            source, target = sample[at], sample[-1]
+            assert isinstance(source, Latent) and isinstance(target, Noise)
+            assert isinstance(sample[at + 1], Vit)
+            assert not torch.equal(source.tokens, target.tokens)
+    assert edits > 20
+
+
+def test_both_noisings_of_a_picture_are_of_the_same_picture(groups: list[Group]) -> None:
+    for sample in samples_of(groups):
+        drawn = [turn for turn in sample if isinstance(turn, Noise)]
+        if drawn:
+            first, second = drawn
+            assert torch.equal(first.tokens, second.tokens)
+            assert 0 < float(first.t) < 1 and first.t != second.t
+            assert first.noise is not None and second.noise is not None
+            assert not torch.equal(first.noise, second.noise)
+
+
+def test_every_look_of_a_group_has_its_picture(groups: list[Group], pool: Pool) -> None:
+    for group in groups:
+        looks = sum(isinstance(turn, Vit) for sample in group.samples for turn in sample)
+        assert looks == len(group.seen)
+        assert all(0 <= row < len(pool.vit) for row in group.seen)
+
+
+def test_samples_behind_a_concept_name_it_by_its_own_row(
+    groups: list[Group], slots: Tensor
+) -> None:
+    named = 0
+    for behind in groups[1::3]:
+        assert len(behind.samples) == len(behind.concepts) == 2 * len(slots)
+        for index, sample in zip(behind.concepts, behind.samples, strict=True):
+            for soft in (soft for turn in sample if isinstance(turn, Text) for soft in turn.soft):
+                assert soft.expert == "und" and torch.equal(soft.rows, slots[index, :1])
+                named += 1
+    assert named > 100
+
+
+def test_samples_alone_hold_no_slots(groups: list[Group]) -> None:
+    for alone in groups[::3]:
+        turns = [turn for sample in alone.samples for turn in sample]
+        assert not any(turn.soft for turn in turns if isinstance(turn, Text))
+        assert not alone.concepts
+
+
+def test_pairs_introduce_both_concepts(groups: list[Group]) -> None:
+    for pairs in groups[2::3]:
+        for sample in pairs.samples:
+            for turn in sample[:2]:
+                assert isinstance(turn, Text)
+                assert [len(soft.at) for soft in turn.soft] == [1, SLOTS, SLOTS]
+                assert [soft.expert for soft in turn.soft] == ["und", "und", "gen"]
+
+
+def test_a_turn_is_read_with_the_row_of_each_name() -> None:
+    row = torch.zeros(1, 8)
+    turn = read_turn("is <sks> beside <two>?", {SKS: row})
+    assert list(turn.ids) == [*encode("is"), 0, *encode("beside"), NAME, *encode("?")]
+    assert [(tuple(soft.at), soft.rows is row) for soft in turn.soft] == [((1,), True)]
+    assert isinstance(turn.soft[0], Soft) and not turn.loss
+    assert decode(list(read_turn("3 < 4", {}).ids)) == "3 < 4"
+
+
+# -- export ----------------------------------------------------------------------------------------
+
+
+def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> None:
+    export_weights(state, tmp_path)
+    backend = open_backend(str(tmp_path), "cpu", None)
+    assert backend.fingerprint.startswith("nano@") and backend.width == CONFIG.llm.hidden_size
+    about = json.loads((tmp_path / "nano.json").read_text())
+    assert backend.norm_limit == about["norm_limit"] > 0
+    assert about["steps"] == {"autoencoder": 1, "vision": 1, "joint": 2}
+    kept = averaged(state / "joint.safetensors", "bagel.")
+    opened = backend.bagel.state_dict()  # type: ignore[attr-defined]
+    assert kept.keys() <= opened.keys()
+    for name, value in kept.items():
+        assert torch.equal(opened[name], value.bfloat16().float()), name
+    assert {value.dtype for value in load_file(tmp_path / "nano.safetensors").values()} == {
+        torch.bfloat16
+    }
+    assert (tmp_path / "judge.safetensors").is_file()
+
+
+def test_the_command_names_every_stage() -> None:
+    stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export"}
+    assert stages <= set(pretrain.main.commands)
+
+
+def test_encoded_pools_hold_a_row_for_every_picture(state: Path) -> None:
+    encoded = load_file(state / "pool.safetensors")
+    pictures = len(np.load(state / "pool.npy", mmap_mode="r"))
+    assert encoded["latents"].shape == (pictures, 16, CONFIG.latent_width)
+    assert encoded["vit"].shape == (pictures, 16, CONFIG.vit.hidden_size)
+    assert all(torch.isfinite(value).all() for value in encoded.values())
