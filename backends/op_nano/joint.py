@@ -129,7 +129,7 @@ def train_joint(
     """
     store = state / "joint.store"
     store.unlink(missing_ok=True)
-    multiprocessing.spawn(  # type: ignore[no-untyped-call]
+    multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
         _train_joint, (state, minutes, concepts, ce_weight, processes, store), processes
     )
 

@@ -105,6 +105,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient; equal shapes go together."""
         for group in self.param_groups:
             updates: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for weight in group["params"]:
@@ -132,7 +133,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     for a, b, c in [(3.4445, -4.7750, 2.0315)] * 5:
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return x.mT if tall else x
+    nearest: Tensor = x.mT if tall else x
+    return nearest
 
 
 def optimisers(parameters: dict[str, nn.Parameter], *, matrices: float, rest: float) -> Optimisers:
