@@ -1,0 +1,539 @@
+"""Characters that the backbone has never seen: what learning them with defaults reaches.
+
+    python benchmarks/characters.py --characters 20 --first 30000000 --workers 2 -o characters.jsonl
+
+Each character is drawn as `op toy photos` draws it (ten pictures and facts.yaml), learned by
+`engine.learn` with its defaults in a process and a home of its own, and measured on pictures that
+learning was not shown. The only threshold is the one that learning calibrated on the character's
+own photos; nothing is tuned on these characters. Everything follows from the seeds, whatever the
+number of workers: each runs in one thread.
+
+*Recognition*: half the sum of the shares of 10 pictures of the character and of 20 others (10
+look-alikes that differ in one attribute, 5 other characters, 5 empty scenes) that `engine.ask`
+answers rightly; "not sure" is wrong. *Facts*: what `engine.ask` says, and what the tokens say
+without the text. *Painting*: 4 scenes, and 3 prompts that need a fact, with and without replay at
+the same seeds. *Editing*: added to 3 empty scenes, removed from 3 pictures. What is in a picture is
+said by the judge (`op_nano.judge`), which is used for nothing else.
+
+Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
+so there are two masks. *Changed*: pixels that changed by more than 24 of 255 in some channel, grown
+by 2 pixels, are the character; a change elsewhere is forgiven. *Place*: of the three places where
+the world puts a character, the one that changed most, as large as the character can get there,
+grown by 2 pixels; a change elsewhere counts. Background SSIM of "remove" is taken outside the
+character as it was drawn.
+
+The table goes to stdout as Markdown: means over characters with bootstrap 95 % intervals. ``-o``
+keeps one line of JSON for each character; those already there are not repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFilter
+from PIL.Image import Image
+
+NAME = "bo"
+POSITIVES, ALIKE, OTHERS, EMPTY = 10, 10, 5, 5
+SCENE_PROMPTS = 4
+EDITS = 3
+CHANGED = 24
+"""A pixel that differs by more than this in some channel belongs to the subject."""
+
+RESAMPLES = 10_000
+
+ROWS: tuple[tuple[str, str, str], ...] = (
+    ("recognition", "recognition, ½(recall₊ + recall₋), as answered", "≥ 0.85"),
+    ("recognition by threshold", "the same, by the threshold alone", ""),
+    ("recall of the character", "… yes to the character", ""),
+    ("recall of look-alikes", "… no to look-alikes", ""),
+    ("recall of others", "… no to other characters", ""),
+    ("recall of empty scenes", "… no to empty scenes", ""),
+    ("not sure", "… answered “not sure”", ""),
+    ("auroc", "AUROC of the scores", ""),
+    ("toy", "“what is <bo>'s toy?”", "≥ 0.95"),
+    ("toy from tokens", "the same, from the tokens alone", ""),
+    ("identity", "generations: identity attributes", "≥ 0.70"),
+    ("scene", "generations: scene", "≥ 0.85"),
+    ("one character", "generations: exactly one character", ""),
+    ("fact prompts", "fact-driven prompts, with replay", "≥ 0.70"),
+    ("fact prompts, no replay", "fact-driven prompts, without", "far lower"),
+    ("fact in prompt", "… the fact stands in the replayed prompt", ""),
+    ("add: recognised", "add: recognised afterwards, as answered", "≥ 0.75"),
+    ("add: all attributes", "add: all identity attributes, by the judge", ""),
+    ("add: attributes", "add: identity attributes, by the judge", ""),
+    ("add: background ssim", "add: background SSIM, changed pixels left out", "≥ 0.93"),
+    ("add: background ssim by place", "add: background SSIM, the place left out", ""),
+    ("add: changed", "add: share of the picture that changed", ""),
+    ("remove: gone", "remove: gone, by the judge", "≥ 0.85"),
+    ("remove: not recognised", "remove: not recognised afterwards, as answered", ""),
+    ("remove: background ssim", "remove: background SSIM", ""),
+    ("learn seconds", "seconds to learn (one thread)", ""),
+    ("process seconds", "… whole process", ""),
+    ("peak mb", "peak memory while learning, MB", ""),
+)
+"""Figure, what the table calls it, and what is wanted of it."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Figures by name, each the mean of what was noted under it."""
+
+    noted: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def note(self, name: str, *values: float) -> None:
+        """More values of a figure."""
+        self.noted[name] += [float(value) for value in values]
+
+    def means(self) -> dict[str, float]:
+        """The mean of each figure."""
+        return {name: round(float(np.mean(values)), 4) for name, values in self.noted.items()}
+
+
+# -- one character, in a process of its own ----------------------------------------------------
+
+
+def draw_folder(folder: Path, seed: int) -> None:
+    """Exactly what `op toy photos FOLDER --seed N` draws."""
+    from op_nano import toy
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        toy.command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
+
+
+def measure(seed: int, *, steps: int | None, judge_file: Path, began: float) -> dict[str, Any]:
+    """Learn one character in a temporary home, and all figures of it."""
+    import torch
+
+    from omnipersona_cli import engine
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        os.environ["OMNIPERSONA_HOME"] = str(Path(place) / "home")
+        draw_folder(Path(place) / "photos", seed)
+        learned = engine.learn([Path(place) / "photos"], name=NAME, steps=steps)
+        tally = Tally()
+        tally.note("learn seconds", learned.seconds)
+        tally.note("process seconds", time.time() - began)
+        tally.note("peak mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        exam = Exam(seed=seed, learned=learned, judge_file=judge_file, tally=tally)
+        exam.recognition()
+        exam.facts()
+        exam.scenes()
+        exam.fact_prompts()
+        exam.additions()
+        exam.removals()
+    return {
+        "seed": seed,
+        "figures": tally.means(),
+        "best_step": learned.report.best_step,
+        "calibration": learned.report.calibration.to_dict(),
+        "seconds": round(time.time() - began, 1),
+    }
+
+
+class Exam:
+    """The questions, prompts and edits that one learned character is measured by."""
+
+    def __init__(self, *, seed: int, learned: Any, judge_file: Path, tally: Tally) -> None:
+        from omnipersona_cli import engine
+        from omnipersona_cli.engine.tokens import from_slot
+        from op_nano.world import draw_character, draw_facts
+
+        self.seed, self.judge_file, self.tally = seed, judge_file, tally
+        self.who = draw_character(seed, held_out=True)
+        self.known = draw_facts(seed)
+        self.backend = engine.opened_for([NAME])
+        self.tokens = from_slot(learned.pack, self.backend)
+        self.calibration = learned.report.calibration
+
+    def dice(self, purpose: str) -> random.Random:
+        """Randomness of one part, whatever the other parts draw."""
+        return random.Random(f"{self.seed}:{purpose}")
+
+    def paint_seed(self, number: int) -> int:
+        """Seeds of painting: other noise for each character and prompt."""
+        return (self.seed * 100 + number) % 2**32
+
+    def judged(self, image: Image) -> Any:
+        """What the judge sees."""
+        from op_nano.judge import judge
+
+        return judge([image], self.judge_file)[0]
+
+    def verdict(self, image: Image) -> str:
+        """What `op ask` answers: yes, no or not sure."""
+        from omnipersona_cli import engine
+
+        answer = engine.ask(f"is <{NAME}> here?", image=image, backend=self.backend)
+        return answer.verdict or "not sure"
+
+    def recognition(self) -> None:
+        """The character among look-alikes, others and empty scenes."""
+        from omnipersona_cli.engine.calibrate import auroc, recognition_score
+        from op_nano.world import draw_character, draw_picture, one_attribute_away, render
+
+        rng = self.dice("recognition")
+        shown = [("the character", draw_picture(rng, (self.who,))) for _ in range(POSITIVES)]
+        shown += [
+            ("look-alikes", draw_picture(rng, (one_attribute_away(self.who, rng),)))
+            for _ in range(ALIKE)
+        ]
+        shown += [
+            (
+                "others",
+                draw_picture(rng, (draw_character(rng.randrange(1 << 40), held_out=True),)),
+            )
+            for _ in range(OTHERS)
+        ]
+        shown += [("empty scenes", draw_picture(rng, ())) for _ in range(EMPTY)]
+        answered: dict[bool, list[bool]] = {True: [], False: []}
+        by_threshold: dict[bool, list[bool]] = {True: [], False: []}
+        scores: dict[bool, list[float]] = {True: [], False: []}
+        for group, picture in shown:
+            image, present = render(picture), group == "the character"
+            verdict = self.verdict(image)
+            score = recognition_score(self.backend, self.tokens, image)
+            answered[present].append(verdict == ("yes" if present else "no"))
+            by_threshold[present].append((score >= self.calibration.threshold) == present)
+            scores[present].append(score)
+            self.tally.note(f"recall of {group}", answered[present][-1])
+            self.tally.note("not sure", verdict == "not sure")
+        for name, right in (("", answered), (" by threshold", by_threshold)):
+            balanced = (np.mean(right[True]) + np.mean(right[False])) / 2
+            self.tally.note(f"recognition{name}", float(balanced))
+        self.tally.note("auroc", auroc(scores[True], scores[False]))
+
+    def facts(self) -> None:
+        """Its toy, from everything and from the tokens alone."""
+        from omnipersona_cli import engine
+        from omnipersona_cli.engine.replay import ask_tokens
+
+        said = engine.ask(f"what is <{NAME}>'s toy?", backend=self.backend).text
+        self.tally.note("toy", _same(said, self.known.toy))
+        said = ask_tokens(self.backend, self.tokens, "toy")
+        self.tally.note("toy from tokens", _same(said, self.known.toy))
+
+    def scenes(self) -> None:
+        """The character in scenes that the prompt names."""
+        from omnipersona_cli import engine
+        from op_nano.evaluate import LOOKS
+        from op_nano.phrases import WHERE
+        from op_nano.world import SCENES, Picture
+
+        for number, scene in enumerate(self.dice("scenes").sample(SCENES, SCENE_PROMPTS)):
+            prompt = f"<{NAME}> {WHERE[scene][0]}"
+            (made,) = engine.gen(prompt, seed=self.paint_seed(number), backend=self.backend)
+            seen = self.judged(made.image)
+            wanted = Picture(scene=scene, characters=(self.who,))
+            self.tally.note("identity", *seen.matches(wanted, LOOKS).values())
+            self.tally.note("scene", *seen.matches(wanted, ("scene",)).values())
+            self.tally.note("one character", *seen.matches(wanted, ("characters",)).values())
+
+    def fact_prompts(self) -> None:
+        """Prompts that cannot be painted without knowing a fact; all of it must be right."""
+        from omnipersona_cli import engine
+        from op_nano.phrases import WHERE
+        from op_nano.world import SCENES, Picture, Thing
+
+        def thing(phrase: str) -> Thing:
+            _, colour, what = phrase.split()
+            return Thing(what=what, colour=colour)
+
+        things = ("thing", "thing colour")
+        home = Picture(scene=self.known.home, characters=(self.who,))
+        toy = Picture(scene=SCENES[0], characters=(self.who,), thing=thing(self.known.toy))
+        food = Picture(scene=SCENES[0], characters=(self.who,), thing=thing(self.known.food))
+        prompts = (
+            (f"<{NAME}> with its toy", toy, things, self.known.toy),
+            (f"<{NAME}> at its home", home, ("scene",), WHERE[self.known.home][0]),
+            (f"<{NAME}> next to its favourite food", food, things, self.known.food),
+        )
+        for number, (prompt, wanted, names, value) in enumerate(prompts):
+            for replayed in (True, False):
+                (made,) = engine.gen(
+                    prompt,
+                    seed=self.paint_seed(10 + number),
+                    replayed=replayed,
+                    backend=self.backend,
+                )
+                right = all(self.judged(made.image).matches(wanted, names).values())
+                self.tally.note(f"fact prompts{'' if replayed else ', no replay'}", right)
+                if replayed:
+                    self.tally.note("fact in prompt", value in made.trace.rewritten.lower())
+
+    def additions(self) -> None:
+        """The character put into empty scenes."""
+        from omnipersona_cli import engine
+        from op_nano.evaluate import LOOKS
+        from op_nano.world import Picture, draw_picture, render
+
+        rng = self.dice("additions")
+        places = list(standing_places(self.who))
+        for number in range(EDITS):
+            picture = draw_picture(rng, ())
+            source = render(picture)
+            (made,) = engine.edit(
+                source, f"add <{NAME}>", seed=self.paint_seed(20 + number), backend=self.backend
+            )
+            self.tally.note("add: recognised", self.verdict(made.image) == "yes")
+            wanted = Picture(scene=picture.scene, characters=(self.who,))
+            matches = self.judged(made.image).matches(wanted, LOOKS).values()
+            self.tally.note("add: all attributes", all(matches))
+            self.tally.note("add: attributes", *matches)
+            changed = change(source, made.image) > CHANGED
+            grown = _grown(changed)
+            self.tally.note("add: changed", float(changed.mean()))
+            if not grown.all():
+                self.tally.note("add: background ssim", ssim(source, made.image, ~grown))
+            stands = max(places, key=lambda place: float(change(source, made.image)[place].sum()))
+            self.tally.note("add: background ssim by place", ssim(source, made.image, ~stands))
+
+    def removals(self) -> None:
+        """The character taken out of pictures."""
+        from omnipersona_cli import engine
+        from op_nano.world import Picture, draw_picture, render, subject_mask
+
+        rng = self.dice("removals")
+        for number in range(EDITS):
+            picture = draw_picture(rng, (self.who,))
+            source = render(picture)
+            (made,) = engine.edit(
+                source, f"remove <{NAME}>", seed=self.paint_seed(30 + number), backend=self.backend
+            )
+            gone = self.judged(made.image).matches(Picture(scene=picture.scene), ("characters",))
+            self.tally.note("remove: gone", *gone.values())
+            self.tally.note("remove: not recognised", self.verdict(made.image) == "no")
+            stood = _grown(np.asarray(subject_mask(picture)) > 127)
+            self.tally.note("remove: background ssim", ssim(source, made.image, ~stood))
+
+
+def _same(said: str, value: str) -> bool:
+    """Whether an answer is the value, but for its article and full stop."""
+
+    def plain(text: str) -> str:
+        return text.lower().strip(" .").removeprefix("an ").removeprefix("a ")
+
+    return plain(said) == plain(value)
+
+
+# -- pixels ------------------------------------------------------------------------------------
+
+Mask = NDArray[np.bool_]
+
+
+def change(before: Image, after: Image) -> NDArray[np.int16]:
+    """[H, W]: the largest difference over the channels, 0 to 255."""
+    first, second = (np.asarray(image.convert("RGB"), dtype=np.int16) for image in (before, after))
+    found: NDArray[np.int16] = np.abs(first - second).max(axis=2)
+    return found
+
+
+def standing_places(who: Any) -> Iterator[Mask]:
+    """For each place where the world puts a character, all pixels that it may cover there, and two
+    around."""
+    from op_nano.world import PLACES, Picture, subject_mask
+
+    for place in PLACES:
+        covered = np.zeros((64, 64), dtype=bool)
+        for jitter in ((-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, 1.0)):
+            picture = Picture(scene="room", characters=(who,), place=place, jitter=jitter)
+            covered |= np.asarray(subject_mask(picture)) > 127
+        yield _grown(covered)
+
+
+def _grown(mask: Mask) -> Mask:
+    """Two pixels more on every side."""
+    from PIL import Image as images
+
+    image = images.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
+    grown: Mask = np.asarray(image) > 127
+    return grown
+
+
+def ssim(before: Image, after: Image, where: Mask) -> float:
+    """Mean structural similarity over the pixels of ``where`` (Wang et al. 2004): windows of 7 x 7,
+    sample covariances, mean over the channels."""
+    import cv2
+
+    x, y = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (before, after))
+
+    def blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(cv2.blur(values, (7, 7), borderType=cv2.BORDER_REFLECT))
+
+    mean_x, mean_y = blur(x), blur(y)
+    scale = 49 / 48
+    var_x, var_y = scale * (blur(x * x) - mean_x**2), scale * (blur(y * y) - mean_y**2)
+    both = scale * (blur(x * y) - mean_x * mean_y)
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    alike = (2 * mean_x * mean_y + c1) * (2 * both + c2)
+    values = alike / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(values.mean(axis=2)[where].mean())
+
+
+# -- all of them -------------------------------------------------------------------------------
+
+
+def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Characters that are in ``out`` already; a line that was cut off is dropped from it."""
+    if out is None or not out.exists():
+        return {}
+    lines, found = [], {}
+    for line in out.read_text(encoding="utf-8").splitlines():
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if result["setting"] != setting:
+            raise click.ClickException(
+                f"{out} holds characters of other weights or steps: name another file"
+            )
+        lines.append(line)
+        found[int(result["seed"])] = result
+    kept = out.with_name(out.name + ".part")
+    kept.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    kept.replace(out)
+    return found
+
+
+def run_one(seed: int, *, steps: int | None, judge_file: Path) -> dict[str, Any]:
+    """`measure` in a fresh process with one thread."""
+    command = [sys.executable, __file__, "--only", str(seed), "--judge", str(judge_file)]
+    command += [] if steps is None else ["--steps", str(steps)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
+    done = subprocess.run(
+        [*command, "--began", str(time.time())],
+        env={**os.environ, **threads},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise click.ClickException(f"character {seed} failed; what it said stands above")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(np.asarray(values)[picks].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Means over characters as Markdown."""
+    lines = [
+        f"{len(results)} held-out characters, seeds {results[0]['seed']} to {results[-1]['seed']}",
+        "",
+        "| | mean | 95 % interval | wanted |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, label, wanted in ROWS:
+        values = [it["figures"][name] for it in results if name in it["figures"]]
+        if not values:
+            continue
+        digits = 0 if name == "peak mb" else 1 if name.endswith("seconds") else 3
+        low, high = interval(values)
+        label = label.replace("<", "&lt;").replace(">", "&gt;")
+        lines.append(
+            f"| {label} | {np.mean(values):.{digits}f} | {low:.{digits}f} to {high:.{digits}f} "
+            f"| {wanted} |"
+        )
+    return "\n".join(lines)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--characters", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--first", default=30_000_000, show_default=True, help="Seed of the first one.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--steps", type=click.IntRange(1), help="Steps of learning. [default: the backend's]")
+@click.option(
+    "--judge",
+    "judge_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The judge's weights. [default: the package's]",
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep results there."
+)
+@click.option("--only", type=int, hidden=True)
+@click.option("--began", type=float, hidden=True)
+def main(
+    characters: int,
+    first: int,
+    workers: int,
+    steps: int | None,
+    judge_file: Path | None,
+    out: Path | None,
+    only: int | None,
+    began: float | None,
+) -> None:
+    """Learn held-out characters with defaults and print what is reached."""
+    if only is not None and judge_file is not None:
+        one = measure(only, steps=steps, judge_file=judge_file, began=began or time.time())
+        click.echo(json.dumps(one))
+        return
+    from omnipersona_cli import registry
+    from op_nano.backend import WEIGHTS
+
+    judge_file = judge_file or WEIGHTS / "judge.safetensors"
+    if not judge_file.is_file():
+        raise click.ClickException(f"there is no judge in {judge_file}: name one with --judge FILE")
+    setting = {
+        "backend": registry.open_backend("nano").fingerprint,
+        "judge": sha256(judge_file.read_bytes()).hexdigest()[:16],
+        "steps": steps,
+    }
+    results = finished(out, setting)
+    wanted = range(first, first + characters)
+    waiting = [seed for seed in wanted if seed not in results]
+
+    def run(seed: int) -> dict[str, Any]:
+        return run_one(seed, steps=steps, judge_file=judge_file) | {"setting": setting}
+
+    with ThreadPoolExecutor(workers) as pool:
+        for result in _as_done(pool, run, waiting):
+            results[result["seed"]] = result
+            if out is not None:
+                with out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(result) + "\n")
+            click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
+    click.echo(table([results[seed] for seed in wanted]))
+
+
+def _as_done(pool: ThreadPoolExecutor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Results as they come; after a failure nothing new is begun."""
+    from concurrent.futures import as_completed
+
+    futures = [pool.submit(run, seed) for seed in seeds]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()
