@@ -3,8 +3,8 @@
 Everything is seeded and comes with its exact truth. A *character* is who somebody is (kind,
 colours, pattern, accessory, proportions, where its spots sit); a *picture* is a character, or two,
 or none, in a scene, perhaps next to a thing. One identity in five is held out of pretraining,
-chosen by a hash of its words (`is_held_out`): no character of a user, of a test or of the
-evaluation was ever trained on.
+chosen by a hash of its words (`is_held_out`): characters of users, of tests and of the evaluation
+are drawn from these. Pretraining meets some of them as look-alikes of others, never as a concept.
 """
 
 from __future__ import annotations
