@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from operator import is_
 from typing import NoReturn, Protocol, cast
 
 import torch
@@ -33,7 +34,7 @@ from omnipersona_cli.backend import (
     Turn,
 )
 from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
-from op_bagel.model import Bagel, Outputs
+from op_bagel.model import Bagel, Cache, Outputs
 from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
@@ -108,6 +109,7 @@ class BagelBackend:
         self.width = bagel.config.llm.hidden_size
         largest = bagel.language_model.model.embed_tokens.weight.norm(dim=1).max()
         self.norm_limit = norm_limit or 10.0 * float(largest)
+        self._kept: tuple[list[Tensor], list[int], Cache] | None = None
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
         self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -209,7 +211,7 @@ class BagelBackend:
     ) -> Iterator[str]:
         """Word by word, greedily at temperature 0."""
         with torch.inference_mode():
-            context = self.bagel.prefill(self._context(prompt, image))
+            context = self._context(prompt, image)
         generator = torch.Generator().manual_seed(seed)
         ids: list[int] = []
         shown = ""
@@ -230,7 +232,7 @@ class BagelBackend:
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
         """Log-probability of each answer, its end included."""
-        context = self.bagel.prefill(self._context(prompt, image))
+        context = self._context(prompt, image)
         return score(self.bagel, context, [self.words.encode(answer) for answer in answers])
 
     # -- painting ------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ class BagelBackend:
             )
         grid = (height // stride, width // stride)
         with torch.inference_mode():
-            full = self.bagel.prefill(self._context(prompt, None))
+            full = self._context(prompt, None)
             tokens = sample_latents(
                 self.bagel,
                 full,
@@ -287,9 +289,10 @@ class BagelBackend:
         alone, the source's own pixel is kept, so that the autoencoder's blur does not spread."""
         source, grid = self._encode(image)
         pictures: list[Segment] = [Latent(source, grid), Vit(features=self._see(image))]
-        *before, request = self._context(prompt, None)
         with torch.inference_mode():
-            prefix = self.bagel.prefill(before) if before else None
+            prefix = self._introduced(prompt.concepts)
+            *before, request = self._turns(prompt)
+            prefix = self.bagel.prefill(before, cache=prefix)
             seen = self.bagel.prefill(pictures, cache=prefix)
             full = self.bagel.prefill([request], cache=seen)
             tokens = sample_latents(
@@ -348,13 +351,33 @@ class BagelBackend:
         soft = [Soft((place,), concepts[name].id) for place, name in at if name in concepts]
         return Text(ids, soft=tuple(soft))
 
-    def _context(self, prompt: Prompt, image: Image | None) -> list[Segment]:
-        """Concepts, earlier turns, the picture, the request."""
+    def _turns(self, prompt: Prompt) -> list[Segment]:
         concepts = {tokens.name: tokens for tokens in prompt.concepts}
-        turns: list[Segment] = [self._turn(turn, concepts) for turn in prompt.turns]
+        return [self._turn(turn, concepts) for turn in prompt.turns]
+
+    def _introduced(self, concepts: Sequence[ConceptTokens]) -> Cache | None:
+        """What the concepts' own turns leave behind. The last answer is kept: the questions of one
+        calibration, or of one conversation, share it."""
+        if not concepts:
+            return None
+        rows = [row for tokens in concepts for row in (tokens.id, tokens.und, tokens.gen)]
+        moment = [row._version if not row.is_inference() else 0 for row in rows]
+        if self._kept is not None:
+            kept_rows, kept_moment, cache = self._kept
+            same = len(rows) == len(kept_rows) and all(map(is_, rows, kept_rows))
+            if same and moment == kept_moment:
+                return cache
+        cache = self.bagel.prefill([self._introduce(tokens) for tokens in concepts])
+        self._kept = rows, moment, cache
+        return cache
+
+    def _context(self, prompt: Prompt, image: Image | None) -> Cache:
+        """Concepts, earlier turns, the picture, the request."""
+        *before, request = self._turns(prompt)
         seen: list[Segment] = [] if image is None else [Vit(features=self._see(image))]
-        intros: list[Segment] = [self._introduce(tokens) for tokens in prompt.concepts]
-        return [*intros, *turns[:-1], *seen, turns[-1]]
+        return self.bagel.prefill(
+            [*before, *seen, request], cache=self._introduced(prompt.concepts)
+        )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
         """All samples behind one concept's turn, and the sample of each token to be drawn [M]."""

@@ -67,7 +67,7 @@ def seen_in(photos: Sequence[Image]) -> Character | None:
 def negatives(*, kind: str, count: int, seed: int, photos: Sequence[Image]) -> Sequence[Image]:
     """``count`` pictures, look-alikes first; strangers only where the photos say nothing."""
     rng = random.Random(seed)
-    who = seen_in(list(photos)[:8]) if photos else None
+    who = seen_in(list(photos)[:4]) if photos else None
     size = max((max(photo.size) for photo in photos), default=64)
     size = min(size, 64)
     pictures = []

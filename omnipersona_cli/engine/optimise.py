@@ -58,7 +58,7 @@ class Settings:
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
     schedule: Schedule = "cosine"
-    checks: int = 10
+    checks: int = 6
     seed: int = 0
 
 
