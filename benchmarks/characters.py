@@ -284,7 +284,7 @@ class Exam:
     def additions(self) -> None:
         """The character put into empty scenes."""
         from omnipersona_cli import engine
-        from op_nano.evaluate import LOOKS
+        from op_nano.evaluate import LOOKS, ssim
         from op_nano.world import Picture, draw_picture, render
 
         rng = self.dice("additions")
@@ -311,6 +311,7 @@ class Exam:
     def removals(self) -> None:
         """The character taken out of pictures."""
         from omnipersona_cli import engine
+        from op_nano.evaluate import ssim
         from op_nano.world import Picture, draw_picture, render, subject_mask
 
         rng = self.dice("removals")
@@ -368,26 +369,6 @@ def _grown(mask: Mask) -> Mask:
     image = images.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
     grown: Mask = np.asarray(image) > 127
     return grown
-
-
-def ssim(before: Image, after: Image, where: Mask) -> float:
-    """Mean structural similarity over the pixels of ``where`` (Wang et al. 2004): windows of 7 x 7,
-    sample covariances, mean over the channels."""
-    import cv2
-
-    x, y = (np.asarray(image.convert("RGB"), dtype=np.float64) for image in (before, after))
-
-    def blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(cv2.blur(values, (7, 7), borderType=cv2.BORDER_REFLECT))
-
-    mean_x, mean_y = blur(x), blur(y)
-    scale = 49 / 48
-    var_x, var_y = scale * (blur(x * x) - mean_x**2), scale * (blur(y * y) - mean_y**2)
-    both = scale * (blur(x * y) - mean_x * mean_y)
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    alike = (2 * mean_x * mean_y + c1) * (2 * both + c2)
-    values = alike / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return float(values.mean(axis=2)[where].mean())
 
 
 # -- all of them -------------------------------------------------------------------------------

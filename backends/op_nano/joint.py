@@ -179,6 +179,7 @@ def export_weights(state: Path, to: Path) -> None:
     """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`; the
     judge's, where it has been trained, as `judge.safetensors`."""
     autoencoder, vit = eyes(state)
+    report = json.loads((state / "autoencoder.report.json").read_text())
     bagel = Bagel(CONFIG)
     initialise(bagel, 0)
     encoder = ConceptEncoder()
@@ -199,6 +200,7 @@ def export_weights(state: Path, to: Path) -> None:
         "shift_factor": autoencoder.config.shift_factor,
         "scale_factor": autoencoder.config.scale_factor,
         "norm_limit": round(2.0 * slots.norm(dim=-1).max().item(), 3),
+        "held_out_psnr": report["held_out_psnr"],
         "minutes": {
             name: round(json.loads((state / f"{name}.json").read_text())["seconds"] / 60, 1)
             for name in ("autoencoder", "vision", "joint")
@@ -206,6 +208,9 @@ def export_weights(state: Path, to: Path) -> None:
         "steps": {
             name: json.loads((state / f"{name}.json").read_text())["step"]
             for name in ("autoencoder", "vision", "joint")
+        },
+        "log": {
+            name: _last(state / f"{name}.jsonl") for name in ("autoencoder", "vision", "joint")
         },
     }
     to.mkdir(exist_ok=True)
@@ -217,3 +222,9 @@ def export_weights(state: Path, to: Path) -> None:
             {key: value.to(torch.bfloat16) for key, value in judge.items()},
             to / "judge.safetensors",
         )
+
+
+def _last(log: Path) -> dict[str, float]:
+    """The figures of the last line of a stage's log."""
+    values: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
+    return {name: value for name, value in values.items() if name not in ("step", "minutes")}
