@@ -181,9 +181,10 @@ def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float:
 
 def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
     """The model card: what nano is, how it was made, what it can do."""
+    count = figures["items of each kind"]
     training = [
-        f"| {name} | {about['minutes'][name]} | {about['steps'][name]} | {_line(about['log'][name])} |"
-        for name in about["minutes"]
+        f"| {name} | {minutes} | {about['steps'][name]} | {_line(about['log'][name])} |"
+        for name, minutes in about["minutes"].items()
     ]
     edited = [
         f"| {what} | " + " | ".join(f"{rows.get(column, '')}" for column in EDIT_COLUMNS) + " |"
@@ -212,9 +213,9 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "",
             "## Evaluation",
             "",
-            f"    python -m op_nano.evaluate --count {figures['items of each kind']} -o CARD.md",
+            f"    python -m op_nano.evaluate --count {count} -o CARD.md",
             "",
-            f"{figures['items of each kind']} items of each kind, characters that pretraining never",
+            f"{count} items of each kind, characters that pretraining never",
             "saw, every attribute read by a judge trained apart; shares that are right.",
             "",
             f"- the judge itself, on drawn pictures: {_line(figures['judge'])}",

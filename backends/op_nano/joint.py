@@ -76,7 +76,8 @@ def read_pool(state: Path, name: str, first: int, held_out: bool) -> Pool:
 
 
 def run_group(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, ...]:
-    """Cross-entropies [K] and squared errors [M] of a group."""
+    """Cross-entropies [K] and squared errors [M] of a group, and weights [K] of the former under
+    which every answer counts alike, however many words it has."""
     packed = pack(group.samples, CONFIG, multiple=16)
     if group.seen:
         rows = pool.vit[torch.tensor(group.seen)].float()
@@ -90,7 +91,7 @@ def run_group(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tu
             positions=cache.positions.index_select(0, index),
         )
     outputs = model(packed, cache)
-    return outputs.ce, outputs.mse
+    return outputs.ce, outputs.mse, packed.label_weights.square()
 
 
 def losses(
@@ -104,7 +105,7 @@ def losses(
     slots = model["encoder"](pool.vit[references].float(), pool.latents[references].float())
     alone, behind, pairs = teacher.step(families, slots)
     cache = bagel.prefill(*[[introduce(own)] for own in slots])
-    ce, mse = zip(
+    ce, mse, weights = zip(
         run_group(bagel, pool, alone, None),
         run_group(bagel, pool, behind, cache),
         run_group(bagel, pool, pairs, None),
@@ -116,7 +117,9 @@ def losses(
         "mse": mse[0].mean().item(),
         "mse behind": mse[1].mean().item(),
     }
-    return torch.cat(ce).mean(), torch.cat(mse).mean(), seen
+    weight = torch.cat(weights)
+    answered = (torch.cat(ce) * weight).sum() / weight.sum()
+    return answered, torch.cat(mse).mean(), seen
 
 
 def train_joint(
