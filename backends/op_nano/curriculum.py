@@ -126,13 +126,13 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 33: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 34: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = (Group(slots.shape[-1]) for _ in range(3))
         every = range(len(self.pool.families))
-        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(5)]
-        alone.samples += [self._caption(rng.choice(every)) for _ in range(5)]
+        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(3)]
+        alone.samples += [self._caption(rng.choice(every)) for _ in range(8)]
         alone.samples += [self._edit(rng.choice(every), {}, alone) for _ in range(3)]
         alone.samples += [self._described(rng.choice(every), alone) for _ in range(2)]
         alone.samples.append(self._replay())

@@ -22,7 +22,7 @@ from omnipersona_cli.errors import UsageError
 NEGATIVES = 32
 """How many pictures that are not the concept are asked of the plugins."""
 
-HELD_OUT = 0.2
+HELD_OUT = 0.3
 """The share of photos that is never learned from."""
 
 HELD_OUT_NEGATIVES = 0.3
