@@ -14,7 +14,7 @@ from omnipersona_cli.testing import SketchBackend, drawing
 def test_a_concept_is_learned_and_recognised_on_photos_it_never_saw(learned):
     report = learned.result.report
     assert report.calibration.balanced_accuracy == 1.0 and report.calibration.held_out
-    assert report.held_out == 2 and report.photos == 10
+    assert report.held_out == 3 and report.photos == 10
     assert set(report.lessons) == {"yes", "no", "describe", "fact", "generate", "edit"}
     assert (
         engine.ask(
@@ -139,7 +139,7 @@ def test_no_photos_and_no_name_are_refused(sketch, tmp_path, photos):
 
 def test_a_plan_tells_what_would_be_learned_from(sketch, photos):
     told = plan([photos], name="bo", opening=engine.Opening(backend="sketch"))
-    assert (told.photos, told.held_out, told.negatives, told.steps) == (10, 2, 12, 60)
+    assert (told.photos, told.held_out, told.negatives, told.steps) == (10, 3, 12, 60)
     assert told.lessons["yes"] == told.lessons["no"]
 
 
