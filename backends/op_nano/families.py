@@ -36,6 +36,8 @@ from op_nano.world import (
 )
 
 PICTURES = 11
+HELD_OUT_FIRST, JUDGE_FIRST = 10_000_000, 5_000_000
+"""First seeds of the pools that are not for training nano: of held-out pictures, of the judge."""
 ALIKE, EMPTY, POSED, REPLACED, CHANGED, MOVED, TWO = 4, 5, 6, 7, 8, 9, 10
 
 

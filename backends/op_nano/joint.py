@@ -20,8 +20,7 @@ from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
 from op_nano.curriculum import GRID, Group, Pool, Teacher, introduce
-from op_nano.families import PICTURES, draw_family
-from op_nano.pretrain import HELD_OUT_FIRST
+from op_nano.families import HELD_OUT_FIRST, PICTURES, draw_family
 from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
 from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
 from op_nano.vision import see

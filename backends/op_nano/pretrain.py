@@ -28,12 +28,12 @@ from torch import Tensor, nn
 
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-from op_nano.families import PICTURES, draw_family, draw_pool
+from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, draw_family, draw_pool
 from op_nano.shape import CONFIG, VAE
 from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
 from op_nano.vision import NAMES, AttributeHeads, see, truth
 
-FAMILIES, HELD_OUT_FIRST, JUDGE_FIRST = 6000, 10_000_000, 5_000_000
+FAMILIES = 6000
 """Families of the pool; first seed of the held-out families, and of the judge's."""
 
 

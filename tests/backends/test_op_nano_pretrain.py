@@ -16,9 +16,9 @@ from op_bagel.packing import Latent, Noise, Sample, Soft, Text, Vit, pack
 from op_nano import pretrain, vision
 from op_nano.backend import open_backend
 from op_nano.curriculum import SKS, Group, Pool, Teacher, read_turn
-from op_nano.families import PICTURES, TWO, draw_family, draw_pool
+from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, TWO, draw_family, draw_pool
 from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool
-from op_nano.pretrain import HELD_OUT_FIRST, JUDGE_FIRST, train_autoencoder, train_vision
+from op_nano.pretrain import train_autoencoder, train_vision
 from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
 from op_nano.tokenizer import NAME, decode, encode
 from op_nano.training import Average, Muon, Stage, everything, optimisers, resume, step_all
