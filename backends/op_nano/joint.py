@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,17 +48,17 @@ def eyes(state: Path) -> tuple[AutoEncoder, VisionModel]:
 
 
 @torch.no_grad()
-def encode_pool(state: Path, name: str) -> None:
+def encode_pool(state: Path, name: str, *, device: str = "cpu") -> None:
     """Latent tokens and ViT rows of every picture of a pool, once."""
     pixels = np.load(state / f"{name}.npy", mmap_mode="r")
-    autoencoder, vit = eyes(state)
+    autoencoder, vit = (module.to(device) for module in eyes(state))
     latents, rows = [], []
     for start in range(0, len(pixels), 256):
-        pictures = to_pixels(pixels, np.arange(start, min(start + 256, len(pixels))))
+        pictures = to_pixels(pixels, np.arange(start, min(start + 256, len(pixels)))).to(device)
         mean, _ = autoencoder.moments(pictures)
         scaled = autoencoder.config.scale_factor * (mean - autoencoder.config.shift_factor)
-        latents.append(patchify(scaled, CONFIG.latent_patch_size)[0].half())
-        rows.append(see(vit, pictures).half())
+        latents.append(patchify(scaled, CONFIG.latent_patch_size)[0].half().cpu())
+        rows.append(see(vit, pictures).half().cpu())
     save_file(
         {"latents": torch.cat(latents), "vit": torch.cat(rows)}, state / f"{name}.safetensors"
     )
@@ -77,13 +78,13 @@ def read_pool(state: Path, name: str, first: int, held_out: bool) -> Pool:
 def run_group(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, ...]:
     """Cross-entropies [K] and squared errors [M] of a group, and weights [K] of the former under
     which every answer counts alike, however many words it has."""
-    packed = pack(group.samples, CONFIG, multiple=16)
+    packed = pack(group.samples, CONFIG, model.device, multiple=16)
     if group.seen:
-        rows = pool.vit[torch.tensor(group.seen)].float()
-        place = model.vit_pos_embed(torch.arange(GRID[0] * GRID[1]))
+        rows = pool.vit[torch.tensor(group.seen)].to(model.device).float()
+        place = model.vit_pos_embed(torch.arange(GRID[0] * GRID[1], device=model.device))
         packed = replace(packed, features=(model.connector(rows) + place).flatten(0, 1))
     if cache is not None:
-        index = torch.tensor(group.concepts)
+        index = torch.tensor(group.concepts, device=model.device)
         cache = Cache(
             keys=tuple(keys.index_select(0, index) for keys in cache.keys),
             values=tuple(values.index_select(0, index) for values in cache.values),
@@ -101,7 +102,8 @@ def losses(
     pool = teacher.pool
     families = teacher.concepts(concepts)
     references = teacher.references(families, REFERENCES)
-    slots = model["encoder"](pool.vit[references].float(), pool.latents[references].float())
+    shown = (pool.vit[references], pool.latents[references])
+    slots = model["encoder"](*(rows.to(bagel.device).float() for rows in shown))
     alone, behind, pairs = teacher.step(families, slots)
     cache = bagel.prefill(*[[introduce(own)] for own in slots])
     ce, mse, weights = zip(
@@ -122,7 +124,7 @@ def losses(
 
 
 def train_joint(
-    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int
+    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int, device: str
 ) -> None:
     """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay.
 
@@ -132,7 +134,7 @@ def train_joint(
     store = state / "joint.store"
     store.unlink(missing_ok=True)
     multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-        _train_joint, (state, minutes, concepts, ce_weight, processes, store), processes
+        _train_joint, (state, minutes, concepts, ce_weight, processes, device, store), processes
     )
 
 
@@ -143,11 +145,14 @@ def _train_joint(
     concepts: int,
     ce_weight: float,
     processes: int,
+    device: str,
     store: Path,
 ) -> None:
     torch.set_num_threads(1)
     if processes > 1:
-        os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[rank]})
+        if sys.platform == "linux":
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[rank % len(cores)]})
         distributed.init_process_group(
             "gloo", init_method=f"file://{store.resolve()}", rank=rank, world_size=processes
         )
@@ -157,7 +162,7 @@ def _train_joint(
     bagel = Bagel(CONFIG)
     initialise(bagel, 0)
     bagel.vit_model.requires_grad_(False)
-    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()})
+    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()}).to(device)
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
     both = optimisers(learned, matrices=5e-3, rest=2e-3)
     average = Average(learned, 0.9985)
@@ -227,6 +232,8 @@ def export_weights(state: Path, to: Path) -> None:
 
 
 def _last(log: Path) -> dict[str, float]:
-    """The figures of the last line of a stage's log."""
+    """The figures of the last line of a stage's log; none where it was too short to write any."""
+    if not log.exists():
+        return {}
     values: dict[str, float] = json.loads(log.read_text().splitlines()[-1])
     return {name: value for name, value in values.items() if name not in ("step", "minutes")}

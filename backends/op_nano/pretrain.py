@@ -34,7 +34,7 @@ from op_nano.training import Average, Stage, everything, optimisers, resume, ste
 from op_nano.vision import NAMES, AttributeHeads, see, truth
 
 FAMILIES = 6000
-"""Families of the pool; first seed of the held-out families, and of the judge's."""
+"""Families of the pool."""
 
 
 # -- autoencoder -----------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def restoration_loss(restored: Tensor, pictures: Tensor) -> Tensor:
     return error.abs().mean() + error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
 
 
-def train_autoencoder(state: Path, minutes: float, batch: int) -> None:
+def train_autoencoder(state: Path, minutes: float, batch: int, *, device: str = "cpu") -> None:
     """L1 + gradient L1 + a light KL, AdamW, EMA; at the end mean and deviation of the latents
     become shift and scale."""
     pool = np.load(state / "pool.npy", mmap_mode="r")
@@ -54,12 +54,12 @@ def train_autoencoder(state: Path, minutes: float, batch: int) -> None:
     stage = Stage(state, "autoencoder", minutes)
     torch.manual_seed(stage.step)
     rng = np.random.default_rng(stage.step)
-    model = AutoEncoder(VAE)
+    model = AutoEncoder(VAE).to(device)
     both = optimisers(dict(model.named_parameters()), matrices=4e-3, rest=3e-3)
     average = Average(dict(model.named_parameters()))
     resume(stage, model, both, average)
     while stage.done < 1.0:
-        pictures = to_pixels(pool, rng.integers(len(pool), size=batch))
+        pictures = to_pixels(pool, rng.integers(len(pool), size=batch)).to(device)
         mean, logvar = model.moments(pictures)
         logvar = logvar.clamp(-12, 4)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
@@ -74,7 +74,7 @@ def train_autoencoder(state: Path, minutes: float, batch: int) -> None:
     stage.save(everything(model, both, average))
     model.load_state_dict(average.values)
     with torch.no_grad():
-        pictures = to_pixels(test, np.arange(0, len(test), 4))
+        pictures = to_pixels(test, np.arange(0, len(test), 4)).to(device)
         mean, _ = model.moments(pictures)
         restored = model.decode(mean).clamp(-1, 1)
         psnr = -10 * torch.log10((restored - pictures).square().mean((1, 2, 3)) / 4)
@@ -103,10 +103,14 @@ def blurred(pictures: Tensor) -> Tensor:
     small = F.interpolate(pictures, scale_factor=0.6, mode="bilinear", antialias=True)
     soft = F.interpolate(small, size=pictures.shape[-2:], mode="bicubic")
     soft = soft + 0.04 * torch.randn_like(soft)
-    return torch.where(torch.rand(len(pictures), 1, 1, 1) < 0.5, soft, pictures)
+    return torch.where(
+        torch.rand(len(pictures), 1, 1, 1, device=pictures.device) < 0.5, soft, pictures
+    )
 
 
-def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision") -> None:
+def train_vision(
+    state: Path, minutes: float, batch: int, *, name: str = "vision", device: str = "cpu"
+) -> None:
     """A ViT alone, on what is in a picture. As "vision" it becomes nano's eye, and the heads are
     thrown away; as "judge", from other pictures and another start, it measures and is used for
     nothing else."""
@@ -120,17 +124,17 @@ def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision
     rng = np.random.default_rng(stage.step)
     model = nn.ModuleDict(
         {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
-    )
+    ).to(device)
     both = optimisers(dict(model.named_parameters()), matrices=5e-3, rest=2e-3)
     average = Average(dict(model.named_parameters()), 0.998)
     resume(stage, model, both, average)
     while stage.done < 1.0:
         rows = np.sort(rng.integers(len(pool), size=batch))
-        pictures = to_pixels(pool, rows)
+        pictures = to_pixels(pool, rows).to(device)
         if judge:
             pictures = blurred(pictures)
         answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
-        wanted = labels[rows]
+        wanted = labels[rows].to(device)
         losses = [
             F.cross_entropy(logits, wanted[:, i], ignore_index=-1)
             for i, logits in enumerate(answers)
@@ -144,18 +148,20 @@ def train_vision(state: Path, minutes: float, batch: int, *, name: str = "vision
     stage.save(everything(model, both, average))
     model.load_state_dict(average.values)
     with torch.no_grad():
-        pictures = to_pixels(test, np.arange(len(test)))
+        pictures = to_pixels(test, np.arange(len(test))).to(device)
         answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
     report = {}
     for i, asked_for in enumerate(NAMES):
         asked = test_labels[:, i] >= 0
-        right = answers[i].argmax(1)[asked] == test_labels[asked, i]
+        right = answers[i].argmax(1).cpu()[asked] == test_labels[asked, i]
         report[asked_for] = round(right.float().mean().item(), 3)
     (state / f"{name}.report.json").write_text(json.dumps(report))
     print(json.dumps(report))
 
 
 # -- command line ----------------------------------------------------------------------------------
+
+DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -183,56 +189,63 @@ def draw(state: Path, families: int, jobs: int) -> None:
 
 
 @main.command()
-@click.option("--minutes", default=15.0)
-@click.option("--batch", default=16)
+@click.option("--minutes", default=24.0)
+@click.option("--batch", default=8)
+@DEVICE
 @click.pass_obj
-def autoencoder(state: Path, minutes: float, batch: int) -> None:
+def autoencoder(state: Path, minutes: float, batch: int, device: str) -> None:
     """Train the autoencoder."""
-    train_autoencoder(state, minutes, batch)
+    train_autoencoder(state, minutes, batch, device=device)
 
 
 @main.command()
-@click.option("--minutes", default=8.0)
+@click.option("--minutes", default=11.0)
 @click.option("--batch", default=64)
+@DEVICE
 @click.pass_obj
-def vision(state: Path, minutes: float, batch: int) -> None:
+def vision(state: Path, minutes: float, batch: int, device: str) -> None:
     """Train the ViT on attributes."""
-    train_vision(state, minutes, batch)
+    train_vision(state, minutes, batch, device=device)
 
 
 @main.command()
 @click.option("--minutes", default=8.0)
 @click.option("--batch", default=64)
 @click.option("--jobs", default=os.cpu_count() or 1)
+@DEVICE
 @click.pass_obj
-def judge(state: Path, minutes: float, batch: int, jobs: int) -> None:
+def judge(state: Path, minutes: float, batch: int, jobs: int, device: str) -> None:
     """Train the judge, apart from nano, on pictures of its own."""
     for _ in draw_pool(state / "judge.npy", FAMILIES // 2, first=JUDGE_FIRST, jobs=jobs):
         pass
-    train_vision(state, minutes, batch, name="judge")
+    train_vision(state, minutes, batch, name="judge", device=device)
 
 
 @main.command()
+@DEVICE
 @click.pass_obj
-def encode(state: Path) -> None:
+def encode(state: Path, device: str) -> None:
     """Encode the pools with the finished autoencoder and ViT."""
     from op_nano.joint import encode_pool
 
     for name in ("test", "pool"):
-        encode_pool(state, name)
+        encode_pool(state, name, device=device)
 
 
 @main.command()
-@click.option("--minutes", default=90.0)
+@click.option("--minutes", default=57.0)
 @click.option("--concepts", default=8)
 @click.option("--ce-weight", default=1.0)
-@click.option("--processes", default=os.cpu_count() or 1)
+@click.option("--processes", default=os.cpu_count() or 1, help="On a CPU; a GPU wants one.")
+@DEVICE
 @click.pass_obj
-def joint(state: Path, minutes: float, concepts: int, ce_weight: float, processes: int) -> None:
+def joint(
+    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int, device: str
+) -> None:
     """Train both experts and the concept encoder."""
     from op_nano.joint import train_joint
 
-    train_joint(state, minutes, concepts, ce_weight, processes)
+    train_joint(state, minutes, concepts, ce_weight, processes, device)
 
 
 @main.command()

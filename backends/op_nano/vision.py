@@ -97,6 +97,6 @@ def see(model: VisionModel, pictures: Tensor) -> Tensor:
     """[B, 3, H, W] in [-1, 1] -> ViT rows [B, n, d], before the connector."""
     rows = patch_rows(pictures, CONFIG.vit.patch_size)
     side = SIZE // CONFIG.vit.patch_size
-    ids = position_ids((side, side), CONFIG.vit.side).repeat(len(rows))
+    ids = position_ids((side, side), CONFIG.vit.side).repeat(len(rows)).to(rows.device)
     seen: Tensor = model.vision_model(rows.flatten(0, 1), ids, [side * side] * len(rows))
     return seen.view(len(rows), side * side, -1)
