@@ -156,7 +156,7 @@ class BackendContract:
         for rows in (tokens.id, tokens.und, tokens.gen):
             assert rows.dtype == torch.float32
             assert torch.isfinite(rows).all()
-            assert float(rows.norm(dim=1).max()) <= backend.norm_limit * 1.001
+            assert float(rows.detach().norm(dim=1).max()) <= backend.norm_limit * 1.001
 
     def test_new_tokens_follow_the_seed(
         self, backend: Backend, photos: list[Image], tokens: ConceptTokens

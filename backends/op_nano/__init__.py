@@ -24,8 +24,8 @@ INFO = BackendInfo(
     memory_gb=0.5,
     steps=24,
     guidance=3.0,
-    learn_steps=120,
-    learn_rate=5e-3,
+    learn_steps=80,
+    learn_rate=2e-2,
     batch=16,
     replay_examples=2,
 )
