@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 CHARACTER, STRANGER = "7", "8"
 """Seeds: who is taught, and who is not."""
 
-QUESTIONS = ("what is <bo>'s toy?", "what does <bo> look like?", "where does <bo> live?")
+QUESTIONS = ("what is <bo>'s toy?", "describe <bo>.", "where does <bo> live?")
 PROMPTS = (
     "<bo> at the beach",
     "<bo> in the snow",

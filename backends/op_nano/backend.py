@@ -176,9 +176,9 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
         words=NanoWords(),
         fit_vae=square,
         fit_vit=square,
-        guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0), renorm_min=0.6),
+        guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0)),
         edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
-        shift=1.0,
+        shift=2.0,
         norm_limit=about["norm_limit"],
     )
     backend.encoder = encoder

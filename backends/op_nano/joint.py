@@ -51,7 +51,9 @@ def eyes(state: Path) -> tuple[AutoEncoder, VisionModel]:
 def encode_pool(state: Path, name: str, *, device: str = "cpu") -> None:
     """Latent tokens and ViT rows of every picture of a pool, once."""
     pixels = np.load(state / f"{name}.npy", mmap_mode="r")
-    autoencoder, vit = (module.to(device) for module in eyes(state))
+    autoencoder, vit = eyes(state)
+    autoencoder.to(device)
+    vit.to(device)
     latents, rows = [], []
     for start in range(0, len(pixels), 256):
         pictures = to_pixels(pixels, np.arange(start, min(start + 256, len(pixels)))).to(device)
