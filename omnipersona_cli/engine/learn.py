@@ -370,6 +370,8 @@ def _prepared(
         for task in tasks
         for lesson in _spread([it for it in material.held_out if it.task == task], material.name)
     ]
+    if spared:  # a fact has no other face to hold out: knowing it counts as it is
+        spared += _spread([it for it in lessons if it.kind == "fact"], material.name)
     present = [probe for probe in material.probes if probe.present][:PROBES]
     absent = [probe for probe in material.probes if not probe.present][:PROBES]
     pools = (
