@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,6 +55,10 @@ def command(
     """
     if len(words) > 2:
         raise UsageError("too many words outside quotes", hint='op ask photo.png "is <bo> here?"')
+    if len(words) == 1 and Path(words[0]).is_file():
+        raise UsageError(
+            "a picture, but no question", hint=f'op ask {words[0]} "what is in the picture?"'
+        )
     from omnipersona_cli import engine
     from omnipersona_cli.cli.edit import read_picture
 

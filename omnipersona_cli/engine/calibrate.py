@@ -23,7 +23,7 @@ Verdict = Literal["yes", "no", "not sure"]
 QUESTIONS = ("is <{name}> here?", "do you see <{name}>?", "is <{name}> in this picture?")
 """What recognition asks, however a person phrases it: calibration and answers must agree."""
 
-UNSURE = 0.4
+UNSURE = 0.47
 """Between this probability and one minus it, the answer is "not sure"."""
 
 WEAK_ACCURACY = 0.75

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from PIL import ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli import registry
@@ -438,7 +439,8 @@ def _previewer(
 def _calibrated(backend: Backend, tokens: ConceptTokens, material: Material) -> Calibration:
     if "understand" not in backend.info.tasks:
         return calibrate((), ())
-    positives = [recognition_score(backend, tokens, image) for image in material.positives]
+    seen = [*material.positives, *map(ImageOps.mirror, material.positives)]  # few are held out
+    positives = [recognition_score(backend, tokens, image) for image in seen]
     negatives = [
         recognition_score(backend, tokens, image)
         for image in material.negatives[:CALIBRATION_NEGATIVES]

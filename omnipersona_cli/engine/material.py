@@ -19,7 +19,7 @@ from omnipersona_cli.data.lessons import EditTriplet, build_lessons
 from omnipersona_cli.data.photos import Album, open_album
 from omnipersona_cli.errors import UsageError
 
-NEGATIVES = 32
+NEGATIVES = 48
 """How many pictures that are not the concept are asked of the plugins."""
 
 HELD_OUT = 0.3

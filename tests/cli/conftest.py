@@ -30,7 +30,7 @@ def disc_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNIPERSONA_HOME", str(home))
         out = home / "bo.opconcept"
-        learn([photos], name="bo", opening=Opening(backend="sketch"), out=out, seed=1)
+        learn([photos], name="bo", opening=Opening(backend="sketch"), out=out, seed=2)
     registry.plugin_manager().unregister(plugin)
     return out
 

@@ -54,7 +54,7 @@ def lesson_learned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Si
     registry.plugin_manager().register(plugin, name="sketch-for-learning")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNIPERSONA_HOME", str(home))
-        result = learn([photos], name="bo", backend=SketchBackend(), library=library, seed=1)
+        result = learn([photos], name="bo", backend=SketchBackend(), library=library, seed=2)
         learn(
             [others],
             name="mam",

@@ -4,6 +4,7 @@ import math
 
 from omnipersona_cli.engine.calibrate import (
     UNCALIBRATED,
+    UNSURE,
     auroc,
     best_threshold,
     calibrate,
@@ -31,7 +32,7 @@ def test_between_the_sides_the_answer_is_not_sure():
     assert calibration.verdict(-5.0) == "no"
     assert calibration.verdict(0.0) == "not sure"
     assert math.isclose(calibration.probability(calibration.threshold), 0.5)
-    assert math.isclose(calibration.probability(calibration.high), 0.6)
+    assert math.isclose(calibration.probability(calibration.high), 1 - UNSURE)
 
 
 def test_few_pictures_do_not_sound_sure():
