@@ -227,8 +227,8 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             *edited,
             "",
             "Success of an edit: the judge finds every attribute as the instruction wants it.",
-            "Background SSIM: outside the characters' own places; an addition elsewhere than in the",
-            "reference picture counts against it, although the instruction names no place.",
+            "Background SSIM: outside the characters' own places; an addition elsewhere than in",
+            "the reference picture counts against it, although the instruction names no place.",
             "",
         ]
     )

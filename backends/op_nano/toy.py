@@ -45,31 +45,26 @@ def facts_text(who: Character, facts: Facts) -> str:
     )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  op toy photos photos\n  op toy photos photos --seed 7\n"
+    "  op learn photos --name bo",
+)
 def command() -> None:
-    """Draw a new cartoon character's photo folder.
-
-    \b
-    Examples:
-      op toy photos photos
-      op toy photos photos --seed 7
-      op learn photos --name bo
-    """
+    """Draw a new cartoon character's photo folder."""
 
 
-@command.command(context_settings={"help_option_names": ["-h", "--help"]})
+@command.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="\b\nExamples:\n  op toy photos photos --seed 7\n"
+    "  op toy photos big --size 256 --count 4",
+)
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, help="Which character. [default: a new one]")
 @click.option("--count", default=10, show_default=True, type=click.IntRange(1, 500))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(16, 1024))
 def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
-    """Draw pictures of one character into FOLDER, and facts.yaml beside them.
-
-    \b
-    Examples:
-      op toy photos photos --seed 7
-      op toy photos big --size 256 --count 4
-    """
+    """Draw one character's pictures and facts into FOLDER."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     who = draw_character(seed, held_out=True)
     try:
