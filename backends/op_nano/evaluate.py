@@ -230,9 +230,10 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "Background SSIM: outside the characters' own places; an addition elsewhere than in",
             "the reference picture counts against it, although the instruction names no place.",
             "",
-            "Reservations: guidance and time shift were chosen on the first 28 of these characters, which",
-            "were also watched during training. In the joint stage the weighting of answers and the mix of",
-            "samples were changed on the way, so the command above does not repeat that run exactly.",
+            "Reservations: guidance and time shift were chosen on the first 28 of these",
+            "characters, which were also watched during training. In the joint stage the",
+            "weighting of answers and the mix of samples were changed on the way, so the",
+            "command above does not repeat that run exactly.",
             "",
         ]
     )
