@@ -35,6 +35,7 @@ from op_nano.families import (
 )
 from op_nano.shape import SLOTS
 from op_nano.tokenizer import NAME, encode
+from op_nano.world import Picture
 
 SKS = "<sks>"
 GRID = (4, 4)
@@ -126,20 +127,20 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 34: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 37: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = (Group(slots.shape[-1]) for _ in range(3))
         every = range(len(self.pool.families))
-        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(3)]
-        alone.samples += [self._caption(rng.choice(every)) for _ in range(8)]
+        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(2)]
+        alone.samples += [self._caption(rng.choice(every)) for _ in range(12)]
         alone.samples += [self._edit(rng.choice(every), {}, alone) for _ in range(3)]
         alone.samples += [self._described(rng.choice(every), alone) for _ in range(2)]
         alone.samples.append(self._replay())
         for index, family in enumerate(families):
             rows = {SKS: slots[index, :1]}
             behind.samples.append(self._recognise(family, rows, behind))
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 behind.samples.append(self._drawn_as(family, rows))
             else:
                 behind.samples.append(self._edit(family, rows, behind))
@@ -180,7 +181,15 @@ class Teacher:
         text = phrases.caption(
             shown, [phrases.mention(who, self.rng) for who in shown.characters], self.rng
         )
-        return [*self._prompt(text, {}), *self._draw(family, picture)]
+        return [*self._prompt(self._placed(text, shown), {}), *self._draw(family, picture)]
+
+    def _placed(self, text: str, shown: Picture) -> str:
+        """A caption that sometimes says where a single character stands: the largest thing that it
+        otherwise leaves open."""
+        if len(shown.characters) != 1 or self.rng.random() >= 0.4:
+            return text
+        side = "in the middle" if shown.place == "middle" else f"on the {shown.place}"
+        return f"{text.rstrip('.')}, {side}"
 
     def _prompt(self, text: str, rows: dict[str, Tensor]) -> list[Segment]:
         if self.rng.random() < 0.1:
@@ -218,7 +227,7 @@ class Teacher:
     def _drawn_as(self, family: int, rows: dict[str, Tensor]) -> list[Segment]:
         picture = self.rng.choice((0, 1, 2, 3, POSED, MOVED))
         shown = self.pool.families[family].pictures[picture]
-        text = phrases.caption(shown, [SKS], self.rng)
+        text = self._placed(phrases.caption(shown, [SKS], self.rng), shown)
         return [*self._prompt(text, rows), *self._draw(family, picture)]
 
     def _is_here(self, family: int, rows: dict[str, Tensor], group: Group) -> list[Segment]:

@@ -233,6 +233,37 @@ def export_weights(state: Path, to: Path) -> None:
         )
 
 
+def unpack_weights(folder: Path, state: Path) -> None:
+    """The inverse of `export_weights`: finished stages as a state that ``encode`` and ``joint`` go
+    on from. Optimisers start anew, because what is shipped holds weights alone.
+
+    Raises FileExistsError where the state already holds a stage; nothing is overwritten.
+    """
+    stages = ("autoencoder", "vision", "joint")
+    for name in stages:
+        if (state / f"{name}.safetensors").exists():
+            raise FileExistsError(f"{state / name}.safetensors is there already")
+    tensors = {k: value.float() for k, value in load_file(folder / "nano.safetensors").items()}
+    about = json.loads((folder / "nano.json").read_text())
+    seen = "bagel.vit_model."
+    kept: dict[str, dict[str, Tensor]] = {name: {} for name in stages}
+    for key, value in tensors.items():
+        if key.startswith("vae."):
+            kept["autoencoder"][f"average.{key.removeprefix('vae.')}"] = value
+        else:
+            kept["joint"][f"model.{key}"] = value
+            if not key.startswith(seen):
+                kept["joint"][f"average.{key}"] = value.clone()
+            else:
+                kept["vision"][f"average.vit.{key.removeprefix(seen)}"] = value.clone()
+    for name in stages:
+        save_file(kept[name], state / f"{name}.safetensors")
+        clock = {"seconds": about["minutes"][name] * 60, "step": about["steps"][name]}
+        (state / f"{name}.json").write_text(json.dumps(clock))
+    report = {key: about[key] for key in ("held_out_psnr", "shift_factor", "scale_factor")}
+    (state / "autoencoder.report.json").write_text(json.dumps(report))
+
+
 def _last(log: Path) -> dict[str, float]:
     """The figures of the last line of a stage's log; none where it was too short to write any."""
     if not log.exists():

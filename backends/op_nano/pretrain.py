@@ -7,6 +7,8 @@
     python -m op_nano.pretrain joint        everything else, on cached latents and features
     python -m op_nano.pretrain judge        the network that measures, apart from all others
     python -m op_nano.pretrain export       bf16 weights into the package
+    python -m op_nano.pretrain unpack       the package's weights as a state, to go on from: then
+                                            draw, encode, and joint with more --minutes in all
 
 Every stage keeps its state in ``--state`` (default `.training/`), resumes where it stopped, ends
 after ``--minutes`` of wall-clock, and logs to `<state>/<stage>.jsonl`. One thing at a time: two
@@ -35,6 +37,7 @@ from op_nano.vision import NAMES, AttributeHeads, see, truth
 
 FAMILIES = 6000
 """Families of the pool."""
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 # -- autoencoder -----------------------------------------------------------------------------------
@@ -249,13 +252,28 @@ def joint(
 
 
 @main.command()
-@click.option("--to", type=click.Path(path_type=Path), default=Path(__file__).parent / "weights")
+@click.option("--to", type=click.Path(path_type=Path), default=WEIGHTS)
 @click.pass_obj
 def export(state: Path, to: Path) -> None:
     """Write the averaged weights, in bf16, as the package ships them."""
     from op_nano.joint import export_weights
 
     export_weights(state, to)
+
+
+@main.command()
+@click.option(
+    "--weights", type=click.Path(path_type=Path), default=Path(__file__).parent / "weights"
+)
+@click.pass_obj
+def unpack(state: Path, weights: Path) -> None:
+    """Lay shipped weights out as a state to train on from."""
+    from op_nano.joint import unpack_weights
+
+    try:
+        unpack_weights(weights, state)
+    except FileExistsError as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from op_nano import pretrain, vision
 from op_nano.backend import open_backend
 from op_nano.curriculum import SKS, Group, Pool, Teacher, read_turn
 from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, TWO, draw_family, draw_pool
-from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool
+from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool, unpack_weights
 from op_nano.pretrain import train_autoencoder, train_vision
 from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
 from op_nano.tokenizer import NAME, decode, encode
@@ -371,8 +371,28 @@ def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> Non
     assert (tmp_path / "judge.safetensors").is_file()
 
 
+def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None:
+    shipped, again, state_again = (tmp_path / name for name in ("one", "two", "state"))
+    export_weights(state, shipped)
+    state_again.mkdir()
+    unpack_weights(shipped, state_again)
+    with pytest.raises(FileExistsError):
+        unpack_weights(shipped, state_again)
+    for name in ("pool.npy", "test.npy"):
+        (state_again / name).symlink_to(state / name)
+    for name in ("pool", "test"):
+        encode_pool(state_again, name)
+    export_weights(state_again, again)
+    first, second = (load_file(folder / "nano.safetensors") for folder in (shipped, again))
+    assert all(torch.equal(first[key], second[key]) for key in first | second)
+    trained = practise(state_again, 3)
+    key = "model.bagel.language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
+    assert not torch.equal(trained[key], first[key.removeprefix("model.")].float())
+    assert json.loads((state_again / "joint.json").read_text())["step"] == 3
+
+
 def test_the_command_names_every_stage() -> None:
-    stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export"}
+    stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export", "unpack"}
     assert stages <= set(pretrain.main.commands)
 
 
