@@ -1,0 +1,93 @@
+"""How texts, pictures and concept tokens become one row of ids, and who may look at whom.
+
+Source: Show-o, sections 3.2 (omni-attention, unified prompting) and 3.3. Ids from `Vocabulary.size`
+on stand for soft rows: concept tokens that are in no table (``size + k`` is soft row k).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from op_showo.config import ShowoConfig
+
+IGNORE = -100
+"""The label of a position that is not trained."""
+
+
+def text_block(text: Sequence[int], config: ShowoConfig) -> list[int]:
+    """``[PAD]... <|t2i|> bos text eos``, T + 1 ids; what is too long loses its end, not its eos."""
+    vocab, length = config.vocab, config.text_length
+    body = list(text)
+    if not body or body[0] != vocab.bos:
+        body.insert(0, vocab.bos)
+    ids = [vocab.special("<|t2i|>"), *body, vocab.eos]
+    if len(ids) > length + 1:
+        ids = [*ids[:length], vocab.eos]
+    return [vocab.special("[PAD]")] * (length + 1 - len(ids)) + ids
+
+
+def picture_ids(codes: Tensor, hidden: Tensor | None, config: ShowoConfig) -> Tensor:
+    """Codes [B, N] -> ``<|soi|> codes <|eoi|>`` [B, N + 2], the mask id where ``hidden``."""
+    vocab = config.vocab
+    ids = codes + vocab.image_offset
+    if hidden is not None:
+        ids = torch.where(hidden, vocab.mask, ids)
+    ends = [torch.full_like(ids[:, :1], vocab.special(name)) for name in ("<|soi|>", "<|eoi|>")]
+    return torch.cat((ends[0], ids, ends[1]), dim=1)
+
+
+def painting_attend(ids: Tensor, config: ShowoConfig) -> Tensor:
+    """For rows that paint, [B, L] -> [B, 1, L, L], true where the query may look at the key.
+
+    The picture sees all but padding, the text is causal. Padding sees earlier padding, so that no
+    row is empty.
+    """
+    length = ids.shape[1]
+    pad = ids == config.vocab.special("[PAD]")
+    attend = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    attend = attend | (torch.arange(length, device=ids.device) > config.text_length)[:, None]
+    return (attend & (pad[:, :, None] | ~pad[:, None, :]))[:, None]
+
+
+def seen_ids(codes: Tensor, config: ShowoConfig) -> Tensor:
+    """``<|mmu|> <|soi|> codes <|eoi|>`` [B, N + 3]: what understanding starts from."""
+    ids = picture_ids(codes, None, config)
+    return torch.cat((torch.full_like(ids[:, :1], config.vocab.special("<|mmu|>")), ids), dim=1)
+
+
+def reading_attend(length: int, seen: slice) -> Tensor:
+    """Causal, and everyone sees the columns ``seen``; [1, 1, L, L]."""
+    attend = torch.ones(length, length, dtype=torch.bool).tril()
+    attend[:, seen] = True
+    return attend[None, None]
+
+
+def text_row(text: Sequence[int], config: ShowoConfig) -> list[int]:
+    """Text alone: ``bos text eos [PAD]...``, as long as a row that paints; too long loses its
+    eos."""
+    vocab, length = config.vocab, config.text_length + config.image_tokens + 3
+    body = list(text)
+    if not body or body[0] != vocab.bos:
+        body.insert(0, vocab.bos)
+    ids = [*body, vocab.eos][:length]
+    return ids + [vocab.special("[PAD]")] * (length - len(ids))
+
+
+def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
+    """Rows of different lengths, filled up on the right; [B, L] int64."""
+    longest = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
+
+
+def conversation(rounds: Sequence[tuple[str, str]]) -> list[tuple[str, bool]]:
+    """Questions and answers as pieces of text, and which pieces are trained: the answers, with
+    their leading space and their end. An empty answer last leaves the row open, to be said."""
+    pieces: list[tuple[str, bool]] = []
+    for question, answer in rounds:
+        pieces.append((f"USER: {question} ASSISTANT:", False))
+        if answer:
+            pieces.append((f" {answer}<|endoftext|>", True))
+    return pieces
