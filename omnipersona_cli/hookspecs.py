@@ -40,6 +40,16 @@ class JudgeInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DatasetInfo:
+    """A benchmark that a plugin can draw. ``writes`` is ``"module:function"``, called as
+    ``(folder, concepts=…, on_concept=…)``; ``on_concept`` is told (drawn, in all)."""
+
+    name: str
+    summary: str
+    writes: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Subject:
     """Where the subject is: ``box`` as (left, top, right, bottom) in pixels, and where the finder
     knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
@@ -80,6 +90,12 @@ def op_commands() -> Sequence[CommandInfo]:
 @hookspec
 def op_judges() -> Sequence[JudgeInfo]:
     """Judges for `op bench`."""
+    return ()
+
+
+@hookspec
+def op_datasets() -> Sequence[DatasetInfo]:
+    """Benchmarks that `op bench export-toy` can draw."""
     return ()
 
 

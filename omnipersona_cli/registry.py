@@ -18,7 +18,7 @@ import pluggy
 from omnipersona_cli import hookspecs
 from omnipersona_cli.backend import Backend, BackendInfo
 from omnipersona_cli.errors import MissingError, nearest
-from omnipersona_cli.hookspecs import CommandInfo, JudgeInfo, Progress, Subject
+from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, JudgeInfo, Progress, Subject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -92,6 +92,11 @@ def commands() -> dict[str, CommandInfo]:
 def judges() -> dict[str, JudgeInfo]:
     """Judges that plugins bring, by name."""
     return _by_name(plugin_manager().hook.op_judges())
+
+
+def datasets() -> dict[str, DatasetInfo]:
+    """Benchmarks that plugins can draw, by name."""
+    return _by_name(plugin_manager().hook.op_datasets())
 
 
 def find_subject(photo: Image, kind: str) -> Subject | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omnipersona_cli.backend import BackendInfo
-from omnipersona_cli.hookspecs import CommandInfo, hookimpl
+from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, hookimpl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,6 +45,18 @@ def op_commands() -> Sequence[CommandInfo]:
             name="toy",
             summary="Draw a new cartoon character's photo folder.",
             command="op_nano.toy:command",
+        ),
+    )
+
+
+@hookimpl
+def op_datasets() -> Sequence[DatasetInfo]:
+    """A benchmark of characters that pretraining never met."""
+    return (
+        DatasetInfo(
+            name="toy",
+            summary="Cartoon characters with facts, questions, prompts and edits.",
+            writes="op_nano.toyset:write_set",
         ),
     )
 
