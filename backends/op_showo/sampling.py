@@ -110,7 +110,7 @@ def decode_masked(
 
 
 def training_mask(u: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-    """What a lesson hides: ``u`` [B] uniform, ``order`` [B, N] random -> (hidden [B, N], share [B]).
+    """What a lesson hides, (hidden [B, N], share [B]); ``u`` [B] and ``order`` [B, N] are uniform.
 
     The share is cos(pi u / 2); at least one code is hidden (Show-o, section 3.3).
     """

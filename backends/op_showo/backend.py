@@ -1,0 +1,510 @@
+"""Show-o as a backend: concept tokens in its prompts, losses on answers and on hidden codes.
+
+What never changes is computed once: a picture's codes, and the keys and values of the part of an
+understanding row that holds the picture and no concept token.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import cast
+
+import torch
+from PIL import Image as images
+from PIL.Image import Image
+from torch import Tensor
+
+from omnipersona_cli.backend import (
+    BackendInfo,
+    ConceptTokens,
+    Lesson,
+    OnStep,
+    Prepared,
+    Prompt,
+    Task,
+    Turn,
+)
+from omnipersona_cli.errors import SlotError, TaskError, UsageError
+from op_showo import placing, prompts
+from op_showo.magvit import Magvit, fit, to_image, to_tensor
+from op_showo.model import Prefix, Showo, stack
+from op_showo.placing import BIAS, HEAD, Company, Words
+from op_showo.region import changed, covered, window
+from op_showo.sampling import Seeded, decode_masked, training_mask
+
+REMEMBERED = 2 << 30
+"""Bytes of keys and values that are kept of pictures; the oldest go first."""
+
+BLACK = (0, 0, 0)
+"""What is looked at where there is no picture (UniCTokens, section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """A picture as understanding reads it: codes [1, N], or CLIP's features [1, n, width]."""
+
+    key: bytes
+    values: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedLesson:
+    """A lesson with every picture encoded. ``region`` [N] is what an edit changed; outside of it
+    ``target`` has the codes of the source, as it has when an edit is asked for."""
+
+    task: Task
+    request: Turn
+    answer: str
+    seen: Seen | None
+    target: Tensor | None  # [N] codes
+    region: Tensor | None
+
+
+class ShowoBackend:
+    """One opened Show-o. ``clip`` gives features [1, n, width] of a picture, for the variants that
+    understand through CLIP."""
+
+    def __init__(
+        self,
+        *,
+        info: BackendInfo,
+        model: str,
+        fingerprint: str,
+        net: Showo,
+        magvit: Magvit,
+        words: Words,
+        clip: Callable[[Image], Tensor] | None = None,
+        system: str = "",
+        remember: int = REMEMBERED,
+    ) -> None:
+        self.info, self.model, self.fingerprint = info, model, fingerprint
+        self.net = net.requires_grad_(False).eval()
+        self.magvit = magvit.requires_grad_(False).eval()
+        self.words, self.clip, self.system, self.remember = words, clip, system, remember
+        self.width = net.config.llm.hidden_size
+        self.norm_limit = 10.0 * float(net.table.float().norm(dim=1).max())
+        self._read: OrderedDict[bytes, Prefix] = OrderedDict()
+        self._codes: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    # -- learning ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def new_tokens(
+        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+    ) -> ConceptTokens:
+        """Centres of the embeddings of the photos' codes; the head's row for the identifier starts
+        as that of image code 0, where UniCTokens' new row finds itself too."""
+        vocab = self.net.config.vocab
+        codes = torch.cat([self._encode(photo) for photo in photos]).flatten()
+        rows = self.net.table[codes.to(self.net.device) + vocab.image_offset].float().cpu()
+        und, gen = (
+            kmeans(rows, count, seed + number)
+            for number, count in enumerate((understand, generate))
+        )
+        head = self.net.showo.lm_head
+
+        def fresh(values: Tensor) -> Tensor:
+            return values.detach().clone().float().to(self.net.device).requires_grad_()
+
+        return ConceptTokens(
+            name=name,
+            id=fresh(rows.mean(0, keepdim=True)),
+            und=fresh(und),
+            gen=fresh(gen),
+            extra={
+                HEAD: fresh(head.weight[vocab.image_offset][None]),
+                BIAS: fresh(head.bias[vocab.image_offset][None]),
+            },
+        )
+
+    @torch.no_grad()
+    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
+        """Codes of every picture, and what reading it leaves behind, as far as memory goes."""
+        seen: dict[int, Seen] = {}
+        codes: dict[int, Tensor] = {}
+        for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
+            if lesson.task == "understand" and id(lesson.image) not in seen:
+                seen[id(lesson.image)] = self._see(lesson.image)
+            drawn = (lesson.target, lesson.image if lesson.task == "edit" else None)
+            for image in drawn:
+                if image is not None and id(image) not in codes:
+                    codes[id(image)] = self._encode(image)[0]
+        for one in seen.values():
+            held = sum(prefix.bytes for prefix in self._read.values())
+            if held < self.remember:
+                self._behind(one)
+        return [self._prepared(lesson, seen, codes) for lesson in lessons]
+
+    def _prepared(
+        self, lesson: Lesson, seen: Mapping[int, Seen], codes: Mapping[int, Tensor]
+    ) -> PreparedLesson:
+        target = None if lesson.target is None else codes[id(lesson.target)]
+        region = None
+        if lesson.task == "edit" and lesson.image is not None and lesson.target is not None:
+            config = self.net.config
+            pair = (
+                fit(it.convert("RGB"), config.resolution) for it in (lesson.image, lesson.target)
+            )
+            region = changed(*pair, config.side)
+            target = torch.where(region, codes[id(lesson.target)], codes[id(lesson.image)])
+        return PreparedLesson(
+            task=lesson.task,
+            request=lesson.request,
+            answer=lesson.answer,
+            seen=seen[id(lesson.image)] if lesson.task == "understand" else None,
+            target=target,
+            region=region,
+        )
+
+    def loss(
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+    ) -> Mapping[Task, Tensor]:
+        """Cross-entropy of answers, and of the codes that a lesson hides (Show-o, section 3.3).
+
+        The text is never dropped, as pretraining did in a tenth of the rows: such a row holds no
+        concept token, so that it would teach nothing.
+        """
+        lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
+        who = self._company((tokens,))
+        draw = torch.Generator().manual_seed(seed)
+        tasks: tuple[Task, ...] = ("understand", "generate", "edit")
+        found: dict[Task, Tensor] = {}
+        for task in tasks:
+            mine = [lesson for lesson in lessons if lesson.task == task]
+            if mine:
+                of = self._said(mine, who) if task == "understand" else self._drawn(mine, who, draw)
+                found[task] = of.mean()
+        return found
+
+    def _said(self, lessons: Sequence[PreparedLesson], who: Company) -> Tensor:
+        """Cross-entropy [n] of the answers' tokens and of their ends."""
+        vocab = self.net.config.vocab
+        rows, labels = [], []
+        for lesson in lessons:
+            asked = self._question((lesson.request,), who)
+            said = [*placing.answer_ids(lesson.answer, who, self.words), vocab.eos]
+            rows.append(asked + said[:-1])
+            labels.append([prompts.IGNORE] * (len(asked) - 1) + said)
+        behind = stack([self._behind(cast(Seen, lesson.seen)) for lesson in lessons])
+        ids = prompts.padded(rows, vocab.special("[PAD]"))
+        states, _ = self.net.follow(self.net.embed(ids, who.soft), behind)
+        return self.net.losses(states, prompts.padded(labels, prompts.IGNORE), who.soft)
+
+    def _drawn(
+        self, lessons: Sequence[PreparedLesson], who: Company, draw: torch.Generator
+    ) -> Tensor:
+        """Cross-entropy [n] of the hidden codes; an edit hides some of what it changed."""
+        config = self.net.config
+        texts, hidden = [], []
+        for lesson in lessons:
+            editing = lesson.task == "edit"
+            text = placing.request_ids(lesson.request, who, self.words, editing=editing)
+            texts.append(prompts.text_block(text, config))
+            places = torch.arange(config.image_tokens)
+            if lesson.region is not None:
+                places = places[lesson.region.cpu()]
+            u, order = torch.rand(1, generator=draw), torch.rand(1, len(places), generator=draw)
+            some = places[training_mask(u, order)[0][0]]
+            hidden.append(
+                torch.zeros(config.image_tokens, dtype=torch.bool).index_fill(0, some, True)
+            )
+        codes = torch.stack([cast(Tensor, lesson.target) for lesson in lessons]).cpu()
+        hide = torch.stack(hidden)
+        picture = prompts.picture_ids(codes, hide, config)
+        ids = torch.cat((torch.tensor(texts), picture), dim=1)
+        attend = prompts.painting_attend(ids, config)
+        states, _ = self.net(self.net.embed(ids, who.soft), attend)
+        labels = torch.where(hide, codes + config.vocab.image_offset, prompts.IGNORE)
+        start = config.text_length + 2
+        return self.net.losses(states[:, start:-1], labels, who.soft)
+
+    # -- answering -----------------------------------------------------------------------------
+
+    def say(
+        self,
+        prompt: Prompt,
+        *,
+        image: Image | None = None,
+        max_tokens: int = 100,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Token by token, greedily at temperature 0; image codes and markers are never said."""
+        who = self._company(prompt.concepts)
+        vocab = self.net.config.vocab
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            behind = self._behind(self._see(image))
+        step = self._question(prompt.turns, who)
+        room = self.net.config.llm.max_position_embeddings - behind.length - len(step)
+        said: list[int] = []
+        shown = ""
+        for _ in range(min(max_tokens, room)):
+            with torch.no_grad():
+                rows = self.net.embed(torch.tensor([step]), who.soft)
+                states, behind = self.net.follow(rows, behind)
+                scores = self.net.logits(states[0, -1], who.soft).float().cpu()
+            scores[vocab.llm_vocab_size : vocab.size] = -torch.inf
+            token = _choose(scores, temperature, generator)
+            if token == vocab.eos:
+                return
+            said.append(token)
+            step = [token]
+            text = self._text(said, who).lstrip()
+            if text.startswith(shown) and not text.endswith("\ufffd") and text != shown:
+                yield text[len(shown) :]
+                shown = text
+
+    @torch.no_grad()
+    def score(
+        self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
+    ) -> Tensor:
+        """Log-probability of each answer, its end included, all in one batch."""
+        who = self._company(prompt.concepts)
+        vocab = self.net.config.vocab
+        asked = torch.tensor([self._question(prompt.turns, who)])
+        behind = self._behind(self._see(image))
+        states, behind = self.net.follow(self.net.embed(asked, who.soft), behind)
+        said = [[*placing.answer_ids(it, who, self.words), vocab.eos] for it in answers]
+        ids = prompts.padded([row[:-1] for row in said], vocab.special("[PAD]"))
+        rows = self.net.embed(ids, who.soft)
+        after, _ = self.net.follow(rows, behind.expand(len(said)))
+        first = states[:, -1:].expand(len(said), -1, -1)
+        labels = prompts.padded(said, prompts.IGNORE).to(after.device)
+        at = labels >= 0
+        logits = self.net.logits(torch.cat((first, after), dim=1)[at], who.soft).float()
+        found = logits.log_softmax(-1).gather(-1, labels[at][:, None])[:, 0]
+        scores = torch.zeros(labels.shape, device=after.device).masked_scatter(at, found)
+        return scores.sum(1).cpu()
+
+    # -- painting ------------------------------------------------------------------------------
+
+    def gen(
+        self,
+        prompt: Prompt,
+        *,
+        size: tuple[int, int] | None,
+        steps: int | None,
+        guidance: float | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+    ) -> Iterator[Image]:
+        """All codes start hidden."""
+        if size is not None and size not in self.info.sizes:
+            sizes = ", ".join(f"{width}x{height}" for width, height in self.info.sizes)
+            raise TaskError(
+                f"{self.info.name} cannot paint {size[0]}x{size[1]} pixels",
+                hint=f"--size takes {sizes}",
+            )
+        who = self._company(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], who, self.words)
+        hidden = torch.ones(1, self.net.config.image_tokens, dtype=torch.bool)
+        codes = torch.zeros_like(hidden, dtype=torch.long)
+        yield from self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
+
+    def edit(
+        self,
+        image: Image,
+        prompt: Prompt,
+        *,
+        mask: Image | None,
+        steps: int | None,
+        guidance: float | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+    ) -> Iterator[Image]:
+        """Draw the codes under the mask again, the others stay: Show-o's inpainting."""
+        if mask is None:
+            raise TaskError(
+                f"{self.info.name} edits by repainting a region, and none is known",
+                hint="--mask MASK.png or --box x,y,width,height",
+            )
+        box = window(mask, image.size)
+        side = self.net.config.resolution
+        part = image.convert("RGB").crop(box)
+        codes = self._encode(part.resize((side, side), images.Resampling.BICUBIC))
+        hidden = covered(mask.crop(box), side, self.net.config.side)
+        who = self._company(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], who, self.words, editing=True)
+        painted = self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
+        for picture in painted:
+            whole = image.convert("RGB").copy()
+            whole.paste(picture.resize(part.size, images.Resampling.BICUBIC), box[:2])
+            yield whole
+
+    def _paint(
+        self,
+        text: Sequence[int],
+        who: Company,
+        codes: Tensor,
+        hidden: Tensor,
+        steps: int | None,
+        guidance: float | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+    ) -> Iterator[Image]:
+        """One picture after the other, so that a seed means the same alone and among others."""
+        if steps is not None and steps < 1:
+            raise UsageError(f"a picture cannot be painted in {steps} steps", hint="--steps 18")
+        count = self.info.steps if steps is None else steps
+        scale = self.info.guidance if guidance is None else guidance
+        logits = self._code_logits(text, who, scale)
+        for number, seed in enumerate(seeds):
+            drawn = codes
+            with torch.no_grad():
+                for step in decode_masked(
+                    logits, codes.cpu(), hidden.cpu(), steps=count, chance=Seeded((seed,))
+                ):
+                    drawn = step.codes
+                    if on_step is not None:
+                        on_step(number * count + step.index + 1, count * len(seeds))
+                pixels = self.magvit.decode(drawn.to(self.net.device))
+            yield to_image(pixels[0])
+
+    @torch.no_grad()
+    def _code_logits(
+        self, text: Sequence[int], who: Company, scale: float
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """What a step asks for. The texts, with and without the request, are read once: they never
+        see the picture (Show-o, section 3.2)."""
+        config = self.net.config
+        texts = [prompts.text_block(text, config)]
+        if scale:
+            texts.append(prompts.text_block([], config))
+        ids = torch.tensor(texts)
+        pad = ids == config.vocab.special("[PAD]")
+        _, behind = self.net.read(
+            self.net.embed(ids, who.soft), prompts.painting_attend(ids, config), key=~pad
+        )
+
+        def logits(codes: Tensor, unknown: Tensor) -> Tensor:
+            rows = self.net.embed(prompts.picture_ids(codes, unknown, config).repeat(len(texts), 1))
+            own = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+            attend = torch.cat((behind.key, own), dim=1)[:, None, None]
+            states, _ = self.net(rows, attend.expand(-1, 1, rows.shape[1], -1), behind)
+            scores = self.net.code_logits(states[:, 1:-1]).float().cpu()
+            return (1 + scale) * scores[:1] - scale * scores[1:] if scale else scores
+
+        return logits
+
+    def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
+        """Requests that are too long to be read to their end when painting."""
+        room = self.net.config.text_length - 2
+        return [
+            f"{self.info.name} reads {room} tokens of a request before it paints; "
+            f"the end of {text[:30]!r}… is cut off"
+            for text in texts
+            if len(self.words.encode(text)) > room
+        ]
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def _company(self, concepts: Sequence[ConceptTokens]) -> Company:
+        for tokens in concepts:
+            widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
+            if widths != {self.width}:
+                raise SlotError(
+                    f"<{tokens.name}> was learned on another backbone: its tokens are "
+                    f"{max(widths)} wide, those of {self.info.name} {self.width}",
+                    hint=f"op learn PHOTOS --name {tokens.name} -b {self.info.name}",
+                )
+        return placing.company(concepts, self.net.config.vocab.size)
+
+    def _question(self, turns: Sequence[Turn], who: Company) -> list[int]:
+        """Bos and the newline are in the released prompts of the variants without CLIP alone."""
+        if self.clip is not None:
+            return placing.question_ids(turns, who, self.words, opening="")
+        return [self.net.config.vocab.bos, *placing.question_ids(turns, who, self.words)]
+
+    def _text(self, ids: Sequence[int], who: Company) -> str:
+        """What was said, identifiers as "<name>"."""
+        text, run = "", []
+        for token in ids:
+            if (name := who.name_of(token)) is None:
+                run.append(token)
+            else:
+                text += self.words.decode(run) + f"<{name}>"
+                run = []
+        return text + self.words.decode(run)
+
+    # -- pictures ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _encode(self, image: Image) -> Tensor:
+        """Codes [1, N] of the middle square, remembered for a while."""
+        square = fit(image.convert("RGB"), self.net.config.resolution)
+        key = blake2b(square.tobytes(), digest_size=16).digest()
+        if key not in self._codes:
+            codes = self.magvit.encode(to_tensor(square)[None].to(self.net.device)).cpu()
+            self._codes[key] = codes
+            if len(self._codes) > 4096:
+                self._codes.popitem(last=False)
+        return self._codes[key]
+
+    @torch.no_grad()
+    def _see(self, image: Image | None) -> Seen:
+        """A picture for understanding; a black one where there is none."""
+        if image is None:
+            side = self.net.config.resolution
+            image = images.new("RGB", (side, side), BLACK)
+        values = self._encode(image) if self.clip is None else self.clip(image)
+        key = blake2b(values.float().cpu().numpy().tobytes(), digest_size=16).digest()
+        return Seen(key=key, values=values)
+
+    @torch.no_grad()
+    def _behind(self, seen: Seen) -> Prefix:
+        """What reading a picture leaves behind, from memory or anew."""
+        if seen.key in self._read:
+            self._read.move_to_end(seen.key)
+            return self._read[seen.key]
+        rows, columns = self._picture_rows(seen)
+        attend = prompts.reading_attend(rows.shape[1], columns)
+        _, prefix = self.net.read(rows, attend)
+        self._read[seen.key] = prefix
+        while self._read and sum(it.bytes for it in self._read.values()) > self.remember:
+            self._read.popitem(last=False)
+        return prefix
+
+    def _picture_rows(self, seen: Seen) -> tuple[Tensor, slice]:
+        """Rows [1, P, d] and the columns that all of them see."""
+        if self.net.mm_projector is None:
+            ids = prompts.seen_ids(seen.values, self.net.config)
+            return self.net.embed(ids), slice(0, ids.shape[1])
+        vocab = self.net.config.vocab
+        before = [
+            vocab.special("<|mmu|>"),
+            *self.words.encode(self.system),
+            vocab.special("<|soi|>"),
+        ]
+        features = seen.values.to(self.net.device, self.net.table.dtype)
+        rows = [
+            self.net.embed(torch.tensor([before])),
+            self.net.mm_projector(features),
+            self.net.embed(torch.tensor([[vocab.special("<|eoi|>")]])),
+        ]
+        return torch.cat(rows, dim=1), slice(len(before), len(before) + features.shape[1])
+
+
+def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
+    """Centres [count, d] of rows [n, d]; with fewer different rows than centres, rows repeat with a
+    little noise. Deterministic in ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(rows), generator=generator)
+    centres = rows[order.repeat(-(-max(count, 1) // len(rows)))[:count]].clone()
+    if len(rows) <= count:
+        return centres + 0.02 * rows.std() * torch.randn(centres.shape, generator=generator)
+    for _ in range(rounds):
+        nearest = torch.cdist(rows, centres).argmin(1) if count else order
+        for index in range(count):
+            if bool((nearest == index).any()):
+                centres[index] = rows[nearest == index].mean(0)
+    return centres
+
+
+def _choose(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
+    if temperature <= 0:
+        return int(scores.argmax())
+    return int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))

@@ -1,0 +1,278 @@
+"""Open a released Show-o: find its files, check every tensor by name and shape, cast on load.
+
+A model is a folder with Show-o's config.json and weights; beside them, or in the Hugging Face
+cache, are the image tokenizer (``magvitv2``), phi's tokenizer and sizes (``phi-1_5``) and, for the
+variants that understand through CLIP, its vision tower (``clip-vit-large-patch14-336``). Nothing is
+downloaded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from omnipersona_cli.backend import Backend
+from omnipersona_cli.errors import MissingError, UsageError
+from op_showo import INFO
+from op_showo.backend import ShowoBackend
+from op_showo.checkpoint import identity, read_json, read_tensors
+from op_showo.config import SYSTEM, ShowoConfig, Vocabulary, tokenizer_config
+from op_showo.magvit import Magvit, fit
+from op_showo.model import Showo
+
+PARTS = {
+    "magvitv2": "showlab/magvitv2",
+    "phi-1_5": "microsoft/phi-1_5",
+    "clip-vit-large-patch14-336": "openai/clip-vit-large-patch14-336",
+}
+"""Folders of what the released Show-o takes from elsewhere, and where on the hub they are."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
+    """Show-o from a folder or from the Hugging Face cache.
+
+    Raises MissingError where files are absent, cut off or of another model, UsageError for a
+    number format that does not exist.
+    """
+    name = model or INFO.default_model
+    if dtype not in (None, "auto", *DTYPES):
+        raise UsageError(f"showo does not run in {dtype}", hint=f"--dtype {' | '.join(DTYPES)}")
+    place = _device(device)
+    kind = DTYPES.get(dtype or "", torch.float32 if place == "cpu" else torch.bfloat16)
+    folder = _folder(name, name).resolve()
+    shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
+    return _opened(str(folder), shown, place, kind)
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBackend:
+    """The model at ``folder``; ``name`` is what a person calls it."""
+    files = _Files(folder=Path(folder), name=name)
+    try:
+        llm_folder = files.part("phi-1_5")
+        llm = read_json(llm_folder / "config.json", files.hint)
+        vq = read_json(files.part("magvitv2") / "config.json", files.hint, optional=True)
+        config = ShowoConfig.from_released(
+            read_json(files.folder / "config.json", files.hint), llm=llm, vq=vq
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise MissingError(
+            f"{files.folder / 'config.json'} is not that of a Show-o: {error}", hint=files.hint
+        ) from error
+    clip = (
+        clip_tower(files.part("clip-vit-large-patch14-336"), files.hint, device, dtype)
+        if (config.clip_width)
+        else None
+    )
+    if clip is not None and clip.width != config.clip_width:
+        config = replace(config, clip_width=clip.width)
+    with torch.device("meta"):
+        net, magvit = Showo(config), Magvit(tokenizer_config(vq))
+    seals = [identity(files.folder / "config.json")]
+    seals.append(fill(net, files.folder, dtype, files.hint))
+    seals.append(fill(magvit, files.part("magvitv2"), torch.float32, files.hint))
+    rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
+    net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
+    words = PhiWords(llm_folder / "tokenizer.json", config.vocab, files.hint)
+    seals.append(identity(llm_folder / "tokenizer.json"))
+    small = config.resolution < INFO.sizes[0][0]
+    return ShowoBackend(
+        info=replace(
+            INFO,
+            sizes=((config.resolution, config.resolution),),
+            steps=18 if small else INFO.steps,
+            guidance=1.75 if small else INFO.guidance,
+        ),
+        model=name,
+        fingerprint=f"{short_name(config)}@{sha256(''.join(seals).encode()).hexdigest()[:16]}",
+        net=net.to(device),
+        magvit=magvit.to(device),
+        words=words,
+        clip=clip,
+        system=SYSTEM,
+    )
+
+
+def short_name(config: ShowoConfig) -> str:
+    """ "show-o-512x512" and its like, after the names of the released repositories."""
+    name = "show-o-w-clip-vit" if config.clip_width else "show-o"
+    size = config.resolution
+    return name if size == 256 else f"{name}-{size}x{size}"
+
+
+class PhiWords:
+    """phi's tokenizer for text alone: markers in a text are text, and only Show-o's own code puts
+    a marker's id into a row."""
+
+    def __init__(self, path: Path, vocab: Vocabulary, hint: str) -> None:
+        if not path.is_file():
+            raise MissingError(f"there is no {path}", hint=hint)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises nothing narrower
+            raise MissingError(f"{path} is not a tokenizer: {error}", hint=hint) from error
+        size = self.tokenizer.get_vocab_size()
+        if size != vocab.llm_vocab_size:
+            raise MissingError(
+                f"{path} has {size} tokens and the model's text vocabulary {vocab.llm_vocab_size}",
+                hint=hint,
+            )
+        self.tokenizer.encode_special_tokens = True
+        self._encode = lru_cache(maxsize=4096)(self._ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added."""
+        return list(self._encode(text))
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Any) -> str:
+        """The text of ids."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """Where one model's files are."""
+
+    folder: Path
+    name: str
+
+    @property
+    def hint(self) -> str:
+        """The command that brings what is missing."""
+        return _fetch(self.name)
+
+    def part(self, name: str) -> Path:
+        """A part's folder: inside the model's, beside it, or in the cache."""
+        for place in (self.folder / name, self.folder.parent / name):
+            if place.is_dir():
+                return place
+        return _folder(PARTS[name], self.name)
+
+
+def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
+    """Give a module on the meta device its tensors; floating ones are cast to ``dtype``.
+
+    Returns what identifies the weights. MissingError names the file and the tensor where one is
+    missing, not expected or of another shape.
+    """
+    wanted = module.state_dict()
+    found = read_tensors(folder, hint)
+    seal = sha256()
+    ready: dict[str, Tensor] = {}
+    for name, (path, tensor) in sorted(found.items()):
+        if name not in wanted:
+            raise MissingError(f"{path} has a tensor {name} that the model lacks", hint=hint)
+        if tensor.shape != wanted[name].shape:
+            raise MissingError(
+                f"{name} in {path} is shaped {tuple(tensor.shape)} and should be "
+                f"{tuple(wanted[name].shape)}",
+                hint=hint,
+            )
+        flat = tensor.flatten()
+        ends = torch.cat((flat[:32], flat[-32:])).double()
+        seal.update(f"{name}{tuple(tensor.shape)}".encode() + ends.numpy().tobytes())
+        ready[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    missing = [name for name in wanted if name not in ready]
+    if missing:
+        path = next(iter(found.values()))[0] if found else folder
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise MissingError(f"{path} lacks the tensor {missing[0]}{more}", hint=hint)
+    module.load_state_dict(ready, assign=True)
+    return seal.hexdigest()
+
+
+class clip_tower:
+    """CLIP's vision tower as a function: a picture -> features [1, n, width] of the second to last
+    layer, class token dropped (Show-o, section 4.3)."""
+
+    def __init__(self, folder: Path, hint: str, device: str, dtype: torch.dtype) -> None:
+        from transformers import CLIPVisionConfig, CLIPVisionModel
+
+        about = read_json(folder / "config.json", hint)
+        self.config = CLIPVisionConfig(**about.get("vision_config", about))
+        self.width = int(self.config.hidden_size)
+        with torch.device("meta"):
+            tower = CLIPVisionModel(self.config)
+        wanted = tower.state_dict()
+        tensors = {}
+        for name, (path, tensor) in read_tensors(folder, hint).items():
+            for known in (name, name.removeprefix("vision_model.")):
+                if known in wanted:
+                    if tensor.shape != wanted[known].shape:
+                        raise MissingError(f"{name} in {path} has another shape", hint=hint)
+                    tensors[known] = tensor.to(dtype)
+        for known in wanted:
+            if known not in tensors:
+                raise MissingError(f"{folder} lacks the tensor {known}", hint=hint)
+        tower.load_state_dict(tensors, assign=True)
+        for module in tower.modules():
+            if hasattr(module, "position_ids"):
+                count = module.position_ids.shape[-1]
+                module.register_buffer("position_ids", torch.arange(count)[None], persistent=False)
+        self.tower = tower.to(device).eval().requires_grad_(False)
+        preparing = read_json(folder / "preprocessor_config.json", hint, optional=True)
+        self.mean = torch.tensor(preparing.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
+        self.std = torch.tensor(preparing.get("image_std", (0.26862954, 0.26130258, 0.27577711)))
+
+    @torch.no_grad()
+    def __call__(self, image: Image) -> Tensor:
+        """Features of the middle square."""
+        import numpy as np
+
+        square = fit(image.convert("RGB"), self.config.image_size)
+        pixels = torch.from_numpy(np.array(square)).float() / 255
+        pixels = ((pixels - self.mean) / self.std).permute(2, 0, 1)[None]
+        weight = next(self.tower.parameters())
+        out = self.tower(pixels.to(weight.device, weight.dtype), output_hidden_states=True)
+        features: Tensor = out.hidden_states[-2][:, 1:]
+        return features
+
+
+def _folder(repo: str, model: str) -> Path:
+    """A folder on disk, or a repository's folder in the Hugging Face cache."""
+    if Path(repo).is_dir():
+        return Path(repo)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError) as error:
+        raise MissingError(f"the weights of {repo} are not here", hint=_fetch(model)) from error
+
+
+def _fetch(model: str) -> str:
+    if model == INFO.default_model:
+        return "op backends fetch showo"
+    return (
+        f"op backends fetch showo --model {model}"
+        if model in INFO.models
+        else ("--model takes a folder, or one of: " + ", ".join(INFO.models))
+    )
+
+
+def _device(device: str) -> str:
+    here: Mapping[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+    }
+    if device == "auto":
+        return next((name for name, is_here in here.items() if is_here()), "cpu")
+    kind = device.partition(":")[0]
+    if kind in here and not here[kind]():
+        raise MissingError(f"there is no {device} device here", hint="leave out --device")
+    return device
