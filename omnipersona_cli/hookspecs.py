@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import pluggy
 
@@ -32,11 +32,62 @@ class CommandInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeInfo:
-    """A judge for `op bench`. ``judge`` is ``"module:callable"``."""
+    """A judge for `op bench`. ``judge`` is ``"module:callable"``; what it returns is a `Judge`."""
 
     name: str
     summary: str
     judge: str
+
+
+JudgeKind = Literal[
+    "answer",
+    "parg",
+    "edit-sc",
+    "edit-pq",
+    "attributes",
+    "presence",
+    "image-image",
+    "image-text",
+]
+"""What a judge can be asked: is the answer right; does the picture honour the prompt and the facts;
+was the edit done, and nothing else; is the result natural; which attributes are as in ``truth``;
+is the concept in the picture; how alike are pictures; does the picture fit the text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeItem:
+    """One thing to judge. ``images`` are what is judged (for "edit-sc" before and after),
+    ``references`` pictures of the concept, ``facts`` its record in sentences, ``truth`` attributes
+    by name where somebody knows them."""
+
+    kind: JudgeKind
+    images: tuple[Image, ...] = ()
+    references: tuple[Image, ...] = ()
+    prompt: str = ""
+    answer: str = ""
+    gold: str = ""
+    facts: tuple[str, ...] = ()
+    truth: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a judge says: ``score`` from 0 to 1 (cosines as they are), None where it ``failed``;
+    ``detail`` is its reply, or what went wrong."""
+
+    score: float | None
+    detail: str = ""
+    failed: bool = False
+
+
+class Judge(Protocol):
+    """What ``JudgeInfo.judge`` makes when it is called without arguments. ``id`` names the model
+    and its version; ``kinds`` are what it can be asked."""
+
+    id: str
+    kinds: frozenset[JudgeKind]
+
+    def score(self, item: JudgeItem) -> Verdict: ...
 
 
 @dataclass(frozen=True, kw_only=True)
