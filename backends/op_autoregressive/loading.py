@@ -1,0 +1,158 @@
+"""Finding, checking and naming a checkpoint before its weights are read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from omnipersona_cli.errors import MissingError, UsageError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def locate(model: str, *, backend: str) -> Path:
+    """The folder of ``model``: itself where it is one, or what is in the hub's cache.
+
+    Never downloads: `op backends fetch` does, and says so first. Raises MissingError.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder.resolve()
+    if folder.is_absolute() or model.startswith((".", "~")):
+        raise MissingError(
+            f"there is no folder {model}", hint=f"op backends fetch {backend}, or another --model"
+        )
+    try:
+        return Path(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
+        raise MissingError(
+            f"the weights {model} are not on this computer",
+            hint=f"op backends fetch {backend} --model {model}",
+        ) from error
+
+
+def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str, Any]:
+    """config.json, whose model_type must be one of ``types``."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", hint=f"op backends fetch {backend}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingError(f"{path} is not JSON", hint=f"op backends fetch {backend}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in tuple(types):
+        raise UsageError(
+            f"{folder} holds a model of type {kind!r}, and {backend} opens {' or '.join(types)}",
+            hint=f"op backends show {backend}",
+        )
+    return dict(config)
+
+
+def tensor_files(folder: Path, *, backend: str) -> dict[str, Path]:
+    """Every tensor's name and the file that it is in. Raises MissingError with the name of a file
+    that is missing or broken, and for pickled weights, which are never opened."""
+    hint = f"op backends fetch {backend}"
+    index = folder / INDEX
+    if index.is_file():
+        try:
+            placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            files = {str(name): folder / Path(str(file)).name for name, file in placed.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MissingError(f"{index} is broken", hint=hint) from error
+    elif (folder / SINGLE).is_file():
+        files = dict.fromkeys(_names_in(folder / SINGLE, hint), folder / SINGLE)
+    else:
+        pickled = sorted(folder.glob("pytorch_model*.bin"))
+        what = "only pickled weights, which are not safe to open" if pickled else "no weights"
+        raise MissingError(f"{folder} has {what}: {SINGLE} is missing", hint=hint)
+    for path in sorted(set(files.values())):
+        if not path.is_file():
+            raise MissingError(f"the weights are not whole: {path} is missing", hint=hint)
+        held = _names_in(path, hint)
+        lost = sorted(name for name, file in files.items() if file == path and name not in held)
+        if lost:
+            raise MissingError(f"{path} lacks the tensor {lost[0]}", hint=hint)
+    return files
+
+
+def require(files: Mapping[str, Path], name: str, *, why: str, backend: str) -> None:
+    """MissingError unless a tensor called ``name`` is there."""
+    if name not in files:
+        raise MissingError(
+            f"the checkpoint has no {why}: the tensor {name} is missing",
+            hint=f"op backends show {backend} names checkpoints that have one",
+        )
+
+
+def fingerprint(folder: Path, files: Mapping[str, Path], model: str) -> str:
+    """ "<short name>@<hash>" of configuration, tokenizer and weights identity.
+
+    The weights' identity is their headers (names, shapes, dtypes) and a sample of the data of each
+    file: reading tens of gigabytes at every start is not an option.
+    """
+    digest = sha256()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        path = folder / name
+        digest.update(name.encode() + (path.read_bytes() if path.is_file() else b""))
+    for path in sorted(set(files.values())):
+        digest.update(path.name.encode() + _sample(path))
+    name = Path(model).name if Path(model).is_dir() else model.rpartition("/")[2]
+    return f"{short_name(name)}@{digest.hexdigest()[:16]}"
+
+
+def short_name(name: str) -> str:
+    """A name that a slot can have."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]
+    return plain or "model"
+
+
+def choose_device(device: str) -> str:
+    """The device to run on; "auto" is the best that is here."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((name for name, present in here.items() if present), "cpu")
+    if not here.get(device.partition(":")[0], True):
+        raise MissingError(f"there is no {device} device here", hint="leave out --device")
+    return device
+
+
+def choose_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """bfloat16 on accelerators and float32 on the CPU, where nothing else is asked for."""
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype is None:
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    if dtype not in known:
+        raise UsageError(f"{dtype!r} is no dtype", hint=f"--dtype takes {', '.join(known)}")
+    return known[dtype]
+
+
+def _names_in(path: Path, hint: str) -> set[str]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise MissingError(f"{path} is broken: {error}", hint=hint) from error
+
+
+def _sample(path: Path, pieces: int = 16, length: int = 65_536) -> bytes:
+    """Header and evenly spaced parts of a safetensors file, and its size."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        header = file.read(min(int.from_bytes(start, "little"), size))
+        parts = [start, header, str(size).encode()]
+        for number in range(pieces):
+            file.seek(size * number // pieces)
+            parts.append(file.read(length))
+    return b"".join(parts)

@@ -1,0 +1,34 @@
+"""From a mask in pixels to the image codes that an edit leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL.Image import Image, Resampling
+from torch import Tensor
+from torch.nn import functional
+
+
+def kept_codes(mask: Image | None, grid: tuple[int, int], *, spread: int = 1) -> Tensor:
+    """Which codes [rows * columns] of a grid (rows, columns) stay as they are.
+
+    ``mask`` is white where a pixel may change. A code that one such pixel touches may change, and
+    so may its neighbours up to ``spread`` codes away, because a decoder lets each code colour its
+    surroundings. Without a mask nothing is kept.
+    """
+    rows, columns = grid
+    if mask is None:
+        return torch.zeros(rows * columns, dtype=torch.bool)
+    reach = (max(columns, -(-mask.width // columns) * columns), -(-mask.height // rows) * rows)
+    even = mask.convert("L").resize((reach[0], max(rows, reach[1])), Resampling.NEAREST)
+    white = torch.from_numpy(np.array(even) > 127).float()
+    cells = functional.adaptive_max_pool2d(white[None, None], (rows, columns))
+    if spread:
+        cells = functional.max_pool2d(cells, 2 * spread + 1, stride=1, padding=spread)
+    return cells.flatten() == 0
+
+
+def leading_run(kept: Tensor) -> int:
+    """How many codes in front are all kept: a loop may start after them."""
+    changed = (~kept).nonzero()
+    return int(changed[0]) if len(changed) else len(kept)

@@ -1,0 +1,173 @@
+"""Concept slots among text: which learned rows stand where in a prompt.
+
+A backbone with one language model has no expert to route a slot to. The two groups stay separate
+parameters instead, and each task's prompt shows those that serve it: the understanding group for
+understanding, the generation group for painting, both for editing (paper, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from omnipersona_cli.backend import ConceptTokens, Prompt, Task, Turn
+from omnipersona_cli.errors import SlotError
+
+Part = Literal["id", "und", "gen"]
+
+SHOWN: Mapping[Task, tuple[Part, ...]] = {
+    "understand": ("und",),
+    "generate": ("gen",),
+    "edit": ("und", "gen"),
+}
+"""The groups that a task's prompt shows, in their order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """All learned rows of one part of one concept."""
+
+    name: str
+    part: Part
+
+
+Piece = str | Slot
+Script = Sequence[list[int] | Slot]
+"""A prompt whose text is token ids already, and whose slots are still open."""
+
+
+def written(turn: Turn, names: Sequence[str]) -> list[Piece]:
+    """A turn with its mentions of ``names`` as identifier slots; other mentions stay text."""
+    pieces: list[Piece] = []
+    done = 0
+    for span in sorted(turn.spans, key=lambda one: one.start):
+        if span.name in names:
+            pieces += [turn.text[done : span.start], Slot(name=span.name, part="id")]
+            done = span.end
+    return joined([*pieces, turn.text[done:]])
+
+
+def introduced(names: Sequence[str], task: Task) -> list[Piece]:
+    """ "<sks> is und_1 … und_n." for each name, a line each; nothing without names."""
+    pieces: list[Piece] = []
+    for number, name in enumerate(names):
+        pieces += ["\n"] if number else []
+        pieces += [Slot(name=name, part="id"), " is"]
+        for part in SHOWN[task]:
+            pieces += [Slot(name=name, part=part)]
+        pieces += ["."]
+    return joined(pieces)
+
+
+def names_of(prompt: Prompt) -> list[str]:
+    """The names of a prompt's concepts, in their order."""
+    return [tokens.name for tokens in prompt.concepts]
+
+
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """Neighbouring texts in one, empty ones dropped: a prompt without slots is tokenised whole,
+    exactly as without this package."""
+    kept: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece, str) and kept and isinstance(kept[-1], str):
+            kept[-1] = kept[-1] + piece
+        elif piece != "":
+            kept.append(piece)
+    return kept
+
+
+def spelled(pieces: Sequence[Piece], encode: Callable[[str], list[int]]) -> list[list[int] | Slot]:
+    """Texts as token ids; ``encode`` adds no special tokens of its own."""
+    return [encode(it) if isinstance(it, str) else it for it in joined(pieces)]
+
+
+def embedded(
+    script: Script, concepts: Mapping[str, ConceptTokens], table: torch.nn.Embedding
+) -> Tensor:
+    """Input embeddings [n, d] in the table's dtype, with gradients to the concepts' rows."""
+    weight = table.weight
+    rows = [
+        weight[torch.tensor(it, dtype=torch.long, device=weight.device)]
+        if isinstance(it, list)
+        else rows_of(concepts[it.name], it.part, width=weight.shape[1]).to(weight)
+        for it in script
+    ]
+    return torch.cat(rows) if rows else weight[:0]
+
+
+def length_of(script: Script, concepts: Mapping[str, ConceptTokens]) -> int:
+    """Positions that a script takes."""
+    return sum(
+        len(it) if isinstance(it, list) else len(rows_of(concepts[it.name], it.part))
+        for it in script
+    )
+
+
+def rows_of(tokens: ConceptTokens, part: Part, *, width: int | None = None) -> Tensor:
+    """One part's rows [n, d]; SlotError where they are not ``width`` wide."""
+    rows = {"id": tokens.id, "und": tokens.und, "gen": tokens.gen}[part]
+    if width is not None and rows.shape[-1] != width:
+        raise SlotError(
+            f"<{tokens.name}> was learned on another backbone: its tokens are {rows.shape[-1]} "
+            f"wide, this one's {width}",
+            hint=f"op learn PHOTOS --name {tokens.name}",
+        )
+    return rows
+
+
+def fresh_tokens(
+    name: str,
+    *,
+    seen: Tensor,
+    drawn: Tensor,
+    understand: int,
+    generate: int,
+    seed: int,
+    length: float,
+) -> ConceptTokens:
+    """Trainable float32 tokens from k-means centres of what the backbone sees in the photos.
+
+    ``seen`` [n, d] are vision features and ``drawn`` [m, d] image-code embeddings, both as they
+    enter the language model. Rows get ``length``, the usual l2 norm of a text row, because a row of
+    another size would drown its neighbours or be drowned.
+    """
+
+    def row(values: Tensor) -> Tensor:
+        norms = values.norm(dim=1, keepdim=True).clamp(min=1e-6)
+        return (values / norms * length).detach().clone().requires_grad_(True)
+
+    seen, drawn = seen.detach().float(), drawn.detach().float()
+    und = kmeans(seen, understand, seed)
+    gen = kmeans(drawn, generate, seed + 1)
+    return ConceptTokens(name=name, id=row(und.mean(0, keepdim=True)), und=row(und), gen=row(gen))
+
+
+def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 10) -> Tensor:
+    """Centres [count, d] of rows [n, d]; with too few rows, rows repeat with a little noise.
+    Deterministic in ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(rows), generator=generator).to(rows.device)
+    centres = rows[order.repeat(-(-count // len(rows)))[:count]].clone()
+    if len(rows) <= count:
+        noise = torch.randn(centres.shape, generator=generator).to(rows.device)
+        return centres + 0.02 * rows.std() * noise
+    for _ in range(rounds):
+        nearest = torch.cdist(rows, centres).argmin(1)
+        for index in range(count):
+            if (nearest == index).any():
+                centres[index] = rows[nearest == index].mean(0)
+    return centres
+
+
+def usual_length(table: torch.nn.Embedding, ids: int) -> float:
+    """The mean l2 norm of the first ``ids`` rows, those that text uses."""
+    return float(table.weight[:ids].detach().float().norm(dim=1).mean())
+
+
+def norm_limit(table: torch.nn.Embedding) -> float:
+    """Ten times the largest norm in the table: what a pack may bring."""
+    return 10.0 * float(table.weight.detach().float().norm(dim=1).max())
