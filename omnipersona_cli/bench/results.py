@@ -1,0 +1,191 @@
+"""A results folder: what was run, one line of JSON for each item, the pictures and the packs.
+
+::
+
+    run.json           what decides the results: data, backend, judge, profile, methods, seeds
+    results.jsonl      one item a line, in the order of the table once the run is finished
+    times.jsonl        seconds and peak memory of each learned concept; not part of the result
+    pictures/          by content: <sha256>.png
+    packs/<recipe>-<seed>/<c>.opconcept
+
+A line is written and synced before the next item begins, so a killed run keeps every finished item;
+a line that was cut off is dropped when the run goes on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from omnipersona_cli.bench.dataset import TASKS
+from omnipersona_cli.bench.methods import METHODS
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
+
+VERSION = 1
+RUN, RESULTS, TIMES = "run.json", "results.jsonl", "times.jsonl"
+
+Record = dict[str, Any]
+
+
+def key_of(record: Mapping[str, Any]) -> tuple[str, str, int, str]:
+    """What a record is about: method, concept, seed, item."""
+    return (
+        str(record["method"]),
+        str(record["concept"]),
+        int(record["seed"]),
+        str(record["item"]),
+    )
+
+
+def order_of(record: Mapping[str, Any]) -> tuple[int, str, int, int, str]:
+    """The order of the finished file: by method, concept, seed, task, item."""
+    methods, tasks = list(METHODS), list(TASKS)
+    method, concept, seed, item = key_of(record)
+    return methods.index(method), concept, seed, tasks.index(record["task"]), item
+
+
+class Results:
+    """One results folder, opened for a run or for a report."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, setting: Mapping[str, Any]) -> list[Record]:
+        """Make the folder, or take up an interrupted run of the same setting; the finished items.
+
+        Raises PersonaError where the folder holds another run, or something else.
+        """
+        path = self.folder / RUN
+        wanted = json.loads(json.dumps({"version": VERSION, **setting}))
+        if path.exists():
+            found = self.setting()
+            differing = sorted(
+                key for key in {*found, *wanted} if found.get(key) != wanted.get(key)
+            )
+            if differing:
+                raise PersonaError(
+                    f"{self.folder} holds another run: {', '.join(differing)} differ",
+                    hint="name another folder with -o",
+                )
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise PersonaError(
+                f"{self.folder} is not empty and holds no run", hint="name another folder with -o"
+            )
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _replace(path, json.dumps(wanted, indent=1) + "\n")
+        records = list(self.records())
+        self.write_sorted(records)
+        return records
+
+    def setting(self) -> dict[str, Any]:
+        """What was run. Raises MissingError, PersonaError."""
+        path = self.folder / RUN
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MissingError(
+                f"there are no results in {self.folder}", hint="op bench run DATA -o RESULTS"
+            ) from error
+        except ValueError as error:
+            raise PersonaError(f"{path} is damaged", hint="run it again elsewhere") from error
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            raise PersonaError(
+                f"{self.folder} was written by another version of op bench",
+                hint="run it again: op bench run DATA -o RESULTS",
+            )
+        return found
+
+    def records(self) -> Iterable[Record]:
+        """Every finished item; a line that was cut off is left out."""
+        path = self.folder / RESULTS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        for number, line in enumerate(lines):
+            try:
+                record = json.loads(line)
+                key_of(record)
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines) - 1:
+                    return
+                raise PersonaError(
+                    f"{path} is damaged in line {number + 1}", hint="delete that line"
+                ) from error
+            yield record
+
+    def append(self, record: Record) -> None:
+        """Keep one finished item, on the disk before this returns."""
+        _append(self.folder / RESULTS, record)
+
+    def note_time(self, about: Record) -> None:
+        """Seconds and memory, beside the results."""
+        _append(self.folder / TIMES, about)
+
+    def times(self) -> list[Record]:
+        """What `note_time` kept."""
+        path = self.folder / TIMES
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:  # cut off by a kill: a time that nobody will miss
+                continue
+        return found
+
+    def write_sorted(self, records: Iterable[Record]) -> None:
+        """The whole file in its final order, replaced at once."""
+        ordered = sorted(records, key=order_of)
+        _replace(self.folder / RESULTS, "".join(_line(record) for record in ordered))
+
+    def keep_picture(self, image: Image) -> str:
+        """Save a picture under its content's name; the path within the folder."""
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        name = f"pictures/{sha256(buffer.getvalue()).hexdigest()[:32]}.png"
+        path = self.folder / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f"{path.name}.{os.getpid()}.part")
+            part.write_bytes(buffer.getvalue())
+            part.replace(path)
+        return name
+
+
+def _line(record: Record) -> str:
+    return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _append(path: Path, record: Record) -> None:
+    try:
+        with path.open("ab") as file:
+            start = file.tell()
+            try:
+                file.write(_line(record).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.truncate(path, start)  # a half line would be in the way of the next one
+                raise
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror}",
+            hint="free some space and run the same command again: finished items are kept",
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror}", hint="free some space and try again"
+        ) from error
