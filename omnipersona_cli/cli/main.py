@@ -43,6 +43,7 @@ VERBS = {
 HOUSEKEEPING = {
     "concepts": Entry("List and keep what was learned.", "omnipersona_cli.cli.concepts:command"),
     "backends": Entry("List the models that can learn.", "omnipersona_cli.cli.backends:command"),
+    "bench": Entry("Measure a backend on a benchmark.", "omnipersona_cli.cli.bench:command"),
     "doctor": Entry("Show versions, devices and settings.", "omnipersona_cli.cli.doctor:command"),
     "completion": Entry(
         "Print the completion script of a shell.", "omnipersona_cli.cli.completion:command"
