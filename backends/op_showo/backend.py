@@ -145,10 +145,10 @@ class ShowoBackend:
         region = None
         if lesson.task == "edit" and lesson.image is not None and lesson.target is not None:
             config = self.net.config
-            pair = (
+            source, painted = (
                 fit(it.convert("RGB"), config.resolution) for it in (lesson.image, lesson.target)
             )
-            region = changed(*pair, config.side)
+            region = changed(source, painted, config.side)
             target = torch.where(region, codes[id(lesson.target)], codes[id(lesson.image)])
         return PreparedLesson(
             task=lesson.task,

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from tokenizers import Tokenizer
@@ -70,12 +71,9 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBac
         raise MissingError(
             f"{files.folder / 'config.json'} is not that of a Show-o: {error}", hint=files.hint
         ) from error
-    clip = (
-        clip_tower(files.part("clip-vit-large-patch14-336"), files.hint, device, dtype)
-        if (config.clip_width)
-        else None
-    )
-    if clip is not None and clip.width != config.clip_width:
+    clip = None
+    if config.clip_width:
+        clip = ClipTower(files.part("clip-vit-large-patch14-336"), files.hint, device, dtype)
         config = replace(config, clip_width=clip.width)
     with torch.device("meta"):
         net, magvit = Showo(config), Magvit(tokenizer_config(vq))
@@ -195,7 +193,7 @@ def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
     return seal.hexdigest()
 
 
-class clip_tower:
+class ClipTower:
     """CLIP's vision tower as a function: a picture -> features [1, n, width] of the second to last
     layer, class token dropped (Show-o, section 4.3)."""
 
@@ -205,6 +203,7 @@ class clip_tower:
         about = read_json(folder / "config.json", hint)
         self.config = CLIPVisionConfig(**about.get("vision_config", about))
         self.width = int(self.config.hidden_size)
+        self.side = int(cast(int, self.config.image_size))
         with torch.device("meta"):
             tower = CLIPVisionModel(self.config)
         wanted = tower.state_dict()
@@ -219,11 +218,14 @@ class clip_tower:
             if known not in tensors:
                 raise MissingError(f"{folder} lacks the tensor {known}", hint=hint)
         tower.load_state_dict(tensors, assign=True)
-        for module in tower.modules():
-            if hasattr(module, "position_ids"):
-                count = module.position_ids.shape[-1]
-                module.register_buffer("position_ids", torch.arange(count)[None], persistent=False)
-        self.tower = tower.to(device).eval().requires_grad_(False)
+        for module in tower.modules():  # the numbers of the patches are not in checkpoints
+            for name, buffer in module.named_buffers(recurse=False):
+                if name == "position_ids":
+                    module.register_buffer(
+                        name, torch.arange(buffer.shape[-1])[None], persistent=False
+                    )
+        moved: nn.Module = tower
+        self.tower = moved.to(device).eval().requires_grad_(False)
         preparing = read_json(folder / "preprocessor_config.json", hint, optional=True)
         self.mean = torch.tensor(preparing.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
         self.std = torch.tensor(preparing.get("image_std", (0.26862954, 0.26130258, 0.27577711)))
@@ -231,9 +233,7 @@ class clip_tower:
     @torch.no_grad()
     def __call__(self, image: Image) -> Tensor:
         """Features of the middle square."""
-        import numpy as np
-
-        square = fit(image.convert("RGB"), self.config.image_size)
+        square = fit(image.convert("RGB"), self.side)
         pixels = torch.from_numpy(np.array(square)).float() / 255
         pixels = ((pixels - self.mean) / self.std).permute(2, 0, 1)[None]
         weight = next(self.tower.parameters())

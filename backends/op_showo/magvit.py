@@ -37,8 +37,8 @@ class ResidualBlock(nn.Module):
         """The block's output."""
         inner = self.conv1(F.silu(self.norm1(x)))
         inner = self.conv2(F.silu(self.norm2(inner)))
-        skip: Tensor = x if self.nin_shortcut is None else self.nin_shortcut(x)
-        return skip + inner
+        out: Tensor = inner + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        return out
 
 
 class Attention(nn.Module):
@@ -222,7 +222,8 @@ class Quantiser(nn.Module):
     def signs(self, codes: Tensor, grid: Grid) -> Tensor:
         """[B, h * w] -> -1 or 1, [B, bits, h, w] float32."""
         bits = (codes[..., None] // self.power_vals) % 2
-        return (bits.float() * 2 - 1).transpose(1, 2).unflatten(2, grid)
+        signs: Tensor = (bits.float() * 2 - 1).transpose(1, 2)
+        return signs.reshape(len(codes), -1, *grid)
 
 
 class Magvit(nn.Module):

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PhiConfig, PhiForCausalLM
+from transformers.cache_utils import DynamicLayer
 
 from op_showo.config import ShowoConfig
 
@@ -120,7 +122,8 @@ class Showo(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        grown = (cast("DynamicLayer", layer) for layer in cache.layers)
+        layers = tuple((cast(Tensor, it.keys), cast(Tensor, it.values)) for it in grown)
         return out.last_hidden_state, layers
 
     def read(
@@ -181,7 +184,7 @@ class Showo(nn.Module):
 def phi_config(config: ShowoConfig) -> PhiConfig:
     """Show-o's decoder for transformers."""
     llm = config.llm
-    return PhiConfig(
+    phi = PhiConfig(
         vocab_size=config.vocab.size,
         hidden_size=llm.hidden_size,
         intermediate_size=llm.intermediate_size,
@@ -198,7 +201,8 @@ def phi_config(config: ShowoConfig) -> PhiConfig:
             "rope_theta": llm.rope_theta,
             "partial_rotary_factor": llm.partial_rotary_factor,
         },
-        attn_implementation="sdpa",
         bos_token_id=None,
         eos_token_id=None,
     )
+    phi._attn_implementation = "sdpa"  # without it a mask of our own would go unread
+    return phi

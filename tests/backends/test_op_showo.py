@@ -24,6 +24,7 @@ from op_showo import INFO, placing
 from op_showo.backend import ShowoBackend
 from op_showo.loading import open_backend
 from op_showo.magvit import Magvit
+from op_showo.model import Soft
 from op_showo.region import covered, window
 
 
@@ -213,12 +214,15 @@ def test_an_edit_lesson_hides_only_what_it_changes(
     assert prepared.region.tolist() == [True] * 8 + [False] * 8
     before, after = showo._encode(source)[0], showo._encode(target)[0]
     assert torch.equal(prepared.target, torch.cat((after[:8], before[8:])))
-    hidden = []
+    hidden: list[Tensor] = []
     embed = showo.net.embed
+
+    def noted(ids: Tensor, soft: Soft | None) -> Tensor:
+        hidden.append(ids)
+        return embed(ids, soft)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            showo.net, "embed", lambda ids, soft: (hidden.append(ids), embed(ids, soft))[1]
-        )
+        patch.setattr(showo.net, "embed", noted)
         for seed in range(4):
             showo.loss([prepared], tokens, seed=seed)
     masks = torch.cat(hidden)[:, -17:-1] == showo.net.config.vocab.mask
