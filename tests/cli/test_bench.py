@@ -1,0 +1,38 @@
+"""`op bench`, as a person types it."""
+
+import json
+
+import pytest
+
+
+def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
+    done = op("bench", "export-toy", "toyset", "--concepts", "1")
+    assert done.exit_code == 0 and done.stdout.strip() == "toyset", done.stderr
+    words = ("bench", "run", "toyset", "--seeds", "1", "--steps", "2", "-o", "results")
+    done = op(*words, "--tasks", "recognition,qa,parg", "--method", "full")
+    assert done.exit_code == 0, done.stderr
+    assert "| Rec |" in done.stdout and "no judge was named" in done.stderr
+    told = json.loads(op("bench", "report", "results", "--json").stdout)
+    assert told.keys() == {"setting", "methods", "findings", "learning"}
+    assert told["methods"]["full"]["qa-exact"]["concepts"] == 1
+    done = op("bench", "report", "results", "--html", "page.html", "--data", "toyset")
+    assert done.exit_code == 0 and "data:image/png" in (sketch.work / "page.html").read_text()
+    lines = (sketch.work / "results/results.jsonl").read_text().splitlines()
+    keys = {"prompt", "rewritten", "paint_seed", "answer", "scores", "judges", "picture"}
+    assert all(keys <= json.loads(line).keys() for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["run", "nowhere", "-o", "out"], 3, "not a benchmark"),
+        (["run", "nowhere"], 2, "--out"),
+        (["report", "nowhere"], 3, "no results"),
+        (["export-toy", "photos"], 1, "not empty"),
+        (["export-toy", "new", "--set", "toi"], 3, "no made-up set"),
+    ],
+)
+def test_wrong_input_is_one_line_a_hint_and_a_code(sketch, op, words, code, said):
+    done = op("bench", *words)
+    assert done.exit_code == code and said in done.stderr, done.stderr
+    assert "Hint:" in done.stderr and done.stdout == ""
