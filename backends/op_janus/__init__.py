@@ -1,0 +1,32 @@
+"""Janus and Janus-Pro: one language model, SigLIP to look, image codes to paint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.hookspecs import hookimpl
+
+INFO = BackendInfo(
+    name="janus",
+    summary="Janus-Pro: photographs at 384 pixels, on a GPU of 6 GB and more.",
+    opens="op_janus.backend:open_backend",
+    tasks={"understand": "native", "generate": "native", "edit": "masked"},
+    default_model="deepseek-community/Janus-Pro-1B",
+    models=("deepseek-community/Janus-Pro-1B", "deepseek-community/Janus-Pro-7B"),
+    sizes=((384, 384),),
+    pictures="photographs",
+    licence="DeepSeek Model License",
+    memory_gb=6.0,
+    steps=576,
+    guidance=5.0,
+    learn_steps=1000,
+    learn_rate=1e-3,
+    batch=8,
+)
+
+
+@hookimpl
+def op_backends() -> Sequence[BackendInfo]:
+    """Janus."""
+    return (INFO,)

@@ -1,0 +1,308 @@
+"""Janus as a backend, on a tiny checkpoint in the released layout, opened as a person opens it."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from tiny_janus import write
+from torch import Tensor
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
+from omnipersona_cli.errors import MissingError, TaskError, UsageError
+from omnipersona_cli.testing import BackendContract, drawing
+from op_janus import pictures
+from op_janus.backend import JanusBackend, open_backend
+from op_janus.sampling import sample
+
+SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("janus"))
+
+
+@pytest.fixture(scope="module")
+def janus(folder: Path) -> JanusBackend:
+    backend = open_backend(str(folder), "cpu", None)
+    assert isinstance(backend, JanusBackend)
+    return backend
+
+
+def photos() -> list[Image]:
+    return [drawing("red", seed) for seed in range(4)]
+
+
+def taught(backend: JanusBackend, name: str = "bo") -> ConceptTokens:
+    return backend.new_tokens(name, understand=4, generate=3, photos=photos(), seed=0)
+
+
+def with_experts(backend: JanusBackend) -> ConceptTokens:
+    tokens = copy_of(taught(backend))
+    named = named_tensors(tokens) | backend.new_experts(seed=0)
+    return copy_of(from_named_tensors("bo", named), trainable=True)
+
+
+def lesson(task: str, image: Image | None = None, target: Image | None = None) -> Lesson:
+    text = {"understand": "is <bo> here?", "generate": "a picture of <bo>", "edit": "add <bo>"}
+    return Lesson(
+        task=task,  # type: ignore[arg-type]
+        kind="recognise",
+        request=to_turn(text[task]),
+        image=image,
+        target=target,
+        answer="yes",
+    )
+
+
+class TestContract(BackendContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, janus: JanusBackend) -> Backend:
+        return janus
+
+    @pytest.fixture
+    def photos(self) -> list[Image]:
+        return photos()
+
+    @pytest.fixture
+    def others(self) -> list[Image]:
+        return [drawing("blue", seed) for seed in range(2)]
+
+    @pytest.fixture
+    def weights(self, janus: JanusBackend) -> Mapping[str, Tensor]:
+        return janus.janus.state_dict()
+
+    @pytest.fixture
+    def encoder_calls(self, janus: JanusBackend) -> Callable[[], int]:
+        calls: list[int] = []
+        for module in (janus.janus.model.vision_model, janus.janus.model.vqmodel.encoder):
+            module.register_forward_hook(lambda *_: calls.append(1))
+        return lambda: len(calls)
+
+
+# -- painting --------------------------------------------------------------------------------------
+
+
+def prompt_rows(janus: JanusBackend, prompt: Prompt) -> Tensor:
+    rows = janus._request(prompt.turns[-1], prompt.concepts, "generate")
+    return torch.stack([rows, janus._without(rows)])
+
+
+def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return sample(
+        janus.janus,
+        lambda **inputs: janus._run("generate", (), **inputs),
+        rows,
+        guidance=5.0,
+        generator=generator,
+        temperature=0.0,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_greedy_codes_equal_those_of_transformers(janus: JanusBackend) -> None:
+    text = (
+        "<｜begin▁of▁sentence｜><|User|>: a red ball at the beach\n\n<|Assistant|>:<begin_of_image>"  # noqa: RUF001
+    )
+    ids = torch.tensor([janus._ids(text)])
+    theirs = janus.janus.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_mode="image",
+        do_sample=False,
+        guidance_scale=5,
+        generation_kwargs={"boi_token_id": ids[0, -1].item()},  # the saved one is lost
+    )
+    assert torch.equal(greedy(janus, prompt_rows(janus, SCENE)), theirs.flatten()[-janus.count :])
+
+
+def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(janus: JanusBackend) -> None:
+    tokens = taught(janus)
+    (one,) = janus.prepare([lesson("generate", target=photos()[0])])
+    loss = janus.loss([one], tokens, seed=0)["generate"]
+    rows = janus._request(one.request, (tokens,), "generate")[None]
+    found = []
+    with torch.no_grad():
+        for code in one.codes:
+            states = janus._run("generate", (tokens,), inputs_embeds=rows, use_cache=False)
+            logits = janus.janus.model.generation_head(states[0, -1]).float()
+            found.append(F.cross_entropy(logits, code))
+            rows = torch.cat([rows, janus._paint_rows(code[None])[None]], dim=1)
+    assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=1e-5)
+
+
+def test_codes_outside_the_region_stay_and_known_ones_in_front_are_read_at_once(
+    janus: JanusBackend,
+) -> None:
+    known = janus._encode(photos()[0])
+    free = torch.zeros(janus.count, dtype=torch.bool)
+    free[[6, 7, 10]] = True
+    rows = prompt_rows(janus, SCENE)
+    fast = greedy(janus, rows, known=known, free=free)
+    assert torch.equal(fast[~free], known[~free])
+    first = free.clone()
+    first[0] = True  # read one by one from the start; the first code is forced below
+    forced = known.clone()
+    slow = greedy(janus, rows, known=forced, free=first)
+    if slow[0] == known[0]:
+        assert torch.equal(fast, slow)
+
+
+def test_another_size_is_refused(janus: JanusBackend) -> None:
+    with pytest.raises(TaskError, match="cannot paint"):
+        list(janus.gen(SCENE, size=(512, 512), steps=None, guidance=None, seeds=[0]))
+
+
+# -- traps of the family ---------------------------------------------------------------------------
+
+
+def test_trap_codes_are_nearest_by_direction_not_by_distance(janus: JanusBackend) -> None:
+    vq = janus.janus.model.vqmodel
+    weight = vq.quantize.embedding.weight
+    kept = weight.detach().clone()
+    pixels = pictures.to_tensor(photos()[0], janus.side)
+    try:
+        before = pictures.encode(janus.janus, pixels)
+        with torch.no_grad():
+            weight.mul_(torch.linspace(0.5, 1.5, len(weight))[:, None])
+        assert torch.equal(pictures.encode(janus.janus, pixels), before)
+        theirs = vq.encode(pixels).image_tokens.flatten()
+        assert not torch.equal(theirs, before.flatten()), "the trap is gone: simplify"
+    finally:
+        with torch.no_grad():
+            weight.copy_(kept)
+
+
+def test_trap_heads_are_not_tied_although_the_configuration_says_so(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("tie_word_embeddings", None)
+    path.write_text(json.dumps(config))
+    opened = open_backend(str(path.parent), "cpu", None)
+    assert isinstance(opened, JanusBackend)
+    head, table = opened.janus.lm_head.weight, opened.table.weight
+    assert head.data_ptr() != table.data_ptr() and not torch.equal(head, table)
+
+
+def test_trap_an_image_lesson_never_runs_the_text_head(janus: JanusBackend) -> None:
+    calls = []
+    handle = janus.janus.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        tokens = taught(janus)
+        batch = janus.prepare([lesson("generate", target=photos()[0])])
+        janus.loss(batch, tokens, seed=0)
+        assert calls == []
+        janus.loss(janus.prepare([lesson("understand", photos()[0])]), tokens, seed=0)
+        assert calls == [1]
+    finally:
+        handle.remove()
+
+
+def test_trap_the_image_tokenizer_stays_in_float32(folder: Path) -> None:
+    half = open_backend(str(folder), "cpu", "bfloat16")
+    assert isinstance(half, JanusBackend)
+    assert {it.dtype for it in half.janus.model.vqmodel.parameters()} == {torch.float32}
+    assert half.table.weight.dtype == torch.bfloat16
+    tokens = taught(half)
+    assert tokens.und.dtype == torch.float32
+    batch = half.prepare([lesson("generate", target=photos()[0])])
+    assert torch.isfinite(half.loss(batch, tokens, seed=0)["generate"])
+
+
+def test_trap_special_tokens_are_found_by_their_strings(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = tmp_path / "copy" / name
+        path.write_text(path.read_text().replace("<begin_of_image>", "<another>"))
+    with pytest.raises(MissingError, match="begin_of_image"):
+        open_backend(str(tmp_path / "copy"), "cpu", None)
+
+
+# -- learning --------------------------------------------------------------------------------------
+
+
+def test_fifty_steps_leave_the_backbone_as_it_was(janus: JanusBackend) -> None:
+    before = {key: value.clone() for key, value in janus.janus.state_dict().items()}
+    tokens = taught(janus)
+    batch = janus.prepare(
+        [lesson("understand", photos()[0]), lesson("generate", None, photos()[1])]
+    )
+    optimiser = torch.optim.AdamW(tokens.parameters(), lr=1e-2)
+    losses = []
+    for step in range(50):
+        optimiser.zero_grad()
+        found = janus.loss(batch, tokens, seed=step)
+        total = found["understand"] + found["generate"]
+        total.backward()
+        optimiser.step()
+        losses.append(total.item())
+    assert losses[-1] < 0.8 * losses[0]
+    after = janus.janus.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(value.grad is None for value in janus.janus.parameters())
+
+
+def test_an_understanding_lesson_moves_only_the_understanding_expert(folder: Path) -> None:
+    janus = open_backend(str(folder), "cpu", None)
+    assert isinstance(janus, JanusBackend)
+    bare = janus.score(SCENE, ["yes", "no"])
+    tokens = with_experts(janus)
+    assert {key.split(".")[1] for key in tokens.extra} == {"und", "gen", "edit"}
+    assert not any("vision" in key or "vq" in key for key in tokens.extra)
+    for task, adapter in (("understand", "und"), ("generate", "gen"), ("edit", "edit")):
+        image, target = photos()[0], drawing("blue", 5)
+        (one,) = janus.prepare([lesson(task, image, target)])
+        for value in tokens.parameters():
+            value.grad = None
+        janus.loss([one], tokens, seed=3)[task].backward()  # type: ignore[index]
+        moved = {
+            key.split(".")[1]
+            for key, value in tokens.extra.items()
+            if value.grad is not None and bool(value.grad.any())
+        }
+        assert moved == {adapter}
+    assert torch.equal(janus.score(SCENE, ["yes", "no"]), bare), "an expert was left on"
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_not_here_name_the_command_that_fetches_them() -> None:
+    with pytest.raises(MissingError) as caught:
+        open_backend(None, "cpu", None)
+    assert caught.value.hint == "op backends fetch janus --model deepseek-community/Janus-Pro-1B"
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize("what", ["family", "shard", "head", "cut"])
+def test_broken_checkpoints_are_named(what: str, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    weights = copy / "model.safetensors"
+    if what == "family":
+        config = json.loads((copy / "config.json").read_text())
+        (copy / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    elif what == "shard":
+        weights.unlink()
+    elif what == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        from safetensors.torch import load_file, save_file
+
+        tensors = load_file(weights)
+        save_file({k: v for k, v in tensors.items() if "generation_head" not in k}, weights)
+    words = {"family": "llama", "shard": "missing", "head": "image head", "cut": "broken"}
+    with pytest.raises((MissingError, UsageError), match=words[what]):
+        open_backend(str(copy), "cpu", None)
