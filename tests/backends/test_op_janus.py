@@ -114,13 +114,14 @@ def test_greedy_codes_equal_those_of_transformers(janus: JanusBackend) -> None:
         "<｜begin▁of▁sentence｜><|User|>: a red ball at the beach\n\n<|Assistant|>:<begin_of_image>"  # noqa: RUF001
     )
     ids = torch.tensor([janus._ids(text)])
+    # trap: what `save_pretrained` wrote of this is lost on the way back
+    janus.janus.generation_config.generation_kwargs = {"boi_token_id": int(ids[0, -1])}
     theirs = janus.janus.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         generation_mode="image",
         do_sample=False,
         guidance_scale=5,
-        generation_kwargs={"boi_token_id": ids[0, -1].item()},  # the saved one is lost
     )
     assert torch.equal(greedy(janus, prompt_rows(janus, SCENE)), theirs.flatten()[-janus.count :])
 
