@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench-toy clean
 
 demo: $(INSTALLED) ## teach nano a character, then ask, paint and edit; results in demo/
 	$(BIN)/python examples/demo.py demo
@@ -18,8 +18,22 @@ lint: $(INSTALLED) ## what the suite also checks, alone
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-clean: ## remove the environment and the demo's results
-	rm -rf $(VENV) demo
+# Goes on where it was interrupted. JUDGES="toy clip" asks several, the first that is able.
+CONCEPTS ?= 20
+SEEDS ?= 3
+WORKERS ?= 2
+JUDGES ?= toy
+
+bench-toy: $(INSTALLED) ## every method on characters that nano never met; results in bench/
+	test -d bench/toyset || $(BIN)/op bench export-toy bench/toyset --concepts $(CONCEPTS)
+	$(BIN)/op bench run bench/toyset -b nano --method all $(addprefix --judge ,$(JUDGES)) \
+	  --seeds $(SEEDS) --workers $(WORKERS) -o bench/results
+	$(BIN)/op bench report bench/results --data bench/toyset --html bench/report.html \
+	  > bench/report.md
+	cat bench/report.md
+
+clean: ## remove the environment, and results of demo and bench
+	rm -rf $(VENV) demo bench
 
 # Installs again only when what is to be installed has changed.
 $(INSTALLED): pyproject.toml constraints.txt

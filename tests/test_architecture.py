@@ -15,7 +15,7 @@ REGISTRY = {f"{CORE}.registry", *CONTRACT}
 ENGINE = {f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")}
 MAY = {  # files -> what of ours they may import; an op_* package may always import itself
     f"{CORE}/cli/*.py": {CORE} | {f"{CORE}.cli"} | ENGINE | {f"{CORE}.bench"} | CONTRACT,
-    f"{CORE}/bench/*.py": {f"{CORE}.{n}" for n in ("bench", "engine", "concepts", "data")}
+    f"{CORE}/bench/*.py": {CORE, *(f"{CORE}.{n}" for n in ("bench", "engine", "concepts", "data"))}
     | REGISTRY,
     f"{CORE}/engine/*.py": ENGINE | CONTRACT | {CORE},
     f"{CORE}/concepts/*.py": CONCEPTS | {f"{CORE}.backend", CORE},
@@ -29,6 +29,7 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/__main__.py": {f"{CORE}.cli"},
     f"{CORE}/__init__.py": set(),
     "backends/op_nano/*.py": CONTRACT | {"op_bagel"},
+    "backends/op_janus/*.py": CONTRACT | {"op_autoregressive"},
     "backends/op_*/*.py": CONTRACT,
     "plugins/op_*/*.py": CONTRACT
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
