@@ -33,8 +33,10 @@ from typing import Any, Literal
 from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.errors import MissingError, PersonaError, nearest
 
-Task = Literal["recognition", "vqa", "qa", "generation", "parg", "editing"]
-TASKS: tuple[Task, ...] = ("recognition", "vqa", "qa", "generation", "parg", "editing")
+Task = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
+TASKS: tuple[Task, ...] = (
+    "recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting",
+)  # fmt: skip
 
 EDIT_TASKS = ("add", "remove", "replace", "accessory", "background", "fact-driven")
 INFO_FIELDS = {

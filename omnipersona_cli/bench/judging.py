@@ -54,7 +54,7 @@ class Panel:
 
     def notes(self) -> list[str]:
         """What none of them can be asked."""
-        missing = [kind for kind in KINDS if self._able(kind) is None]
+        missing = [kind for kind in KINDS if not self.able(kind)]
         return [f"no judge was named for: {', '.join(missing)}"] if missing else []
 
     def verdict(
@@ -68,10 +68,11 @@ class Panel:
         gold: str = "",
         facts: Sequence[str] = (),
         truth: Mapping[str, str],
+        judge: str = "",
     ) -> Judged | None:
-        """The verdict of the first judge that can be asked this; None where none can."""
-        name = self._able(kind)
-        if name is None:
+        """The verdict of ``judge``, or of the first that can be asked this; None where none can."""
+        name = judge or next(iter(self.able(kind)), "")
+        if not name:
             return None
         verdict = self.judges[name].score(
             JudgeItem(
@@ -88,5 +89,6 @@ class Panel:
         score = None if verdict.failed else verdict.score
         return Judged(score=score, detail=verdict.detail, failed=score is None, judge=name)
 
-    def _able(self, kind: JudgeKind) -> str | None:
-        return next((name for name, judge in self.judges.items() if kind in judge.kinds), None)
+    def able(self, kind: JudgeKind) -> list[str]:
+        """Those that can be asked this, in order."""
+        return [name for name, judge in self.judges.items() if kind in judge.kinds]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ LOOKS_OF_EDITS = ("add", "replace", "background", "accessory")
 MOST_TOKENS = 100
 """The longest answer, as UniCTokens takes it."""
 
+PROBE, PROBE_QUESTION = "a picture of a cat", "what is it?"
+
 NEEDS: Mapping[Task, str] = {
     "recognition": "understand",
     "vqa": "understand",
@@ -54,6 +57,7 @@ NEEDS: Mapping[Task, str] = {
     "generation": "generate",
     "parg": "generate",
     "editing": "edit",
+    "forgetting": "generate",
 }
 """What a backend must do for a task."""
 
@@ -61,7 +65,8 @@ NEEDS: Mapping[Task, str] = {
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """All that is the same for every item of one concept, method and seed. ``library`` holds the
-    learned tokens; None where the method learns none."""
+    learned tokens; None where the method learns none. ``bare`` is what `probe` gave before anything
+    was learned."""
 
     concept: Concept
     method: Method
@@ -70,6 +75,7 @@ class Setup:
     panel: Panel
     profile: Profile
     seed: int
+    bare: str = ""
 
 
 @dataclass(kw_only=True)
@@ -102,6 +108,10 @@ def asked_of(method: Method, backend: Backend, items: Sequence[Item]) -> list[It
 def run_item(setup: Setup, item: Item, paint_seed: int) -> Outcome:
     """Ask, and score the answer. Everything follows from the seeds."""
     outcome = Outcome(seed=paint_seed)
+    if item.task == "forgetting":
+        found = probe(setup.backend, setup.concept, setup.library)
+        outcome.scores["unchanged"] = float(found == setup.bare)
+        return outcome
     if item.task in ("recognition", "vqa", "qa"):
         _ask(setup, item, outcome)
     elif item.task == "editing":
@@ -110,6 +120,39 @@ def run_item(setup: Setup, item: Item, paint_seed: int) -> Outcome:
         _paint(setup, item, outcome)
     _score(setup, item, outcome)
     return outcome
+
+
+def forgetting_probe(concept: Concept) -> Item:
+    """The item that asks whether anything changed where the concept is not mentioned."""
+    return Item(
+        concept=concept.name,
+        task="forgetting",
+        id="forgetting-000",
+        kind="probe",
+        prompt=PROBE,
+        gold="as before",
+    )
+
+
+def probe(backend: Backend, concept: Concept, library: Library | None) -> str:
+    """sha256 of what is said and painted without a concept: straight from the backbone, or through
+    the engine with the concept's library at hand. The two must be equal to the bit."""
+    said, painted = "", b""
+    image = open_photo((concept.test_photos or concept.photos)[0])
+    if "understand" in backend.info.tasks and library is not None:
+        said = engine.ask(PROBE_QUESTION, image=image, backend=backend, library=library).text
+    elif "understand" in backend.info.tasks:
+        turns = (Turn(text=PROBE_QUESTION),)
+        said = "".join(backend.say(Prompt(turns=turns), image=image, max_tokens=MOST_TOKENS))
+    if "generate" in backend.info.tasks and library is not None:
+        (made,) = engine.gen(PROBE, seed=1, steps=2, backend=backend, library=library)
+        painted = made.image.convert("RGB").tobytes()
+    elif "generate" in backend.info.tasks:
+        images = backend.gen(
+            Prompt(turns=(Turn(text=PROBE),)), size=None, steps=2, guidance=None, seeds=(1,)
+        )
+        painted = next(iter(images)).convert("RGB").tobytes()
+    return sha256(said.strip().encode() + b"\0" + painted).hexdigest()
 
 
 # -- asking ------------------------------------------------------------------------------------
@@ -260,11 +303,10 @@ def _score_picture(setup: Setup, item: Item, outcome: Outcome) -> None:
             images=(image,), prompt=item.prompt, facts=_record(setup.concept), truth=item.truth,
         )  # fmt: skip
         return
-    _likeness(setup, outcome, image)
     text = described(
         item.prompt, setup.concept.name, f"a {setup.concept.class_word or 'subject'}", ""
     )
-    _judge(setup, outcome, "clip-t", "image-text", images=(image,), prompt=text)
+    _likeness(setup, outcome, image, text)
     if item.truth:
         looks = {
             k: v for k, v in item.truth.items() if k in setup.concept.truth.get("attributes", {})
@@ -275,14 +317,21 @@ def _score_picture(setup: Setup, item: Item, outcome: Outcome) -> None:
             _judge(setup, outcome, "following", "attributes", images=(image,), truth=around)
 
 
-def _likeness(setup: Setup, outcome: Outcome, image: Image) -> None:
-    """Against test photos, and beside it against those that were learned from."""
+def _likeness(setup: Setup, outcome: Outcome, image: Image, text: str) -> None:
+    """To test photos, beside it to those that were learned from, and to the text: by each judge
+    that compares, under the name of its own measure."""
     train = [open_photo(path) for path in setup.concept.photos]
     test = [open_photo(path) for path in setup.concept.test_photos] or train
     compared = train if setup.profile == "compat" else test
-    _judge(setup, outcome, "clip-i", "image-image", images=(image,), references=compared)
-    if setup.profile == "strict":
-        _judge(setup, outcome, "memorisation", "image-image", images=(image,), references=train)
+    for number, judge in enumerate(setup.panel.able("image-image")):
+        name = {"clip": "clip-i", "dino": "dino"}.get(judge, "likeness")
+        one: dict[str, Any] = {"images": (image,), "judge": judge}
+        _judge(setup, outcome, name, "image-image", references=compared, **one)
+        if setup.profile == "strict" and number == 0:
+            _judge(setup, outcome, "memorisation", "image-image", references=train, **one)
+    for judge in setup.panel.able("image-text"):
+        name = "clip-t" if judge == "clip" else "text-likeness"
+        _judge(setup, outcome, name, "image-text", images=(image,), prompt=text, judge=judge)
 
 
 def _score_edit(setup: Setup, item: Item, outcome: Outcome) -> None:
@@ -324,11 +373,13 @@ def _judge(
     gold: str = "",
     facts: Sequence[str] = (),
     truth: Mapping[str, str] | None = None,
+    judge: str = "",
 ) -> float | None:
-    """One verdict under the name ``score``; nothing where no judge of the panel does it."""
+    """One verdict under the name ``score``, from ``judge`` or from the first that is able; nothing
+    where none is."""
     verdict = setup.panel.verdict(
         kind, images=images, references=references, prompt=prompt, answer=answer, gold=gold,
-        facts=facts, truth=truth or {},
+        facts=facts, truth=truth or {}, judge=judge,
     )  # fmt: skip
     if verdict is None:
         return None

@@ -36,8 +36,11 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("qa-bleu-words", "QA BLEU (words)"),
     ("qa-judge", "QA judge"),
     ("clip-i", "CLIP-I"),
-    ("memorisation", "… against training photos (memorisation)"),
+    ("dino", "DINO"),
+    ("likeness", "likeness to test photos, by the judge"),
+    ("memorisation", "… to training photos (memorisation)"),
     ("clip-t", "CLIP-T"),
+    ("text-likeness", "fit to the text, by the judge"),
     ("identity", "identity attributes of generations"),
     ("following", "scene of generations"),
     ("parg", "PARG"),
@@ -48,6 +51,7 @@ FIGURES: tuple[tuple[str, str], ...] = (
     ("edit-bg", "edit-bg (SSIM outside the mask)"),
     ("edit-presence", "edit-presence, by the judge"),
     ("self-presence", "edit-presence, by the model itself"),
+    ("unchanged", "unchanged without the concept, to the bit"),
 )
 """Metric, and what the table calls it."""
 

@@ -27,7 +27,14 @@ from omnipersona_cli.bench.dataset import TASKS, Concept, Dataset, Item, Task, r
 from omnipersona_cli.bench.judging import Panel
 from omnipersona_cli.bench.methods import Method, Recipe, chosen_methods, learner, user
 from omnipersona_cli.bench.metrics import PROFILES, Profile
-from omnipersona_cli.bench.protocol import Outcome, Setup, asked_of, run_item
+from omnipersona_cli.bench.protocol import (
+    Outcome,
+    Setup,
+    asked_of,
+    forgetting_probe,
+    probe,
+    run_item,
+)
 from omnipersona_cli.bench.results import Record, Results, key_of
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.data.decode import open_photo
@@ -177,6 +184,8 @@ def _pack_digest(folder: Path) -> dict[str, str]:
 
 def _items(concept: Concept, order: Order, method: Method, backend: Backend) -> list[Item]:
     wanted = [item for item in concept.items if item.task in order.tasks]
+    if "forgetting" in order.tasks and method.recipe:
+        wanted.append(forgetting_probe(concept))
     return asked_of(method, backend, wanted)
 
 
@@ -288,6 +297,7 @@ def run_unit(
 ) -> Iterator[Event]:
     """Learn what the methods need and run what is not done yet."""
     (concept,) = (it for it in dataset.concepts if it.name == unit.concept)
+    bare = probe(backend, concept, None)
     for method in chosen_methods(order.methods):
         waiting = [
             item
@@ -312,6 +322,7 @@ def run_unit(
             panel=panel,
             profile=order.profile,
             seed=unit.seed,
+            bare=bare,
         )
         for item in waiting:
             outcome = run_item(setup, item, paint_seed(item, unit.seed))

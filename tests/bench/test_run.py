@@ -38,8 +38,10 @@ def test_every_item_of_every_method_is_in_the_file_once(order):
         by_method.setdefault(record["method"], []).append((record["concept"], record["item"]))
     assert len(by_method) == 7
     assert all(len(set(items)) == len(items) for items in by_method.values())
-    assert len(by_method["full"]) == 2 * 7
+    assert len(by_method["full"]) == 2 * 8
     assert len(by_method["pictures-in-context"]) == 2 * 6  # no edits
+    probes = [it["scores"]["unchanged"] for it in records if it["task"] == "forgetting"]
+    assert len(probes) == 5 * 2 and set(probes) == {1.0}
     replayed = {
         method: next(it for it in records if it["method"] == method and it["task"] == "parg")
         for method in ("full", "without-replay", "without-facts-text", "text-prompt-only")
