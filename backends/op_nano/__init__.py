@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from omnipersona_cli.backend import BackendInfo
-from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, hookimpl
+from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, JudgeInfo, hookimpl
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +57,18 @@ def op_datasets() -> Sequence[DatasetInfo]:
             name="toy",
             summary="Cartoon characters with facts, questions, prompts and edits.",
             writes="op_nano.toyset:write_set",
+        ),
+    )
+
+
+@hookimpl
+def op_judges() -> Sequence[JudgeInfo]:
+    """The judge of that benchmark."""
+    return (
+        JudgeInfo(
+            name="toy",
+            summary="Reads attributes off cartoons; for sets whose truth is known.",
+            judge="op_nano.verdicts:ToyJudge",
         ),
     )
 

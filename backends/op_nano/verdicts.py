@@ -1,0 +1,99 @@
+"""The judge of nano's world as a judge of `op bench`: rules over what `op_nano.judge` sees.
+
+It looks at attributes and nothing else, so it is asked nothing about naturalness. Its own accuracy
+on held-out identities stands in the model card (weights/CARD.md). Neither nano nor any concept was
+trained with it or chosen by it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+
+from PIL.Image import Image
+
+from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
+from op_nano.backend import WEIGHTS
+from op_nano.judge import judge
+from op_nano.vision import AROUND, ATTRIBUTES
+
+WEIGHTS_FILE = WEIGHTS / "judge.safetensors"
+_KNOWN = {**ATTRIBUTES, **AROUND}
+
+
+class ToyJudge:
+    """Reads attributes off cartoons and compares them with the truth.
+
+    attributes    the share of ``truth`` that is in the picture
+    parg          1 where all of ``truth`` is in the picture
+    presence      the share of the identity (``truth``) that is there; 0 where nobody is
+    edit-sc       the lesser of: the share of ``truth`` that the result has; the share of scene and
+                  thing, where ``truth`` does not speak of them, that is as it was
+    image-image   the mean share of the looks of a reference that the picture has
+    answer        1 for the expected words, 0.5 where one answer holds the other, else 0
+    """
+
+    kinds: frozenset[JudgeKind] = frozenset(
+        {"attributes", "parg", "presence", "edit-sc", "image-image", "answer"}
+    )
+
+    def __init__(self) -> None:
+        self.id = f"toy@{sha256(WEIGHTS_FILE.read_bytes()).hexdigest()[:16]}"
+
+    def score(self, item: JudgeItem) -> Verdict:
+        """The verdict; failed where the truth that it needs is not known."""
+        if item.kind == "answer":
+            return Verdict(score=same_words(item.gold, item.answer))
+        if not item.images or (item.kind != "image-image" and not item.truth):
+            return Verdict(score=None, detail="the data set does not say what is true", failed=True)
+        seen = _seen(item.images[-1])
+        if item.kind == "image-image":
+            shares = [_share(_looks(_seen(it)), seen) for it in item.references]
+            if not shares:
+                return Verdict(score=None, detail="nothing to compare with", failed=True)
+            return Verdict(score=sum(shares) / len(shares))
+        detail = ", ".join(f"{name}: {seen.get(name, '')}" for name in item.truth)
+        share = _share(item.truth, seen)
+        if item.kind == "parg":
+            return Verdict(score=float(share == 1), detail=detail)
+        if item.kind == "presence":
+            return Verdict(score=share if seen["characters"] != "0" else 0.0, detail=detail)
+        if item.kind == "edit-sc":
+            before = _seen(item.images[0])
+            kept = {name: before[name] for name in ("scene", "thing") if name not in item.truth}
+            return Verdict(score=min(share, _share(kept, seen) if kept else 1.0), detail=detail)
+        return Verdict(score=share, detail=detail)
+
+
+def same_words(gold: str, answer: str) -> float:
+    """1, 0.5 or 0, by words alone."""
+    wanted, said = (
+        [word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the")]
+        for text in (gold, answer)
+    )
+    if wanted == said:
+        return 1.0
+    both = set(wanted) & set(said)
+    return 0.5 if both and (both == set(wanted) or both == set(said)) else 0.0
+
+
+def _seen(image: Image) -> dict[str, str]:
+    """What the judge sees, in words. Colours of what is not there mean nothing."""
+    (verdict,) = judge([image], WEIGHTS_FILE)
+    return {name: words[verdict.found[name]] for name, words in _KNOWN.items()}
+
+
+def _looks(seen: dict[str, str]) -> dict[str, str]:
+    """The looks of somebody seen, without what does not apply."""
+    looks = {name: seen[name] for name in ATTRIBUTES}
+    if looks["pattern"] == "plain":
+        del looks["second"]
+    if looks["accessory"] == "nothing":
+        del looks["accessory colour"]
+    return looks
+
+
+def _share(wanted: Mapping[str, str], seen: Mapping[str, str]) -> float:
+    right = [seen.get(name) == value for name, value in wanted.items()]
+    return sum(right) / len(right)
