@@ -12,6 +12,7 @@ off, and a switched-off layer runs the frozen layer alone, bit for bit.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import sqrt
@@ -71,7 +72,7 @@ def using(
     _inject(model, regex)
     layers = {name: it for name, it in model.named_modules() if isinstance(it, LoraLayer)}
     device = next(model.parameters()).device
-    kept: list[tuple[nn.Module, nn.Parameter]] = []
+    kept: list[tuple[nn.Module, nn.Parameter | None]] = []
     try:
         for name, (a, b) in stacked.items():
             layer = layers[name]
@@ -104,7 +105,7 @@ def _switch(layer: LoraLayer, adapter: str | None) -> None:
 def _targets(model: nn.Module, regex: str) -> dict[str, tuple[int, int]]:
     """(in, out) of the linear layers whose whole name matches."""
     return {
-        name: (module.in_features, module.out_features)
+        name: (int(module.in_features or 0), int(module.out_features or 0))
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | LoraLayer) and re.fullmatch(regex, name)
     }
@@ -115,7 +116,8 @@ def _inject(model: nn.Module, regex: str) -> None:
     if any(isinstance(module, LoraLayer) for module in model.modules()):
         return
     config = LoraConfig(r=1, lora_alpha=int(SCALE), target_modules=regex, lora_dropout=0.0)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # three adapters in one model are meant
         for adapter in ADAPTERS.values():
             inject_adapter_in_model(config, model, adapter)
     for module in model.modules():

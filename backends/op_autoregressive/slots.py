@@ -89,14 +89,14 @@ def embedded(
     script: Script, concepts: Mapping[str, ConceptTokens], table: torch.nn.Embedding
 ) -> Tensor:
     """Input embeddings [n, d] in the table's dtype, with gradients to the concepts' rows."""
-    weight = table.weight
-    rows = [
-        weight[torch.tensor(it, dtype=torch.long, device=weight.device)]
-        if isinstance(it, list)
-        else rows_of(concepts[it.name], it.part, width=weight.shape[1]).to(weight)
-        for it in script
-    ]
-    return torch.cat(rows) if rows else weight[:0]
+    weight: Tensor = table.weight
+    rows: list[Tensor] = []
+    for it in script:
+        if isinstance(it, list):
+            rows.append(weight[torch.tensor(it, dtype=torch.long, device=weight.device)])
+        else:
+            rows.append(rows_of(concepts[it.name], it.part, width=weight.shape[1]).to(weight))
+    return torch.cat(rows or [weight[:0]])
 
 
 def length_of(script: Script, concepts: Mapping[str, ConceptTokens]) -> int:
@@ -137,8 +137,9 @@ def fresh_tokens(
     """
 
     def row(values: Tensor) -> Tensor:
-        norms = values.norm(dim=1, keepdim=True).clamp(min=1e-6)
-        return (values / norms * length).detach().clone().requires_grad_(True)
+        scaled = values / values.norm(dim=1, keepdim=True).clamp(min=1e-6) * length
+        own: Tensor = scaled.detach().clone().requires_grad_(True)
+        return own
 
     seen, drawn = seen.detach().float(), drawn.detach().float()
     und = kmeans(seen, understand, seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 import click
@@ -9,10 +11,16 @@ import click
 from omnipersona_cli import registry
 from omnipersona_cli.backend import TASKS, BackendInfo
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.errors import MissingError, UsageError, nearest
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError, nearest
 
 EMBEDDED = "embedded"
 """The model name of a backend whose weights come with the package."""
+
+UNOPENED = ("bagel",)
+"""Backends that cannot open their released weights yet, so that fetching them would be in vain."""
+
+FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+"""What is brought from a repository: weights that are not pickles, configurations, tokenizers."""
 
 
 @click.group(
@@ -89,20 +97,67 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
     info = registry.backend_info(name)
     repo = model or info.default_model
     known = {info.default_model, *info.models}
-    if repo not in known:
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) is not None and known != {EMBEDDED}
+    if repo not in known and not hub_id:
         guess = nearest(repo, known)
         raise UsageError(
             f"backend {name} has no weights called {repo!r}",
             hint=f"did you mean {guess}?" if guess else f"see `op backends show {name}`",
         )
-    if repo != EMBEDDED:
+    if repo != EMBEDDED and name in UNOPENED:
         raise MissingError(
             f"fetching {repo} is not possible in this version",
             hint="nano comes with its weights and needs no download: `-b nano`",
         )
-    output.note(f"{name}: the weights are in the package, nothing to fetch.")
+    if repo == EMBEDDED:
+        output.note(f"{name}: the weights are in the package, nothing to fetch.")
+        fetched = False
+    else:
+        fetched = _fetch_from_hub(name, repo)
     if as_json:
-        output.answer_json({"backend": name, "model": repo, "fetched": False})
+        output.answer_json({"backend": name, "model": repo, "fetched": fetched})
+
+
+def _fetch_from_hub(name: str, repo: str) -> bool:
+    """Bring ``repo`` into the hub's cache, saying first how much that is; False where it is there.
+
+    Pickled weights are left behind. Raises MissingError where the hub cannot be reached or has no
+    such repository, ResourceError where the disk is full.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise MissingError(
+            f"{repo} cannot be fetched offline", hint="leave out --offline and HF_HUB_OFFLINE"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    # the HTTP library's own error; which library that is varies with the hub's version
+    unreachable: Any = HfHubHTTPError.__mro__[1]
+    try:
+        files: Any = snapshot_download(repo, allow_patterns=FETCHED, dry_run=True)
+        wanted = [file for file in files if file.will_download]
+        if not wanted:
+            output.note(f"{name}: {repo} is here already, nothing to fetch.")
+            return False
+        size = sum(file.file_size or 0 for file in wanted) / 1e9
+        output.note(f"{name}: fetching {repo} from huggingface.co, {size:.1f} GB …")
+        folder = snapshot_download(repo, allow_patterns=FETCHED)
+    except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, unreachable) as error:
+        raise MissingError(
+            f"{repo} could not be fetched: {_first_line(error)}",
+            hint=f"check the network, then: op backends fetch {name} --model {repo}",
+        ) from error
+    except OSError as error:
+        raise ResourceError(
+            f"{repo} could not be written: {_first_line(error)}",
+            hint="make room on the disk, or set HF_HOME to a folder on another one",
+        ) from error
+    output.note(f"{name}: the weights are in {folder}")
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _as_data(info: BackendInfo) -> dict[str, Any]:

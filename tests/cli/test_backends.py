@@ -1,6 +1,7 @@
 """`op backends`."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -85,6 +86,47 @@ def test_fetch_says_so_where_it_cannot_yet() -> None:
     code, _, errors = op("fetch", "bagel")
     assert code == 3
     assert "BAGEL-7B-MoT" in errors and "-b nano" in errors
+
+
+def test_fetch_refuses_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    code, _, errors = op("fetch", "janus")
+    assert code == 3
+    assert "Janus-Pro-1B cannot be fetched offline" in errors
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_fetch_announces_what_it_brings(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    asked: list[bool] = []
+
+    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
+        assert "*.bin" not in allow_patterns, "pickles stay where they are"
+        asked.append(dry_run)
+        wanted = SimpleNamespace(will_download=not here, file_size=4_200_000_000)
+        return [wanted] if dry_run else "/cache/janus"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    code, text, errors = op("fetch", "janus", "--json")
+    assert code == 0 and json.loads(text)["fetched"] is not here
+    assert asked == ([True] if here else [True, False])
+    assert ("nothing to fetch" if here else "4.2 GB") in errors
+
+
+def test_fetch_without_a_network_exits_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    def download(repo: str, **options: object) -> object:
+        raise HfHubHTTPError.__mro__[1]("no route to host")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    code, _, errors = op("fetch", "janus")
+    assert code == 3
+    assert "no route to host" in errors and "op backends fetch janus" in errors
 
 
 def test_names_complete() -> None:
