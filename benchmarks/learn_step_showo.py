@@ -126,11 +126,11 @@ def plain_loss(
     seed: int,
 ) -> Tensor:
     """Encode, read both rows whole, logits everywhere."""
-    backend._codes.clear()
+    backend.pictures.encoded.clear()
     paint, ask = taught
     assert paint.target is not None and ask.image is not None  # for the type checker
     vocab, who = MID.vocab, placing.company((tokens,), MID.vocab.size)
-    codes, seen = backend._encode(paint.target), backend._encode(ask.image)
+    codes, seen = backend.pictures.encode(paint.target), backend.pictures.encode(ask.image)
     draw = torch.Generator().manual_seed(seed)
     u, order = torch.rand(1, generator=draw), torch.rand(1, MID.image_tokens, generator=draw)
     hidden = training_mask(u, order)[0]
@@ -196,7 +196,7 @@ def main(rounds: int, threads: int) -> None:
     start = backend.new_tokens(
         "bo", understand=16, generate=8, photos=[it for it in photos if it], seed=0
     )
-    backend._codes.clear()
+    backend.pictures.encoded.clear()
     began = time.perf_counter()
     ready = backend.prepare(taught)
     preparing = time.perf_counter() - began

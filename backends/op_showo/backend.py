@@ -6,10 +6,8 @@ understanding row that holds the picture and no concept token.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import cast
 
 import torch
@@ -29,25 +27,12 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import SlotError, TaskError, UsageError
 from op_showo import placing, prompts
-from op_showo.magvit import Magvit, fit, to_image, to_tensor
-from op_showo.model import Prefix, Showo, stack
+from op_showo.magvit import Magvit, fit, to_image
+from op_showo.model import Showo, stack
+from op_showo.pictures import REMEMBERED, Pictures, Seen, kmeans
 from op_showo.placing import BIAS, HEAD, Company, Words
 from op_showo.region import changed, covered, window
 from op_showo.sampling import Seeded, decode_masked, training_mask
-
-REMEMBERED = 2 << 30
-"""Bytes of keys and values that are kept of pictures; the oldest go first."""
-
-BLACK = (0, 0, 0)
-"""What is looked at where there is no picture (UniCTokens, section 4)."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
-    """A picture as understanding reads it: codes [1, N], or CLIP's features [1, n, width]."""
-
-    key: bytes
-    values: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,11 +68,12 @@ class ShowoBackend:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.net = net.requires_grad_(False).eval()
         self.magvit = magvit.requires_grad_(False).eval()
-        self.words, self.clip, self.system, self.remember = words, clip, system, remember
+        self.words = words
+        self.pictures = Pictures(
+            self.net, self.magvit, words, clip=clip, system=system, remember=remember
+        )
         self.width = net.config.llm.hidden_size
         self.norm_limit = 10.0 * float(net.table.float().norm(dim=1).max())
-        self._read: OrderedDict[bytes, Prefix] = OrderedDict()
-        self._codes: OrderedDict[bytes, Tensor] = OrderedDict()
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -98,7 +84,7 @@ class ShowoBackend:
         """Centres of the embeddings of the photos' codes; the head's row for the identifier starts
         as that of image code 0, where UniCTokens' new row finds itself too."""
         vocab = self.net.config.vocab
-        codes = torch.cat([self._encode(photo) for photo in photos]).flatten()
+        codes = torch.cat([self.pictures.encode(photo) for photo in photos]).flatten()
         rows = self.net.table[codes.to(self.net.device) + vocab.image_offset].float().cpu()
         und, gen = (
             kmeans(rows, count, seed + number)
@@ -127,15 +113,14 @@ class ShowoBackend:
         codes: dict[int, Tensor] = {}
         for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
             if lesson.task == "understand" and id(lesson.image) not in seen:
-                seen[id(lesson.image)] = self._see(lesson.image)
+                seen[id(lesson.image)] = self.pictures.see(lesson.image)
             drawn = (lesson.target, lesson.image if lesson.task == "edit" else None)
             for image in drawn:
                 if image is not None and id(image) not in codes:
-                    codes[id(image)] = self._encode(image)[0]
+                    codes[id(image)] = self.pictures.encode(image)[0]
         for one in seen.values():
-            held = sum(prefix.bytes for prefix in self._read.values())
-            if held < self.remember:
-                self._behind(one)
+            if not self.pictures.full:
+                self.pictures.behind(one)
         return [self._prepared(lesson, seen, codes) for lesson in lessons]
 
     def _prepared(
@@ -188,7 +173,7 @@ class ShowoBackend:
             said = [*placing.answer_ids(lesson.answer, who, self.words), vocab.eos]
             rows.append(asked + said[:-1])
             labels.append([prompts.IGNORE] * (len(asked) - 1) + said)
-        behind = stack([self._behind(cast(Seen, lesson.seen)) for lesson in lessons])
+        behind = stack([self.pictures.behind(cast(Seen, lesson.seen)) for lesson in lessons])
         ids = prompts.padded(rows, vocab.special("[PAD]"))
         states, _ = self.net.follow(self.net.embed(ids, who.soft), behind)
         return self.net.losses(states, prompts.padded(labels, prompts.IGNORE), who.soft)
@@ -237,7 +222,7 @@ class ShowoBackend:
         vocab = self.net.config.vocab
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            behind = self._behind(self._see(image))
+            behind = self.pictures.behind(self.pictures.see(image))
         step = self._question(prompt.turns, who)
         room = self.net.config.llm.max_position_embeddings - behind.length - len(step)
         said: list[int] = []
@@ -263,10 +248,12 @@ class ShowoBackend:
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
         """Log-probability of each answer, its end included, all in one batch."""
+        if not answers:
+            return torch.zeros(0)
         who = self._company(prompt.concepts)
         vocab = self.net.config.vocab
         asked = torch.tensor([self._question(prompt.turns, who)])
-        behind = self._behind(self._see(image))
+        behind = self.pictures.behind(self.pictures.see(image))
         states, behind = self.net.follow(self.net.embed(asked, who.soft), behind)
         said = [[*placing.answer_ids(it, who, self.words), vocab.eos] for it in answers]
         ids = prompts.padded([row[:-1] for row in said], vocab.special("[PAD]"))
@@ -325,7 +312,7 @@ class ShowoBackend:
         box = window(mask, image.size)
         side = self.net.config.resolution
         part = image.convert("RGB").crop(box)
-        codes = self._encode(part.resize((side, side), images.Resampling.BICUBIC))
+        codes = self.pictures.encode(part.resize((side, side), images.Resampling.BICUBIC))
         hidden = covered(mask.crop(box), side, self.net.config.side)
         who = self._company(prompt.concepts)
         text = placing.request_ids(prompt.turns[-1], who, self.words, editing=True)
@@ -415,7 +402,7 @@ class ShowoBackend:
 
     def _question(self, turns: Sequence[Turn], who: Company) -> list[int]:
         """Bos and the newline are in the released prompts of the variants without CLIP alone."""
-        if self.clip is not None:
+        if self.pictures.clip is not None:
             return placing.question_ids(turns, who, self.words, opening="")
         return [self.net.config.vocab.bos, *placing.question_ids(turns, who, self.words)]
 
@@ -429,79 +416,6 @@ class ShowoBackend:
                 text += self.words.decode(run) + f"<{name}>"
                 run = []
         return text + self.words.decode(run)
-
-    # -- pictures ------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _encode(self, image: Image) -> Tensor:
-        """Codes [1, N] of the middle square, remembered for a while."""
-        square = fit(image.convert("RGB"), self.net.config.resolution)
-        key = blake2b(square.tobytes(), digest_size=16).digest()
-        if key not in self._codes:
-            codes = self.magvit.encode(to_tensor(square)[None].to(self.net.device)).cpu()
-            self._codes[key] = codes
-            if len(self._codes) > 4096:
-                self._codes.popitem(last=False)
-        return self._codes[key]
-
-    @torch.no_grad()
-    def _see(self, image: Image | None) -> Seen:
-        """A picture for understanding; a black one where there is none."""
-        if image is None:
-            side = self.net.config.resolution
-            image = images.new("RGB", (side, side), BLACK)
-        values = self._encode(image) if self.clip is None else self.clip(image)
-        key = blake2b(values.float().cpu().numpy().tobytes(), digest_size=16).digest()
-        return Seen(key=key, values=values)
-
-    @torch.no_grad()
-    def _behind(self, seen: Seen) -> Prefix:
-        """What reading a picture leaves behind, from memory or anew."""
-        if seen.key in self._read:
-            self._read.move_to_end(seen.key)
-            return self._read[seen.key]
-        rows, columns = self._picture_rows(seen)
-        attend = prompts.reading_attend(rows.shape[1], columns)
-        _, prefix = self.net.read(rows, attend)
-        self._read[seen.key] = prefix
-        while self._read and sum(it.bytes for it in self._read.values()) > self.remember:
-            self._read.popitem(last=False)
-        return prefix
-
-    def _picture_rows(self, seen: Seen) -> tuple[Tensor, slice]:
-        """Rows [1, P, d] and the columns that all of them see."""
-        if self.net.mm_projector is None:
-            ids = prompts.seen_ids(seen.values, self.net.config)
-            return self.net.embed(ids), slice(0, ids.shape[1])
-        vocab = self.net.config.vocab
-        before = [
-            vocab.special("<|mmu|>"),
-            *self.words.encode(self.system),
-            vocab.special("<|soi|>"),
-        ]
-        features = seen.values.to(self.net.device, self.net.table.dtype)
-        rows = [
-            self.net.embed(torch.tensor([before])),
-            self.net.mm_projector(features),
-            self.net.embed(torch.tensor([[vocab.special("<|eoi|>")]])),
-        ]
-        return torch.cat(rows, dim=1), slice(len(before), len(before) + features.shape[1])
-
-
-def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
-    """Centres [count, d] of rows [n, d]; with fewer different rows than centres, rows repeat with a
-    little noise. Deterministic in ``seed``."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows), generator=generator)
-    centres = rows[order.repeat(-(-max(count, 1) // len(rows)))[:count]].clone()
-    if len(rows) <= count:
-        return centres + 0.02 * rows.std() * torch.randn(centres.shape, generator=generator)
-    for _ in range(rounds):
-        nearest = torch.cdist(rows, centres).argmin(1) if count else order
-        for index in range(count):
-            if bool((nearest == index).any()):
-                centres[index] = rows[nearest == index].mean(0)
-    return centres
 
 
 def _choose(scores: Tensor, temperature: float, generator: torch.Generator) -> int:

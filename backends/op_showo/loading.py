@@ -158,7 +158,7 @@ class _Files:
         for place in (self.folder / name, self.folder.parent / name):
             if place.is_dir():
                 return place
-        return _folder(PARTS[name], self.name)
+        return _folder(PARTS[name], PARTS[name])
 
 
 def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
@@ -258,11 +258,9 @@ def _folder(repo: str, model: str) -> Path:
 def _fetch(model: str) -> str:
     if model == INFO.default_model:
         return "op backends fetch showo"
-    return (
-        f"op backends fetch showo --model {model}"
-        if model in INFO.models
-        else ("--model takes a folder, or one of: " + ", ".join(INFO.models))
-    )
+    if model in (*INFO.models, *PARTS.values()):
+        return f"op backends fetch showo --model {model}"
+    return "--model takes a folder, or one of: " + ", ".join(INFO.models)
 
 
 def _device(device: str) -> str:

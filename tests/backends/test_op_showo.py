@@ -78,7 +78,7 @@ class TestContract(BackendContract):
     @pytest.fixture
     def encoder_calls(self, backend: Backend) -> Iterator[Callable[[], int]]:
         assert isinstance(backend, ShowoBackend)
-        backend._codes.clear()
+        backend.pictures.encoded.clear()
         seen: list[object] = []
         hook = backend.magvit.encoder.register_forward_hook(lambda *_: seen.append(None))
         yield lambda: len(seen)
@@ -101,7 +101,7 @@ def test_a_remembered_picture_changes_neither_loss_nor_gradients(
     folder: Path, showo: ShowoBackend, tokens: ConceptTokens
 ) -> None:
     found = []
-    for remember in (0, showo.remember):
+    for remember in (0, showo.pictures.remember):
         one = ShowoBackend(
             info=showo.info,
             model=showo.model,
@@ -114,7 +114,7 @@ def test_a_remembered_picture_changes_neither_loss_nor_gradients(
         learning = copy_of(tokens, trainable=True)
         loss = one.loss(one.prepare(understanding(one)), learning, seed=0)["understand"]
         loss.backward()
-        assert len(one._read) == (3 if remember else 0)
+        assert len(one.pictures.read) == (3 if remember else 0)
         extra = learning.extra[placing.HEAD]
         assert learning.und.grad is not None and extra.grad is not None
         found.append((loss.detach(), learning.und.grad, extra.grad))
@@ -131,7 +131,7 @@ def test_reading_a_picture_first_is_reading_the_whole_row(
     photo, turn = drawing("red", 1), to_turn("is <bo> here?")
     scored = showo.score(Prompt(turns=(turn,), concepts=(tokens,)), ("yes",), image=photo)
     who = placing.company((tokens,), showo.net.config.vocab.size)
-    codes = showo._encode(photo)
+    codes = showo.pictures.encode(photo)
     seen = prompts.seen_ids(codes, showo.net.config)
     asked = showo._question((turn,), who)
     said = [*showo.words.encode(" yes"), showo.net.config.vocab.eos]
@@ -212,7 +212,7 @@ def test_an_edit_lesson_hides_only_what_it_changes(
     (prepared,) = showo.prepare([lesson])
     assert prepared.region is not None and prepared.target is not None
     assert prepared.region.tolist() == [True] * 8 + [False] * 8
-    before, after = showo._encode(source)[0], showo._encode(target)[0]
+    before, after = showo.pictures.encode(source)[0], showo.pictures.encode(target)[0]
     assert torch.equal(prepared.target, torch.cat((after[:8], before[8:])))
     hidden: list[Tensor] = []
     embed = showo.net.embed
@@ -244,7 +244,7 @@ def test_an_edit_keeps_the_codes_outside_the_mask(showo: ShowoBackend) -> None:
         del showo.magvit.decode  # type: ignore[method-assign]
     assert edited.size == photo.size
     hidden = covered(mask, 64, 4)[0]
-    kept = showo._encode(photo)[0]
+    kept = showo.pictures.encode(photo)[0]
     assert 0 < int(hidden.sum()) < 16
     assert torch.equal(drawn[0][0][~hidden], kept[~hidden])
     assert not torch.equal(drawn[0][0][hidden], kept[hidden])
@@ -357,6 +357,16 @@ def test_absent_weights_say_how_to_fetch_them(
         assert (model or INFO.default_model) in str(caught.value)
 
 
+def test_an_absent_part_says_how_to_fetch_it(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "nothing"))
+    shutil.rmtree(copied / "magvitv2")
+    with pytest.raises(MissingError, match="showlab/magvitv2") as caught:
+        open_backend(str(copied), "cpu", None)
+    assert caught.value.hint == "op backends fetch showo --model showlab/magvitv2"
+
+
 @pytest.fixture
 def copied(folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(folder, tmp_path / "copied")
@@ -395,10 +405,15 @@ def test_a_cut_off_checkpoint_names_file_and_tensor(copied: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(MissingError, match=r"pytorch_model\.safetensors.*cut off at the tensor"):
         open_backend(str(copied), "cpu", None)
+    path.unlink()
+    with pytest.raises(MissingError, match="no weights"):
+        open_backend(str(copied), "cpu", None)
+
+
+def test_a_cut_off_tokenizer_names_its_file(copied: Path) -> None:
     path = copied / "magvitv2" / "pytorch_model.bin"
     path.write_bytes(path.read_bytes()[:-200])
-    (copied / "pytorch_model.safetensors").unlink()
-    with pytest.raises(MissingError, match="no weights"):
+    with pytest.raises(MissingError, match=r"magvitv2/pytorch_model\.bin"):
         open_backend(str(copied), "cpu", None)
 
 
@@ -416,4 +431,19 @@ def test_another_kind_of_config_is_refused(copied: Path) -> None:
     (copied / "config.json").write_text('{"codebook_size": 3}')
     with pytest.raises(MissingError, match=r"config\.json"):
         open_backend(str(copied), "cpu", None)
-    (copied / "phi-1_5" / "tokenizer.json").unlink()
+
+
+def test_a_missing_shard_is_named_with_a_tensor_of_it(tmp_path: Path) -> None:
+    folder = tiny().write_tiny(tmp_path / "sharded", kind="sharded")
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"model-00002-of-00002.*which holds showo\."):
+        open_backend(str(folder), "cpu", None)
+
+
+def test_another_tokenizer_is_refused(copied: Path) -> None:
+    path = copied / "phi-1_5" / "tokenizer.json"
+    other = tiny().tokenizer()
+    other.add_tokens(["stranger"])
+    other.save(str(path))
+    with pytest.raises(MissingError, match="258 tokens"):
+        open_backend(str(copied), "cpu", None)
