@@ -66,6 +66,9 @@ FINDINGS: tuple[tuple[str, str, str, str], ...] = (
 )
 """The paper's findings: what is claimed, the metric, the method that should win, over which."""
 
+FEWEST_CONCEPTS = 5
+"""With fewer, a bootstrap over concepts says nothing."""
+
 BINS = 10
 
 
@@ -102,7 +105,8 @@ def tabulate(records: Sequence[Record], *, profile: str = "strict") -> Table:
 
 def findings(records: Sequence[Record], *, profile: str = "strict") -> list[dict[str, Any]]:
     """Whether each of the paper's findings holds here: the difference over the same concepts, with
-    its interval; it "holds" where the interval lies above 0, "not shown" where it spans 0."""
+    its interval. It "holds" where the interval lies above 0, "does not hold" where it lies below,
+    and is "not shown" where it spans 0; of few concepts nothing is said."""
     found = []
     for claim, metric, better, worse in FINDINGS:
         one, other = (
@@ -115,6 +119,8 @@ def findings(records: Sequence[Record], *, profile: str = "strict") -> list[dict
         gaps = [one[name] - other[name] for name in both]
         low, high = interval(gaps)
         verdict = "holds" if low > 0 else "does not hold" if high < 0 else "not shown"
+        if len(both) < FEWEST_CONCEPTS:
+            verdict = "too few concepts"
         found.append(
             {
                 "claim": claim,

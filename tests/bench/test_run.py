@@ -164,3 +164,43 @@ def test_a_cut_line_in_the_middle_is_told(order):
     path.write_bytes(b"{oops\n" + path.read_bytes())
     with pytest.raises(PersonaError, match="line 1"):
         list(results.records())
+
+
+def test_findings_are_said_plainly_and_not_of_few_concepts():
+    def records(method, scores):
+        return [
+            {"method": method, "concept": f"c{n}", "task": "parg", "scores": {"parg": score},
+             "failed": [], "probability": None, "gold": ""}
+            for n, score in enumerate(scores)
+        ]  # fmt: skip
+
+    def verdict(full, without):
+        both = records("full", full) + records("without-replay", without)
+        (found,) = (it for it in report.findings(both) if it["claim"] == "Replay helps PARG")
+        return found["verdict"]
+
+    assert verdict([1, 1, 1, 0.75, 1, 1], [0, 0, 0.25, 0, 0.5, 0]) == "holds"
+    assert verdict([0, 0, 0.25, 0, 0.5, 0], [1, 1, 1, 0.75, 1, 1]) == "does not hold"
+    assert verdict([1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1]) == "not shown"
+    assert verdict([1, 1], [0, 0]) == "too few concepts"
+
+
+@pytest.mark.slow
+def test_nano_paints_what_only_the_facts_say_when_it_replays(tmp_path, monkeypatch):
+    from op_nano.toyset import write_set
+
+    monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path / "home"))
+    write_set(tmp_path / "toyset", concepts=1)
+    order = Order(
+        data=tmp_path / "toyset",
+        out=tmp_path / "out",
+        opening=Opening(backend="nano"),
+        methods=("full", "without-replay"),
+        tasks=("parg", "forgetting"),
+        judges=("toy",),
+        seeds=1,
+        steps=2,
+    )
+    table = report.tabulate(run(order))
+    assert table["full"]["parg"].mean > table["without-replay"]["parg"].mean
+    assert table["full"]["unchanged"].mean == 1
