@@ -47,7 +47,10 @@ def weight_files(folder: Path, hint: str) -> list[Path]:
                         tensor = next(it for it, file in listed.items() if file == path.name)
                         raise MissingError(f"there is no {path}, which holds {tensor}", hint=hint)
                 return files
-    raise MissingError(f"there are no weights in {folder}", hint=hint)
+    raise MissingError(
+        f"there are no weights in {folder}: no {NAMES[0]}.safetensors and no {NAMES[0]}.bin",
+        hint=hint,
+    )
 
 
 def read_json(path: Path, hint: str, *, optional: bool = False) -> dict[str, Any]:

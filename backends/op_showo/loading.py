@@ -78,8 +78,9 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBac
     with torch.device("meta"):
         net, magvit = Showo(config), Magvit(tokenizer_config(vq))
     seals = [identity(files.folder / "config.json")]
-    seals.append(fill(net, files.folder, dtype, files.hint))
-    seals.append(fill(magvit, files.part("magvitv2"), torch.float32, files.hint))
+    seals.append(fill(net, files.folder, dtype, files.again(name)))
+    again = files.again(PARTS["magvitv2"])
+    seals.append(fill(magvit, files.part("magvitv2"), torch.float32, again))
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
     words = PhiWords(llm_folder / "tokenizer.json", config.vocab, files.hint)
@@ -152,6 +153,11 @@ class _Files:
     def hint(self) -> str:
         """The command that brings what is missing."""
         return _fetch(self.name)
+
+    def again(self, repo: str) -> str:
+        """The command that brings all files of a repository, pickled weights included, which
+        `op backends fetch` leaves behind and which are read here without running them."""
+        return f"hf download {repo}" if repo in (*INFO.models, *PARTS.values()) else self.hint
 
     def part(self, name: str) -> Path:
         """A part's folder: inside the model's, beside it, or in the cache."""

@@ -367,6 +367,16 @@ def test_an_absent_part_says_how_to_fetch_it(
     assert caught.value.hint == "op backends fetch showo --model showlab/magvitv2"
 
 
+def test_a_repository_without_weights_says_what_brings_them(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`op backends fetch` leaves pickled weights behind; a person may want to fetch them so."""
+    (copied / "magvitv2" / "pytorch_model.bin").unlink()
+    with pytest.raises(MissingError, match="no weights in") as caught:
+        open_backend(str(copied), "cpu", None)
+    assert caught.value.hint == "hf download showlab/magvitv2"
+
+
 @pytest.fixture
 def copied(folder: Path, tmp_path: Path) -> Path:
     return shutil.copytree(folder, tmp_path / "copied")
