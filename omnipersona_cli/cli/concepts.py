@@ -48,12 +48,16 @@ def list_concepts(as_json: bool) -> None:
 
 @command.command(epilog='Example:  op concepts show bo  |  op concepts show "<bo>" --json')
 @_name
+@click.option("--probe", is_flag=True, help="Ask the tokens, without the facts, what they know.")
 @options.as_json
 @options.talk
-def show(name: str, as_json: bool) -> None:
+def show(name: str, probe: bool, as_json: bool) -> None:
     """Show all that is known of one concept."""
     library = Library()
     header = library.header(name)
+    if probe:
+        _probe(name, as_json)
+        return
     path = library.path(name)
     if as_json:
         output.answer_json(_as_data(header, path))
@@ -79,6 +83,19 @@ def show(name: str, as_json: bool) -> None:
             ("file", str(path)),
         ]
     )
+
+
+def _probe(name: str, as_json: bool) -> None:
+    """What the tokens say about every fact, and whether it is right."""
+    from omnipersona_cli.engine.probe import probe_tokens
+
+    with output.progress() as on_progress:
+        found = probe_tokens(name, on_progress=on_progress)
+    if as_json:
+        output.answer_json([vars(it) for it in found])
+        return
+    rows = [(it.attribute, it.value, it.said or "-", it.knowledge) for it in found]
+    output.answer_table(("attribute", "fact", "tokens say", ""), rows)
 
 
 @command.command(

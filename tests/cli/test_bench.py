@@ -36,3 +36,15 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(sketch, op, words, code, said
     done = op("bench", *words)
     assert done.exit_code == code and said in done.stderr, done.stderr
     assert "Hint:" in done.stderr and done.stdout == ""
+
+
+def test_the_tokens_are_asked_what_they_know(disc, op):
+    done = op("concepts", "show", "bo", "--probe", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {it["attribute"]: it["value"] for it in told} == {
+        "toy": "a red ball",
+        "home": "the forest",
+    }
+    assert {it["knowledge"] for it in told} <= {"known", "wrong", "unknown"}
+    assert "tokens say" in op("concepts", "show", "bo", "--probe").stdout

@@ -1,0 +1,67 @@
+"""What the learned tokens know by themselves: every fact asked of them, its text withheld."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from omnipersona_cli.backend import Backend
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.mentions import check_name
+from omnipersona_cli.engine.references import known_facts
+from omnipersona_cli.engine.replay import ask_tokens
+from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors, opened_for
+from omnipersona_cli.engine.tokens import from_slot
+
+Knowledge = Literal["known", "wrong", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probed:
+    """One attribute: what the fact says, what the tokens say, and whether that is right."""
+
+    attribute: str
+    value: str
+    said: str
+    knowledge: Knowledge
+
+
+def probe_tokens(
+    name: str,
+    *,
+    backend: Backend | None = None,
+    opening: Opening = ANY,
+    library: Library | None = None,
+    on_progress: OnProgress | None = None,
+) -> tuple[Probed, ...]:
+    """Ask the tokens of ``name`` about every fact that names an attribute; facts that are no more
+    than a sentence are left out. Raises what `opened_for` raises."""
+    name = check_name(name)
+    library = Library() if library is None else library
+    if backend is None:
+        backend = opened_for([name], opening, library=library, on_progress=on_progress)
+    pack = library.load(name)
+    tokens = from_slot(pack, backend)
+    known = known_facts({name: tuple(fact.text for fact in pack.facts)})[name]
+    with memory_errors(backend.info.name):
+        asked = [(fact, ask_tokens(backend, tokens, fact.attribute)) for fact in known.values()]
+    return tuple(
+        Probed(
+            attribute=fact.attribute,
+            value=fact.value,
+            said=said,
+            knowledge=judged(fact.value, said),
+        )
+        for fact, said in asked
+    )
+
+
+def judged(value: str, said: str) -> Knowledge:
+    """Known where the words are the fact's, but for articles; unknown where nothing was said."""
+    if not said:
+        return "unknown"
+    return "known" if _words(value) == _words(said) else "wrong"
+
+
+def _words(text: str) -> list[str]:
+    return [it for it in text.lower().strip(" .").split() if it not in ("a", "an", "the")]
