@@ -260,6 +260,7 @@ def unpack_weights(folder: Path, state: Path) -> None:
         save_file(kept[name], state / f"{name}.safetensors")
         clock = {"seconds": about["minutes"][name] * 60, "step": about["steps"][name]}
         (state / f"{name}.json").write_text(json.dumps(clock))
+        (state / f"{name}.jsonl").write_text(json.dumps(about["log"][name]) + "\n")
     report = {key: about[key] for key in ("held_out_psnr", "shift_factor", "scale_factor")}
     (state / "autoencoder.report.json").write_text(json.dumps(report))
 
