@@ -157,7 +157,7 @@ def test_judges_progress_and_negatives_reach_plugins() -> None:
     plugin = Everything()
     registry.plugin_manager().register(plugin)
     try:
-        assert registry.judges() == {"fair": judge}
+        assert registry.judges()["fair"] == judge
         registry.report(hookspecs.Progress(phase="learning", step=1, total=2))
         assert [event.step for event in seen] == [1]
         assert registry.negatives("cat", 3, 0, [], "test") == ["picture"] * 3

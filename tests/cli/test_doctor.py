@@ -1,6 +1,7 @@
 """`op doctor`."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,10 @@ def test_text_names_versions_devices_plugins_and_folders(home: Path) -> None:
     result = op("-q")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.startswith(f"omnipersona {__version__}, Python 3.")
-    for words in ("torch 2.", "device     cpu", "plugins    bagel, nano", str(home / "cache")):
+    for words in ("torch 2.", "device     cpu", str(home / "cache")):
         assert words in result.stdout
+    plugins = re.search(r"^plugins +(.+)$", result.stdout, re.MULTILINE)
+    assert plugins and {"bagel", "nano"} <= set(plugins[1].split(", "))
 
 
 def test_json_has_stable_keys_and_the_same_facts(home: Path) -> None:
