@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
-from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.backend import BackendInfo, ConceptTokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,6 +107,32 @@ class Subject:
 
     box: tuple[int, int, int, int]
     mask: Image | None = None
+@dataclass(frozen=True, kw_only=True)
+class ImporterInfo:
+    """A reader of concepts that another program saved, for the backend called ``backend``.
+
+    ``reads`` is ``"module:function"``, called as ``(path, epoch=…)``, where ``epoch`` names one of
+    several saved states and None the latest. It gives a `Foreign` and neither opens the backend
+    nor writes anything.
+    """
+
+    name: str
+    summary: str
+    backend: str
+    reads: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Foreign:
+    """What an importer read. ``tokens`` carry the name that files or folders suggest, "" where
+    they suggest none; ``understood`` are plain values, kept with the slot; ``notes`` say the same
+    to a person, one line each."""
+
+    tokens: ConceptTokens
+    understood: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +183,12 @@ def op_find_subject(photo: Image, kind: str) -> Subject | None:
 
 @hookspec
 def op_negatives(
+@hookspec
+def op_importers() -> Sequence[ImporterInfo]:
+    """Other programs whose concepts `op concepts import --from` reads."""
+    return ()
+
+
     kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
 ) -> Sequence[Image]:
     """Up to ``count`` pictures that are not the concept. ``photos`` are the concept's own, so that

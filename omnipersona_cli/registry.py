@@ -18,7 +18,14 @@ import pluggy
 from omnipersona_cli import hookspecs
 from omnipersona_cli.backend import Backend, BackendInfo
 from omnipersona_cli.errors import MissingError, nearest
-from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, JudgeInfo, Progress, Subject
+from omnipersona_cli.hookspecs import (
+    CommandInfo,
+    DatasetInfo,
+    ImporterInfo,
+    JudgeInfo,
+    Progress,
+    Subject,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,6 +106,11 @@ def datasets() -> dict[str, DatasetInfo]:
     return _by_name(plugin_manager().hook.op_datasets())
 
 
+def importers() -> dict[str, ImporterInfo]:
+    """Readers of what other programs saved, by the program's name."""
+    return _by_name(plugin_manager().hook.op_importers())
+
+
 def find_subject(photo: Image, kind: str) -> Subject | None:
     """Where the subject of ``photo`` is, from the first finder that knows."""
     return cast("Subject | None", plugin_manager().hook.op_find_subject(photo=photo, kind=kind))
@@ -133,6 +145,18 @@ def backend_info(name: str) -> BackendInfo:
         raise MissingError(
             f"there is no backend called {name!r}",
             hint=f"did you mean {guess}? See `op backends`" if guess else "see `op backends`",
+        )
+    return known[name]
+
+
+def importer_info(name: str) -> ImporterInfo:
+    """The importer called ``name``; MissingError when there is none."""
+    known = importers()
+    if name not in known:
+        guess = nearest(name, known)
+        raise MissingError(
+            f"nothing here reads concepts of {name!r}",
+            hint=f"did you mean {guess}?" if guess else f"--from takes {' | '.join(known)}",
         )
     return known[name]
 

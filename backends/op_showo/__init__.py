@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from omnipersona_cli.backend import BackendInfo
-from omnipersona_cli.hookspecs import hookimpl
+from omnipersona_cli.hookspecs import ImporterInfo, hookimpl
 
 INFO = BackendInfo(
     name="showo",
@@ -35,3 +35,16 @@ INFO = BackendInfo(
 def op_backends() -> Sequence[BackendInfo]:
     """Show-o at the sizes that its authors released."""
     return (INFO,)
+
+
+@hookimpl
+def op_importers() -> Sequence[ImporterInfo]:
+    """The personalisation that was published for it."""
+    return (
+        ImporterInfo(
+            name="unictokens",
+            summary="A folder that UniCTokens saved: epoch_N_embed.pt and its two neighbours.",
+            backend=INFO.name,
+            reads="op_showo.unictokens:read",
+        ),
+    )

@@ -133,18 +133,64 @@ def facts(name: str, change: str | None, text: str | None, as_json: bool) -> Non
             output.hint(f'op concepts facts {header.name} add "<{header.name}> likes apples"')
 
 
-@command.command("import", epilog="Examples:  op concepts import bo.opconcept --name rex")
+@command.command(
+    "import",
+    epilog="\b\nExamples:\n  op concepts import bo.opconcept --name rex\n"
+    "  op concepts import saves/bo/stage_2 --from unictokens",
+)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--name", help="Keep it under another name.")
 @click.option("--force", is_flag=True, help="Replace a concept of that name.")
+@click.option(
+    "--from",
+    "source",
+    metavar="PROGRAM",
+    shell_complete=options.complete_importers,
+    help="FILE is what another program saved; `op backends show` names those that are read.",
+)
+@click.option(
+    "--epoch",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Of several saved states, which one.  [default: the latest]",
+)
 @options.as_json
+@options.model
+@options.device
+@options.dtype
+@options.offline
 @options.talk
-def import_concept(file: Path, name: str | None, force: bool, as_json: bool) -> None:
-    """Take a pack into the library; FILE may be - for stdin."""
+def import_concept(
+    file: Path,
+    name: str | None,
+    source: str | None,
+    epoch: int | None,
+    force: bool,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Take a pack into the library; FILE may be - for stdin.
+
+    With --from, FILE is what another program saved. The weights that it was learned on must be
+    here, because a concept is bound to them: --model names others than the usual ones. Files are
+    read as numbers alone, and nothing in them is run.
+    """
+    if source is not None:
+        _import_foreign(file, source, name, epoch, force, model, device, dtype, as_json)
+        return
+    if epoch is not None:
+        raise UsageError("a pack has no epochs", hint="--epoch goes with --from")
     library = Library()
     if str(file) == "-":
         path = library.add_bytes(_read_stdin(), name, force=force)
     else:
+    elif file.is_dir():
+        raise PackError(
+            f"{file} is a folder",
+            hint="name an .opconcept file, or the program that saved it: --from unictokens",
+        )
         path = library.add_file(file, name, force=force)
     kept = read_header(path)
     output.note(f"<{kept.name}> is in the library")
@@ -248,6 +294,41 @@ def verify(file: Path, as_json: bool) -> None:
 
 
 def _list(as_json: bool) -> None:
+def _import_foreign(
+    path: Path,
+    source: str,
+    name: str | None,
+    epoch: int | None,
+    force: bool,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    as_json: bool,
+) -> None:
+    """Read what another program saved, and say what was understood."""
+    from omnipersona_cli.engine import Opening
+    from omnipersona_cli.engine.foreign import take_in
+
+    with output.progress() as on_progress:
+        taken = take_in(
+            path,
+            source,
+            name=name or "",
+            epoch=epoch,
+            force=force,
+            opening=Opening(model=model, device=device, dtype=dtype),
+            on_progress=on_progress,
+        )
+    kept = taken.pack.name
+    output.note(f"<{kept}> is in the library")
+    output.hint(f'op concepts facts {kept} add "WHAT IS TRUE OF IT"')
+    if as_json:
+        understood = dict(taken.foreign.understood)
+        output.answer_json({"name": kept, "path": str(taken.path), "understood": understood})
+    else:
+        output.answer(taken.path)
+
+
     library = Library()
     headers: list[PackHeader] = []
     broken: list[PersonaError] = []

@@ -44,6 +44,21 @@ def complete_backends(
     ]
 
 
+def complete_importers(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Programs whose concepts can be read that start like ``incomplete``."""
+    from click.shell_completion import CompletionItem
+
+    from omnipersona_cli import registry
+
+    return [
+        CompletionItem(name, help=info.summary)
+        for name, info in registry.importers().items()
+        if name.startswith(incomplete)
+    ]
+
+
 def complete_concepts(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

@@ -16,7 +16,7 @@ from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import to_turn
-from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.engine.calibrate import Calibration
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Check, Optimised, Settings
@@ -145,10 +145,7 @@ def packed(
         "best_step": optimised.best_step,
         "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
     }
-    made = to_slot(tokens, backend, about)
-    base = str(made.about["base"])
-    if PurePath(base).is_absolute() or base.startswith((".", "~")):  # a folder of this machine
-        made = replace(made, about={**made.about, "base": PurePath(base).name})
+    made = without_folders(to_slot(tokens, backend, about))
     figures = {
         "threshold": card.calibration.threshold,
         "recognition": card.calibration.balanced_accuracy,
@@ -190,6 +187,14 @@ def check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
     kept = named_tensors(from_slot(pack, backend))
     for key, value in named_tensors(tokens).items():
         if not torch.equal(kept[key], value.cpu()):
+def without_folders(slot: Slot) -> Slot:
+    """``slot`` with its base as a name where that is a folder of this machine."""
+    base = str(slot.about["base"])
+    if PurePath(base).is_absolute() or base.startswith((".", "~")):
+        return replace(slot, about={**slot.about, "base": PurePath(base).name})
+    return slot
+
+
             raise ResourceError(
                 f"the pack of <{pack.name}> was not kept as it was written",
                 hint="is the disk full? `df -h`, then add --resume",

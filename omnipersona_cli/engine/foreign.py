@@ -1,0 +1,114 @@
+"""Take in a concept that another program learned: its files, read by an importer, become a pack.
+
+The importer reads tensors and says what it understood; here they are held against the backbone
+that they are for and bound to it, because such files seldom name their own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+from omnipersona_cli import __version__, registry
+from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.mentions import NAME_PATTERN, check_name
+from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.engine.gen import tell
+from omnipersona_cli.engine.keep import check_kept, without_folders
+from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors
+from omnipersona_cli.engine.tokens import from_slot, slot_name, to_slot
+from omnipersona_cli.errors import PersonaError, SlotError, UsageError
+from omnipersona_cli.hookspecs import Foreign, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakenIn:
+    """The concept in the library, and what was understood of the files."""
+
+    pack: Pack
+    path: Path
+    foreign: Foreign
+
+
+def take_in(
+    path: Path,
+    source: str,
+    *,
+    name: str = "",
+    epoch: int | None = None,
+    force: bool = False,
+    opening: Opening = ANY,
+    library: Library | None = None,
+    on_progress: OnProgress | None = None,
+) -> TakenIn:
+    """Read ``path`` as the program ``source`` saved it and keep the concept in the library.
+
+    ``name`` is the concept's, where what the files suggest will not do; ``epoch`` one of several
+    saved states, None the latest. ``opening`` says which weights the concept is for. Files are
+    read before the model is opened, and nothing is written before both agree. Raises MissingError
+    for an importer that is not here, PersonaError for a name that is taken and not to be
+    replaced (``force``), SlotError where the tokens are not for these weights, PackError where
+    they are no tokens at all.
+    """
+    importer = registry.importer_info(source)
+    library = Library() if library is None else library
+    foreign = cast(Foreign, registry.load(importer.reads)(path, epoch=epoch))
+    chosen = check_name(name) if name else _suggested(foreign)
+    if chosen in library.names() and not force:
+        raise PersonaError(
+            f"there is a concept <{chosen}> already",
+            hint="--force replaces it; another --name keeps both",
+        )
+    tell(on_progress, foreign.notes)
+    if not name:
+        tell(on_progress, [f"called <{chosen}> after its folder; --name gives it another name"])
+    if on_progress is not None:
+        on_progress(Progress(phase=f"loading {importer.backend}"))
+    with memory_errors(importer.backend):
+        backend = registry.open_backend(
+            importer.backend, model=opening.model, device=opening.device, dtype=opening.dtype
+        )
+    tokens = replace(foreign.tokens, name=chosen)
+    check_width(tokens, backend)
+    pack = _packed(tokens, backend, foreign, importer.name)
+    from_slot(pack, backend)  # the checks of a pack that is used
+    kept = library.save(pack, force=force)
+    loaded = library.load(chosen)
+    check_kept(loaded, backend, tokens)
+    tell(on_progress, [f"the files do not name their base; <{chosen}> is bound to {backend.model}"])
+    return TakenIn(pack=loaded, path=kept, foreign=foreign)
+
+
+def check_width(tokens: ConceptTokens, backend: Backend) -> None:
+    """SlotError where the tokens are wider or narrower than those of the backbone."""
+    width = tokens.id.shape[-1]
+    if width != backend.width:
+        raise SlotError(
+            f"the rows are {width} wide, and {backend.model} has rows of {backend.width}",
+            hint="--model names the weights that the concept was learned on",
+        )
+
+
+def _suggested(foreign: Foreign) -> str:
+    name = foreign.tokens.name.lower()
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError("the files do not say what the concept is called", hint="--name bo")
+    return name
+
+
+def _packed(tokens: ConceptTokens, backend: Backend, foreign: Foreign, source: str) -> Pack:
+    about = {
+        "revision": backend.fingerprint.partition("@")[2],
+        "recipe": {"learned_by": source, **foreign.understood},
+        "versions": {"omnipersona": __version__},
+    }
+    return Pack(
+        name=tokens.name,
+        slots={slot_name(backend): without_folders(to_slot(tokens, backend, about))},
+        provenance={"learned_by": source},
+        date=datetime.now(UTC).date().isoformat(),
+    )
