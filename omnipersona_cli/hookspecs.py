@@ -32,11 +32,14 @@ class CommandInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeInfo:
-    """A judge for `op bench`. ``judge`` is ``"module:callable"``; what it returns is a `Judge`."""
+    """A judge for `op bench`. ``judge`` is ``"module:callable"``; what it returns is a `Judge`.
+    ``licence`` is that of its weights, ``needs`` what must be there before it can be asked."""
 
     name: str
     summary: str
     judge: str
+    licence: str = ""
+    needs: str = ""
 
 
 JudgeKind = Literal[
@@ -48,10 +51,12 @@ JudgeKind = Literal[
     "presence",
     "image-image",
     "image-text",
+    "face",
 ]
 """What a judge can be asked: is the answer right; does the picture honour the prompt and the facts;
 was the edit done, and nothing else; is the result natural; which attributes are as in ``truth``;
-is the concept in the picture; how alike are pictures; does the picture fit the text."""
+is the concept in the picture; how alike are pictures; does the picture fit the text; is it the
+same person's face (no face in the picture is a failure, which is counted)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +87,12 @@ class Verdict:
 
 class Judge(Protocol):
     """What ``JudgeInfo.judge`` makes when it is called without arguments. ``id`` names the model
-    and its version; ``kinds`` are what it can be asked."""
+    and its version; ``kinds`` are what it can be asked; ``remarks`` are what a person should know
+    before it is asked: a licence, or where pictures are sent."""
 
     id: str
     kinds: frozenset[JudgeKind]
+    remarks: Sequence[str]
 
     def score(self, item: JudgeItem) -> Verdict: ...
 
@@ -100,13 +107,6 @@ class DatasetInfo:
     writes: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """Where the subject is: ``box`` as (left, top, right, bottom) in pixels, and where the finder
-    knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
-
-    box: tuple[int, int, int, int]
-    mask: Image | None = None
 @dataclass(frozen=True, kw_only=True)
 class ImporterInfo:
     """A reader of concepts that another program saved, for the backend called ``backend``.
@@ -133,6 +133,13 @@ class Foreign:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Where the subject is: ``box`` as (left, top, right, bottom) in pixels, and where the finder
+    knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
+
+    box: tuple[int, int, int, int]
+    mask: Image | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +183,12 @@ def op_datasets() -> Sequence[DatasetInfo]:
     return ()
 
 
+@hookspec
+def op_importers() -> Sequence[ImporterInfo]:
+    """Other programs whose concepts `op concepts import --from` reads."""
+    return ()
+
+
 @hookspec(firstresult=True)
 def op_find_subject(photo: Image, kind: str) -> Subject | None:
     """Where the subject of the photo is; None lets the next finder try."""
@@ -183,12 +196,6 @@ def op_find_subject(photo: Image, kind: str) -> Subject | None:
 
 @hookspec
 def op_negatives(
-@hookspec
-def op_importers() -> Sequence[ImporterInfo]:
-    """Other programs whose concepts `op concepts import --from` reads."""
-    return ()
-
-
     kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
 ) -> Sequence[Image]:
     """Up to ``count`` pictures that are not the concept. ``photos`` are the concept's own, so that

@@ -37,6 +37,7 @@ class ToyJudge:
     kinds: frozenset[JudgeKind] = frozenset(
         {"attributes", "parg", "presence", "edit-sc", "image-image", "answer"}
     )
+    remarks: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.id = f"toy@{sha256(WEIGHTS_FILE.read_bytes()).hexdigest()[:16]}"

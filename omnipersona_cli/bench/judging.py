@@ -13,12 +13,13 @@ from omnipersona_cli.hookspecs import Judge, JudgeItem, JudgeKind
 
 KINDS: tuple[JudgeKind, ...] = (
     "answer", "parg", "edit-sc", "edit-pq", "attributes", "presence", "image-image", "image-text",
+    "face",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A verdict and who gave it."""
+    """A verdict and who gave it, by the judge's id."""
 
     score: float | None
     detail: str
@@ -40,7 +41,7 @@ class Panel:
         for name in names:
             if name not in known:
                 guess = nearest(name, known)
-                there = f"there are {', '.join(known)}" if known else "pip install a plugin"
+                there = "`op bench judges` lists them" if known else "pip install a plugin"
                 raise MissingError(
                     f"there is no judge {name!r}",
                     hint=f"did you mean {guess}?" if guess else there,
@@ -53,9 +54,10 @@ class Panel:
         return {name: judge.id for name, judge in self.judges.items()}
 
     def notes(self) -> list[str]:
-        """What none of them can be asked."""
+        """What a person should know before they are asked, and what none of them can be asked."""
+        told = [remark for judge in self.judges.values() for remark in judge.remarks]
         missing = [kind for kind in KINDS if not self.able(kind)]
-        return [f"no judge was named for: {', '.join(missing)}"] if missing else []
+        return told + ([f"no judge was named for: {', '.join(missing)}"] if missing else [])
 
     def verdict(
         self,
@@ -87,7 +89,12 @@ class Panel:
             )
         )
         score = None if verdict.failed else verdict.score
-        return Judged(score=score, detail=verdict.detail, failed=score is None, judge=name)
+        return Judged(
+            score=score,
+            detail=verdict.detail,
+            failed=score is None,
+            judge=self.judges[name].id,
+        )
 
     def able(self, kind: JudgeKind) -> list[str]:
         """Those that can be asked this, in order."""

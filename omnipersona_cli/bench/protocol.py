@@ -8,6 +8,7 @@ not be taken are None; the report says how many.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -45,8 +46,22 @@ from omnipersona_cli.hookspecs import JudgeKind
 LOOKS_OF_EDITS = ("add", "replace", "background", "accessory")
 """Edits after which the concept is in the picture and should look like itself."""
 
+PEOPLE = frozenset({"person", "man", "woman", "boy", "girl", "child", "baby", "people"})
+"""Class words of those whose faces are compared."""
+
+MEASURES: Mapping[str, tuple[str, str]] = {
+    "clip": ("clip-i", "clip-i-train"),
+    "dino": ("dino", "dino-train"),
+}
+"""What likeness to test photos, and to those that were learned from, is called by each judge."""
+
+OTHER_MEASURES = ("likeness", "memorisation")
+
 MOST_TOKENS = 100
 """The longest answer, as UniCTokens takes it."""
+
+_PORTRAIT = re.compile(r"an? (?:photo|picture|image) of an? \w+", re.IGNORECASE)
+"""The plain picture, which alone is asked for a face."""
 
 PROBE, PROBE_QUESTION = "a picture of a cat", "what is it?"
 
@@ -81,7 +96,7 @@ class Setup:
 @dataclass(kw_only=True)
 class Outcome:
     """What came back. ``scores`` are 0 to 1 by name; ``failed`` names the scores that a judge
-    could not give; ``judges`` say who gave which."""
+    could not give; ``judges`` say who gave which, and ``details`` what they said."""
 
     answer: str = ""
     rewritten: str = ""
@@ -91,6 +106,7 @@ class Outcome:
     seed: int = 0
     scores: dict[str, float | None] = field(default_factory=dict)
     judges: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
 
@@ -178,6 +194,8 @@ def _ask(setup: Setup, item: Item, outcome: Outcome) -> None:
     outcome.rewritten = item.prompt
     if item.task == "recognition" and image is not None:
         outcome.scores["raw"] = _raw(setup, item, image)
+        if answer.probability is not None:
+            outcome.scores["threshold"] = float((answer.probability >= 0.5) == _present(item))
 
 
 @torch.no_grad()
@@ -323,12 +341,14 @@ def _likeness(setup: Setup, outcome: Outcome, image: Image, text: str) -> None:
     train = [open_photo(path) for path in setup.concept.photos]
     test = [open_photo(path) for path in setup.concept.test_photos] or train
     compared = train if setup.profile == "compat" else test
-    for number, judge in enumerate(setup.panel.able("image-image")):
-        name = {"clip": "clip-i", "dino": "dino"}.get(judge, "likeness")
+    for judge in setup.panel.able("image-image"):
+        name, memorised = MEASURES.get(judge, OTHER_MEASURES)
         one: dict[str, Any] = {"images": (image,), "judge": judge}
         _judge(setup, outcome, name, "image-image", references=compared, **one)
-        if setup.profile == "strict" and number == 0:
-            _judge(setup, outcome, "memorisation", "image-image", references=train, **one)
+        if setup.profile == "strict":
+            _judge(setup, outcome, memorised, "image-image", references=train, **one)
+    if setup.concept.class_word in PEOPLE and _PORTRAIT.fullmatch(text):
+        _judge(setup, outcome, "face", "face", images=(image,), references=train)
     for judge in setup.panel.able("image-text"):
         name = "clip-t" if judge == "clip" else "text-likeness"
         _judge(setup, outcome, name, "image-text", images=(image,), prompt=text, judge=judge)
@@ -351,13 +371,29 @@ def _score_edit(setup: Setup, item: Item, outcome: Outcome) -> None:
     if item.kind in LOOKS_OF_EDITS:
         _judge(setup, outcome, "edit-id", "image-image", images=(image,), references=references)
     if item.kind in ("add", "replace", "remove"):
-        looks = concept.truth.get("attributes", {})
-        there = _judge(
-            setup, outcome, "edit-presence", "presence",
-            images=(image,), references=references, truth=looks, prompt=f"<{concept.name}>",
-        )  # fmt: skip
-        if there is not None and item.kind == "remove":
-            outcome.scores["edit-presence"] = 1 - there
+        _judge_presence(setup, item, outcome, source, image, references)
+
+
+def _judge_presence(
+    setup: Setup,
+    item: Item,
+    outcome: Outcome,
+    source: Image,
+    result: Image,
+    references: Sequence[Image],
+) -> None:
+    """Whether the concept is in the result; for a removal, that it was there and is not now."""
+    about: dict[str, Any] = {
+        "references": references,
+        "truth": setup.concept.truth.get("attributes", {}),
+        "prompt": f"<{setup.concept.name}>",
+    }
+    there = _judge(setup, outcome, "edit-presence", "presence", images=(result,), **about)
+    if there is None or item.kind != "remove":
+        return
+    before = _judge(setup, outcome, "edit-presence", "presence", images=(source,), **about)
+    if before is not None:
+        outcome.scores["edit-presence"] = float(before >= 0.5) * (1 - there)
 
 
 def _judge(
@@ -386,6 +422,7 @@ def _judge(
     outcome.judges[score] = verdict.judge
     if verdict.failed:
         outcome.failed.append(score)
+        outcome.details[score] = verdict.detail
     outcome.scores[score] = verdict.score
     return verdict.score
 

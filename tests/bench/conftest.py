@@ -19,6 +19,7 @@ class ColourJudge:
 
     id = "colours@1"
     kinds = frozenset({"answer", "parg", "edit-sc", "presence", "image-image"})
+    remarks = ("the judge of colours looks at nothing else",)
 
     def score(self, item: JudgeItem) -> Verdict:
         if item.kind == "answer":
