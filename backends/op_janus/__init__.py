@@ -10,7 +10,7 @@ from omnipersona_cli.hookspecs import hookimpl
 INFO = BackendInfo(
     name="janus",
     summary="Janus-Pro: photographs at 384 pixels, on a GPU of 6 GB and more.",
-    opens="op_janus.backend:open_backend",
+    opens="op_janus.loading:open_backend",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="deepseek-community/Janus-Pro-1B",
     models=("deepseek-community/Janus-Pro-1B", "deepseek-community/Janus-Pro-7B"),

@@ -2,14 +2,15 @@
 
 Understanding: `BOS [concepts] <|User|>: BOI picture EOI question <|Assistant|>: answer EOS`.
 Painting: `BOS <|User|>: [concepts] prompt <|Assistant|>: BOI codes` (Janus-Pro, section 3).
+Editing as Janus-4o learned it: the user's turn starts with the source, `BOI picture EOI BOI codes
+EOI`; the other Janus models know no such prompt and repaint a region of the codes instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,6 @@ from transformers import (
 
 from omnipersona_cli.backend import (
     TASKS,
-    Backend,
     BackendInfo,
     ConceptTokens,
     Lesson,
@@ -34,8 +34,8 @@ from omnipersona_cli.backend import (
     Task,
     Turn,
 )
-from omnipersona_cli.errors import MissingError, TaskError, UsageError
-from op_autoregressive import experts, loading
+from omnipersona_cli.errors import TaskError, UsageError
+from op_autoregressive import experts
 from op_autoregressive.region import kept_codes
 from op_autoregressive.slots import (
     Piece,
@@ -47,29 +47,34 @@ from op_autoregressive.slots import (
     usual_length,
     written,
 )
-from op_janus import INFO, pictures
-from op_janus.sampling import sample
+from op_janus import pictures
+from op_janus.sampling import guided, guided_by_source, sample
 
 USER, ASSISTANT = "<|User|>: ", "\n\n<|Assistant|>:"
 LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
 """Linears of the language model alone: no SigLIP, no image tokenizer, no head."""
 BOI, EOI = "<begin_of_image>", "<end_of_image>"
-NEEDED = ("<image_placeholder>", BOI, EOI, "<|User|>", "<|Assistant|>")
-NEEDED_TENSORS = {
-    "model.generation_head.vision_head.weight": "image head",
-    "model.vqmodel.quantize.embedding.weight": "image tokenizer",
-    "model.vision_model.embeddings.patch_embedding.weight": "vision tower",
-}
 DROPPED = 0.1
 """Share of image lessons whose prompt is padded out, where an adapter is learned: it runs in the
 unconditional branch too. Tokens alone are absent from that branch, so that such a row would teach
-nothing (Janus-4o's trainer, Janus page 5)."""
+nothing (Janus-4o's trainer)."""
+UNDETAILED = 0.5
+"""Share of native edit lessons that do not show the source's codes: one of the branches of guidance
+does not see them (Janus-4o's trainer)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A picture to be edited natively: what SigLIP sees [n, d], and its codes [N]."""
+
+    seen: Tensor
+    codes: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedLesson:
     """A lesson with its pictures as features [n, d] or codes [N]; ``free`` [N] is what an edit
-    changed."""
+    changed, ``source`` the picture that a native edit starts from."""
 
     task: Task
     request: Turn
@@ -77,6 +82,7 @@ class PreparedLesson:
     seen: Tensor | None
     codes: Tensor | None
     free: Tensor | None
+    source: Source | None
 
 
 class JanusBackend:
@@ -101,6 +107,7 @@ class JanusBackend:
         sight: Any = janus.config.vision_config
         self.side = sight.image_size
         self.count = sight.num_image_tokens
+        self.edits = info.tasks["edit"] == "native"
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -128,11 +135,10 @@ class JanusBackend:
         seen: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
         for lesson in lessons:
-            if lesson.task == "understand":
-                if lesson.image is not None and id(lesson.image) not in seen:
-                    seen[id(lesson.image)] = self._look(lesson.image)[0]
-                continue
-            for image in (lesson.target, lesson.image):
+            looks = lesson.task == "understand" or (lesson.task == "edit" and self.edits)
+            if looks and lesson.image is not None and id(lesson.image) not in seen:
+                seen[id(lesson.image)] = self._look(lesson.image)[0]
+            for image in (lesson.target, lesson.image) if lesson.task != "understand" else ():
                 if image is not None and id(image) not in codes:
                     codes[id(image)] = self._encode(image)
         return [self._prepared(lesson, seen, codes) for lesson in lessons]
@@ -140,10 +146,12 @@ class JanusBackend:
     def _prepared(
         self, lesson: Lesson, seen: Mapping[int, Tensor], codes: Mapping[int, Tensor]
     ) -> PreparedLesson:
-        free = None
+        free, source = None, None
         if lesson.task == "edit":
             changed = codes[id(lesson.target)] != codes[id(lesson.image)]
             free = changed if bool(changed.any()) else torch.ones_like(changed)
+            if self.edits:
+                source = Source(seen=seen[id(lesson.image)], codes=codes[id(lesson.image)])
         return PreparedLesson(
             task=lesson.task,
             request=lesson.request,
@@ -151,6 +159,7 @@ class JanusBackend:
             seen=seen.get(id(lesson.image)) if lesson.task == "understand" else None,
             codes=None if lesson.task == "understand" else codes[id(lesson.target)],
             free=free,
+            source=source,
         )
 
     def loss(
@@ -201,8 +210,10 @@ class JanusBackend:
     ) -> Tensor:
         rows, starts = [], []
         for lesson in lessons:
-            prompt = self._request(lesson.request, (tokens,), task)
-            if tokens.extra and float(torch.rand((), generator=draw)) < DROPPED:
+            chance = float(torch.rand((), generator=draw))
+            detailed = chance >= UNDETAILED
+            prompt = self._request(lesson.request, (tokens,), task, lesson.source, detailed)
+            if tokens.extra and lesson.source is None and chance < DROPPED:
                 prompt = self._without(prompt)
             codes = cast(Tensor, lesson.codes)
             rows.append(torch.cat([prompt, self._paint_rows(codes[:-1])]))
@@ -294,7 +305,12 @@ class JanusBackend:
                 f"janus cannot paint {size[0]}x{size[1]} pixels",
                 hint=f"leave out --size: it is always {width}x{height}",
             )
-        yield from self._paint(prompt, "generate", guidance, seeds, on_step, None, None)
+        scale = self.info.guidance if guidance is None else guidance
+        with torch.no_grad():
+            rows = self._request(prompt.turns[-1], prompt.concepts, "generate")
+            branches = torch.stack([rows, self._without(rows)])
+        painted = self._painted("generate", prompt, branches, guided(scale), seeds, on_step)
+        yield from painted
 
     def edit(
         self,
@@ -307,8 +323,9 @@ class JanusBackend:
         seeds: Sequence[int],
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
-        """Masked regeneration: codes outside the mask stay, the others are drawn again."""
-        if mask is None:
+        """Codes outside the mask stay and the others are drawn again; Janus-4o sees the source
+        while it draws, and needs no mask."""
+        if mask is None and not self.edits:
             raise TaskError(
                 "janus edits by repainting a region, and none is known",
                 hint="--mask MASK.png or --box x,y,width,height",
@@ -319,31 +336,49 @@ class JanusBackend:
             raise UsageError(
                 "the mask is empty: nothing may change", hint="paint white what may change"
             )
+        scale = self.info.guidance if guidance is None else guidance
+        turn, concepts = prompt.turns[-1], prompt.concepts
         known = self._encode(image)
-        for picture in self._paint(prompt, "edit", guidance, seeds, on_step, known, free):
+        with torch.no_grad():
+            if self.edits:
+                source = Source(seen=self._look(image)[0], codes=known)
+                rows = self._request(turn, concepts, "edit", source)
+                part = self._request(turn, concepts, "edit", source, detailed=False)
+                branches = torch.stack([rows, part, self._without(rows)])
+                weights = guided_by_source(scale)
+            else:
+                rows = self._request(turn, concepts, "edit")
+                branches, weights = torch.stack([rows, self._without(rows)]), guided(scale)
+        kept = None if mask is None else known
+        for picture in self._painted(
+            "edit", prompt, branches, weights, seeds, on_step, known=kept, free=free
+        ):
             yield picture.resize(image.size, Resampling.BICUBIC)
 
-    def _paint(
+    def _painted(
         self,
-        prompt: Prompt,
         task: Task,
-        guidance: float | None,
+        prompt: Prompt,
+        branches: Tensor,
+        weights: Sequence[float],
         seeds: Sequence[int],
         on_step: OnStep | None,
-        known: Tensor | None,
-        free: Tensor | None,
+        *,
+        known: Tensor | None = None,
+        free: Tensor | None = None,
     ) -> Iterator[Image]:
-        """One picture after the other, so that a seed means the same alone and among others."""
-        scale = self.info.guidance if guidance is None else guidance
-        with torch.no_grad():
-            rows = self._request(prompt.turns[-1], prompt.concepts, task)
-            both = torch.stack([rows, self._without(rows)])
+        """One picture after the other.
+
+        As a batch several would be cheaper, but a row of a batch is not bit-equal to the row
+        alone, not even in float32 on a processor. Where that changes one code, all that follow are
+        others: a seed would mean another picture alone than among others.
+        """
         for number, seed in enumerate(seeds):
             codes = sample(
                 self.janus,
                 partial(self._run, task, prompt.concepts),
-                both,
-                guidance=scale,
+                branches,
+                weights=weights,
                 generator=torch.Generator().manual_seed(seed),
                 known=known,
                 free=free,
@@ -386,16 +421,35 @@ class JanusBackend:
         first = self._rows([*before, BOI], concepts)
         return torch.cat([first, seen.to(first), self._rows([f"{EOI}\n", *after], concepts)])
 
-    def _request(self, turn: Turn, concepts: Sequence[ConceptTokens], task: Task) -> Tensor:
+    def _request(
+        self,
+        turn: Turn,
+        concepts: Sequence[ConceptTokens],
+        task: Task,
+        source: Source | None = None,
+        detailed: bool = True,
+    ) -> Tensor:
+        """A prompt [P, d] up to BOI. ``detailed`` shows a source's codes, else padding stands in
+        their places."""
         names = [concept.name for concept in concepts]
         said = [*introduced(names, task), " "] if names else []
         start: list[Piece] = [str(self.tokenizer.bos_token), USER]
-        return self._rows([*start, *said, *written(turn, names), ASSISTANT, BOI], concepts)
+        asked: list[Piece] = [*said, *written(turn, names), ASSISTANT, BOI]
+        if source is None:
+            return self._rows([*start, *asked], concepts)
+        first = self._rows([*start, BOI], concepts)
+        codes = self._paint_rows(source.codes) if detailed else self._padding(len(source.codes))
+        parts = [first, source.seen.to(first), self._rows([EOI, BOI], concepts), codes]
+        return torch.cat([*parts, self._rows([EOI, *asked], concepts)])
 
     def _without(self, rows: Tensor) -> Tensor:
         """A prompt of the same length that says nothing: all but BOS and BOI are padding."""
-        pad = torch.tensor(self.tokenizer.pad_token_id, device=rows.device)
-        return torch.cat([rows[:1], self.table(pad).expand(len(rows) - 2, -1), rows[-1:]])
+        return torch.cat([rows[:1], self._padding(len(rows) - 2), rows[-1:]])
+
+    def _padding(self, count: int) -> Tensor:
+        pad = torch.tensor(self.tokenizer.pad_token_id, device=self.table.weight.device)
+        row: Tensor = self.table(pad)
+        return row.expand(count, -1)
 
     def _answer(self, text: str) -> Tensor:
         ids = [*self._ids(f" {text}"), int(cast(int, self.tokenizer.eos_token_id))]
@@ -423,57 +477,3 @@ def _later(on_step: OnStep | None, number: int, pictures_in_all: int) -> OnStep 
     if on_step is None:
         return None
     return lambda done, steps: on_step(number * steps + done, pictures_in_all * steps)
-
-
-def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
-    """A checkpoint in the layout of transformers, from a folder or the hub's cache.
-
-    Raises MissingError where it is not here, UsageError or TaskError where it is no Janus that can
-    do all tasks.
-    """
-    name = model or INFO.default_model
-    device = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, device)
-    folder = loading.locate(name, backend="janus")
-    loading.read_config(folder, types=("janus",), backend="janus")
-    files = loading.tensor_files(folder, backend="janus")
-    for tensor, why in NEEDED_TENSORS.items():
-        loading.require(files, tensor, why=why, backend="janus")
-    return _opened(folder, name, device, kind, loading.fingerprint(folder, files, name))
-
-
-def _opened(
-    folder: Path, name: str, device: str, kind: torch.dtype, fingerprint: str
-) -> JanusBackend:
-    loaded: Any = JanusForConditionalGeneration.from_pretrained(
-        folder,
-        dtype=kind,
-        local_files_only=True,
-        use_safetensors=True,
-        tie_word_embeddings=False,  # the released configuration lacks the key, whose default is yes
-        output_loading_info=True,
-    )
-    janus, report = loaded
-    lost = sorted(str(it) for what in ("missing_keys", "mismatched_keys") for it in report[what])
-    if lost:
-        raise MissingError(
-            f"the weights in {folder} do not fit their configuration: {lost[0]}",
-            hint="op backends fetch janus",
-        )
-    janus.model.vqmodel.float()  # in bfloat16 some codes flip
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    words = tokenizer.get_vocab()
-    unknown = [it for it in NEEDED if it not in words]
-    if unknown or tokenizer.pad_token_id is None:
-        raise MissingError(
-            f"the tokenizer in {folder} has no {unknown[0] if unknown else 'padding token'}",
-            hint="op backends fetch janus",
-        )
-    side = janus.config.vision_config.image_size
-    return JanusBackend(
-        info=replace(INFO, sizes=((side, side),)),
-        model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
-        fingerprint=fingerprint,
-        janus=janus.to(device),
-        tokenizer=tokenizer,
-    )

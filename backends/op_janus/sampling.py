@@ -1,8 +1,8 @@
-"""Painting with Janus: image codes one after another, with and without the prompt at once."""
+"""Painting with Janus: image codes one after another, all branches of guidance at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,21 @@ from omnipersona_cli.backend import OnStep
 Run = Callable[..., Tensor]
 """The language model: (inputs_embeds [B, L, d], cache) -> last hidden states [B, L, d]."""
 
+SOURCE_GUIDANCE = 5.0
+"""How much more the branch counts that sees a source picture without its codes (Janus-4o)."""
+
+
+def guided(guidance: float) -> tuple[float, ...]:
+    """Weights of two branches, with the prompt and without: u + guidance * (c - u)."""
+    return guidance, 1 - guidance
+
+
+def guided_by_source(guidance: float) -> tuple[float, ...]:
+    """Weights of three branches: source and codes, source alone, nothing; the first two make the
+    mean that `guided` calls c, in which the second counts `SOURCE_GUIDANCE` times."""
+    both = 1 + SOURCE_GUIDANCE
+    return guidance / both, guidance * SOURCE_GUIDANCE / both, 1 - guidance
+
 
 @torch.no_grad()
 def sample(
@@ -21,45 +36,57 @@ def sample(
     run: Run,
     prompts: Tensor,
     *,
-    guidance: float,
+    weights: Sequence[float],
     generator: torch.Generator,
     temperature: float = 1.0,
     known: Tensor | None = None,
     free: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Codes [N] of one picture, from rows ``prompts`` [2, P, d]: with the prompt and without.
+    """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
 
-    Logits are u + guidance * (c - u), at temperature 0 the best code, else a draw over the whole
-    codebook as the authors do (Janus, generation_inference). Where ``free`` [N] is false, the code
-    is that of ``known`` [N]: masked regeneration. What is known before the first free code is read
-    at once.
+    Logits are the sum of the branches' by ``weights``, and a branch that counts nothing is not
+    computed. At temperature 0 the best code is taken, else one is drawn from the whole codebook as
+    the authors do (Janus, generation_inference). Where ``free`` [N] is false, the code is that of
+    ``known`` [N]: masked regeneration. What is known before the first free code is read at once.
+
+    The random number of a place in the picture does not depend on the places before it, and none
+    leaves the processor's generator one by one: a device is never waited for.
     """
     sight: Any = model.config.vision_config
     count = sight.num_image_tokens
     cache = DynamicCache(config=model.config.get_text_config())
-    start = 0
-    rows = prompts
+    counts = [number for number, weight in enumerate(weights) if weight]
+    rows, branches = prompts[counts], len(counts)
+    scale = torch.tensor([weights[number] for number in counts], device=rows.device)
+    chance = torch.rand(count, generator=generator).to(rows.device)
+    fixed = [False] * count if known is None or free is None else (~free).tolist()
     codes: list[Tensor] = []
-    if known is not None and free is not None:
-        start = int(free.nonzero()[0])
-        if start:
-            before = model.prepare_embeddings_for_image_generation(known[None, :start])
-            rows = torch.cat([rows, before.expand(2, -1, -1).to(rows.dtype)], dim=1)
-            codes = list(known[:start])
-    for index in range(start, count):
+    if known is not None and fixed[0]:
+        start = fixed.index(False)
+        before = model.prepare_embeddings_for_image_generation(known[None, :start])
+        rows = torch.cat([rows, before.expand(branches, -1, -1).to(rows.dtype)], dim=1)
+        codes = list(known[:start])
+    for index in range(len(codes), count):
         states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)[:, -1]
-        with_prompt, without = model.model.generation_head(states).float()
-        scores = without + guidance * (with_prompt - without)
-        if free is not None and known is not None and not free[index]:
+        if known is not None and fixed[index]:
             code = known[index]
-        elif temperature <= 0:
-            code = scores.argmax()
         else:
-            chances = (scores / temperature).softmax(-1).cpu()
-            code = torch.multinomial(chances, 1, generator=generator)[0].to(rows.device)
+            scores = scale @ model.model.generation_head(states).float()
+            code = (
+                scores.argmax() if temperature <= 0 else drawn(scores / temperature, chance[index])
+            )
         codes.append(code)
-        rows = model.prepare_embeddings_for_image_generation(code.view(1, 1)).expand(2, -1, -1)
+        rows = model.prepare_embeddings_for_image_generation(code.view(1, 1))
+        rows = rows.expand(branches, -1, -1).to(prompts.dtype)
         if on_step:
             on_step(index + 1, count)
     return torch.stack(codes)
+
+
+def drawn(scores: Tensor, chance: Tensor) -> Tensor:
+    """The code at which the running sum of scores' [V] softmax passes ``chance``, in [0, 1)."""
+    sums = scores.softmax(-1).cumsum(-1)
+    return torch.searchsorted(sums, (chance * sums[-1])[None], right=True)[0].clamp(
+        max=len(scores) - 1
+    )

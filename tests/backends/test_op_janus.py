@@ -18,8 +18,9 @@ from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_ten
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import pictures
-from op_janus.backend import JanusBackend, open_backend
-from op_janus.sampling import sample
+from op_janus.backend import JanusBackend
+from op_janus.loading import open_backend
+from op_janus.sampling import guided, sample
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
 
@@ -102,7 +103,7 @@ def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor) -> Tensor:
         janus.janus,
         lambda **inputs: janus._run("generate", (), **inputs),
         rows,
-        guidance=5.0,
+        weights=guided(5.0),
         generator=generator,
         temperature=0.0,
         **more,  # type: ignore[arg-type]

@@ -1,8 +1,10 @@
 """A tiny random Janus, written to disk in the layout of the released checkpoints."""
 
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import (
@@ -37,7 +39,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def write(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+def write(
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 32,
+    layers: int = 2,
+    tower: int = 16,
+    heads: int = 2,
+) -> Path:
     """Saves model, tokenizer and processor with `save_pretrained`."""
     words = tokenizer()
     config = JanusConfig(
@@ -51,9 +61,9 @@ def write(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> 
             "pad_token_id": words.pad_token_id,
         },
         vision_config={
-            "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64,
-            "patch_size": 16, "mlp_ratio": 2.0, "projection_dim": hidden, "depth": 2,
-            "num_image_tokens": 16,
+            "hidden_size": tower, "num_hidden_layers": 1, "num_attention_heads": heads,
+            "image_size": 64, "patch_size": 16, "mlp_ratio": 2.0, "projection_dim": hidden,
+            "depth": 2, "num_image_tokens": 16,
         },
         vq_config={
             "embed_dim": 8, "num_embeddings": 64, "latent_channels": 16, "base_channels": 32,
@@ -85,3 +95,81 @@ def write(folder: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> 
     ).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def write_original(folder: Path, *, hidden: int = 32, layers: int = 2) -> Path:
+    """The same model in the authors' layout, as Janus-4o is released: other names, SigLIP's
+    queries, keys and values in one tensor, a pooling head and a counter that Janus does not use."""
+    write(folder, hidden=hidden, layers=layers, tower=32, heads=16)
+    path = folder / "model.safetensors"
+    tensors = {original_name(key): value for key, value in load_file(path).items()}
+    for name in [it for it in tensors if ".attn.q." in it and "vision_tower" in it]:
+        parts = [tensors.pop(name.replace(".attn.q.", f".attn.{it}.")) for it in "qkv"]
+        tensors[name.replace(".attn.q.", ".attn.qkv.")] = torch.cat(parts)
+    spot = "vision_model.vision_tower.pos_embed"
+    tensors[spot] = tensors[spot][None]
+    tensors["vision_model.vision_tower.attn_pool.latent"] = torch.zeros(1, 1, 32)
+    tensors["gen_vision_model.quantize.codebook_used"] = torch.zeros(8)
+    save_file(tensors, path)
+    config = json.loads((folder / "config.json").read_text())
+    text = config["text_config"]
+    language = {
+        key: text[key]
+        for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    } | {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 1024}
+    aligner = {"cls": "MlpProjector", "params": {"depth": 2, "projector_type": "mlp_gelu"}}
+    original = {
+        "architectures": ["MultiModalityCausalLM"],
+        "model_type": "multi_modality",
+        "aligner_config": aligner,
+        "gen_aligner_config": aligner,
+        "gen_head_config": {"cls": "vision_head", "params": {"image_token_size": 64}},
+        "gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": 64, "n_embed": 8}},
+        "language_config": language | {"model_type": "llama", "torch_dtype": "bfloat16"},
+        "vision_config": {
+            "cls": "CLIPVisionTower",
+            "params": {
+                "image_size": 64, "model_name": "siglip_large_patch16_384",
+                "select_feature": "same", "select_layer": -1,
+            },
+        },
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(original))
+    return folder
+
+
+def original_name(key: str) -> str:
+    """What the authors call one of transformers' tensors; q, k and v of SigLIP still apart."""
+    tower = "vision_model.vision_tower"
+    for new, old in (
+        ("model.vision_model.embeddings.patch_embedding.", f"{tower}.patch_embed.proj."),
+        ("model.vision_model.embeddings.position_embedding.weight", f"{tower}.pos_embed"),
+        ("model.vision_model.post_layernorm.", f"{tower}.norm."),
+        ("model.vision_model.encoder.layers.", f"{tower}.blocks."),
+        ("model.vqmodel.", "gen_vision_model."),
+        ("model.generation_embeddings.", "gen_embed."),
+        ("model.generation_aligner.fc1.", "gen_aligner.layers.0."),
+        ("model.generation_aligner.hidden_layers.0.", "gen_aligner.layers.2."),
+        ("model.generation_head.proj_out.", "gen_head.output_mlp_projector."),
+        ("model.generation_head.", "gen_head."),
+        ("model.aligner.fc1.", "aligner.layers.0."),
+        ("model.aligner.hidden_layers.0.", "aligner.layers.2."),
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+    ):  # fmt: skip
+        if key.startswith(new):
+            key = old + key.removeprefix(new)
+            break
+    if key.startswith("vision_model"):
+        for it in "qkv":
+            key = key.replace(f".self_attn.{it}_proj.", f".attn.{it}.")
+        key = key.replace(".self_attn.projection_layer.", ".attn.proj.")
+        return key.replace(".layer_norm", ".norm")
+    if key.startswith("gen_vision_model"):
+        for new, old in (
+            (".encoder.down.", ".encoder.conv_blocks."), (".decoder.up.", ".decoder.conv_blocks."),
+            (".block.", ".res."), (".mid.block_1.", ".mid.0."), (".mid.attn_1.", ".mid.1."),
+            (".mid.block_2.", ".mid.2."),
+        ):  # fmt: skip
+            key = key.replace(new, old)
+    return key
