@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
 from omnipersona_cli.concepts.facts import Fact, new_fact
 from omnipersona_cli.concepts.library import Library
@@ -140,7 +141,6 @@ def facts(name: str, change: str | None, text: str | None, as_json: bool) -> Non
 )
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--name", help="Keep it under another name.")
-@click.option("--force", is_flag=True, help="Replace a concept of that name.")
 @click.option(
     "--from",
     "source",
@@ -154,11 +154,12 @@ def facts(name: str, change: str | None, text: str | None, as_json: bool) -> Non
     metavar="N",
     help="Of several saved states, which one.  [default: the latest]",
 )
-@options.as_json
+@click.option("--force", is_flag=True, help="Replace a concept of that name.")
 @options.model
 @options.device
 @options.dtype
 @options.offline
+@options.as_json
 @options.talk
 def import_concept(
     file: Path,
@@ -185,12 +186,12 @@ def import_concept(
     library = Library()
     if str(file) == "-":
         path = library.add_bytes(_read_stdin(), name, force=force)
-    else:
     elif file.is_dir():
         raise PackError(
             f"{file} is a folder",
             hint="name an .opconcept file, or the program that saved it: --from unictokens",
         )
+    else:
         path = library.add_file(file, name, force=force)
     kept = read_header(path)
     output.note(f"<{kept.name}> is in the library")
@@ -293,7 +294,6 @@ def verify(file: Path, as_json: bool) -> None:
         )
 
 
-def _list(as_json: bool) -> None:
 def _import_foreign(
     path: Path,
     source: str,
@@ -329,6 +329,7 @@ def _import_foreign(
         output.answer(taken.path)
 
 
+def _list(as_json: bool) -> None:
     library = Library()
     headers: list[PackHeader] = []
     broken: list[PersonaError] = []
@@ -458,7 +459,12 @@ def _answer_slot(header: PackHeader, name: str) -> None:
     counts = [f"{slot.tensors[key].shape[0]} {key}" for key in ("id", "und", "gen")]
     output.answer(f"learned on {name}")
     found = header.evals.get(name)
-    scores = found if isinstance(found, dict) else {}
+    scores = dict(found) if isinstance(found, dict) else {}
+    card = scores.pop("card", None)
+    if isinstance(card, dict):
+        for line in card_lines(card):
+            output.answer(f"  {line}")
+        scores = {}  # all of them are on the card
     first = [key for key in ("verdict", "threshold") if key in scores]
     _answer_rows(
         [

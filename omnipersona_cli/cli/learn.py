@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog="\b\nExamples:\n  op learn photos/ --name bo\n"
     '  op learn photos/ --name bo --kind dog --fact "<bo>\'s toy is a red ball"\n'
-    "  op learn photos/ --name bo --resume"
+    "  op learn photos/ --name bo --resume  |  op learn photos/ --name bo --report bo.html"
 )
 @click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--name", required=True, metavar="NAME", help="What to call it: bo, or <bo>.")
@@ -71,6 +71,20 @@ if TYPE_CHECKING:
     help="Paint a picture there at every check, at a fixed seed.",
 )
 @click.option(
+    "--samples",
+    type=int,
+    default=4,
+    show_default=True,
+    help="Pictures painted for the report card, 0 to 4.",
+)
+@click.option(
+    "--report",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the report card as an HTML page, with your photos in it.",
+)
+@click.option(
     "-o",
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -78,7 +92,7 @@ if TYPE_CHECKING:
     help="Write the pack there instead of into the library.",
 )
 @click.option("--resume", is_flag=True, help="Continue where Ctrl-C or a crash left off.")
-@click.option("--force", is_flag=True, help="Replace a concept of that name.")
+@click.option("--force", is_flag=True, help="Replace a concept of that name, and files.")
 @click.option("--dry-run", is_flag=True, help="Say what would be learned from, and stop.")
 @options.as_json
 @options.talk
@@ -104,6 +118,8 @@ def command(
     experts: Any,
     seed: int | None,
     previews: Path | None,
+    samples: int,
+    page: Path | None,
     out: Path | None,
     resume: bool,
     force: bool,
@@ -114,7 +130,8 @@ def command(
 
     The model stays as it is; what is learned is one small file, the pack. Ctrl-C leaves the
     library as it was, and --resume goes on from there. Facts may also lie beside the photos, in
-    facts.yaml. The pack's path is printed on stdout.
+    facts.yaml. The pack's path is printed on stdout, the report card on stderr; --report writes it
+    as a page, the only file that shows the photos.
     """
     from omnipersona_cli import engine
     from omnipersona_cli.concepts.mentions import check_name
@@ -131,6 +148,7 @@ def command(
         understand_tokens=understand_tokens,
         generate_tokens=generate_tokens,
         lambdas=(lambda_image, lambda_edit),
+        samples=samples,
     )
     facts = list(stated)
     class_word = kind
@@ -168,7 +186,9 @@ def command(
             lambda_edit=lambda_edit,
             experts=experts,
             resume=resume,
+            samples=samples,
             previews=previews,
+            page=page,
             out=out,
             force=force,
             on_progress=on_progress,
@@ -178,32 +198,24 @@ def command(
     else:
         output.answer(learned.path)
     show_report(learned, in_library=out is None)
+    if page is not None:
+        output.note(f"the report card with the photos in it: {page}")
 
 
 def show_report(learned: Learned, *, in_library: bool) -> None:
     """The report card, on stderr: what was reached, plainly, and what to try now."""
+    from omnipersona_cli.concepts.card import card_lines
+
     report, name = learned.report, learned.pack.name
-    figures = report.calibration
     output.note(
         f"learned <{name}> from {report.photos} photos in {learned.seconds:.0f} s "
-        f"on {learned.backend}, seed {learned.seed}"
+        f"on {learned.backend}, seed {learned.seed}; best at step {report.best_step} of "
+        f"{report.steps}"
     )
-    if figures.positives and figures.negatives:
-        where = "held-out" if figures.held_out else "its own"
-        output.note(
-            f"recognition {figures.balanced_accuracy:.2f}, AUROC {figures.auroc:.2f} on "
-            f"{figures.positives} {where} photos and {figures.negatives} others; "
-            f"threshold {figures.threshold:.2f}; best at step {report.best_step} of {report.steps}"
-        )
-        if not figures.held_out:
-            output.warn("no photo was held out, so these figures flatter; give 5 to 10 photos")
-    else:
-        output.warn("recognition could not be measured: there was nothing to compare with")
-    if figures.weak:
-        output.warn(
-            f"<{name}> was learned weakly: more and sharper photos, --negatives DIR "
-            "or more --steps help"
-        )
+    for line in card_lines(report.card.to_dict(named=True)):
+        output.note(line)
+    if report.card.verdict == "weak":
+        output.warn(f"<{name}> was learned weakly; the lines above say what may help")
     if not in_library:
         output.note(f"now try:  op concepts import {learned.path}")
         return

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ Remarks = dict[str, list[str]]
 class Photo:
     """One photo. ``image`` is RGB; ``box`` (left, top, right, bottom) and ``mask`` (mode L, white =
     subject, same size) say where the subject is, where that is known; ``blur`` runs from 0 (sharp)
-    to 1; ``caption`` is what the text file beside it says."""
+    to 1; ``caption`` is what the text file beside it says; ``varied`` marks a copy that stands in
+    for one more photo."""
 
     image: Image.Image
     name: str
@@ -53,6 +55,7 @@ class Photo:
     blur: float = 0.0
     caption: str = ""
     held_out: bool = False
+    varied: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +118,10 @@ def open_album(
             "copies stand in for more and nothing is held out; expect a weak result, 5 to 10 "
             "photos are better"
         )
-        photos = [copy for photo in photos for copy in (photo, *_varied(photo))]
+        copies = {
+            photo.name: [replace(it, varied=True) for it in _varied(photo)] for photo in photos
+        }
+        photos = [copy for photo in photos for copy in (photo, *copies[photo.name])]
     return Album(
         photos=tuple(photos),
         notes=(*notes, *(f"{_list(names)}: {what}" for what, names in remarks.items())),
@@ -145,6 +151,29 @@ def blur_of(image: Image.Image) -> float:
     small.thumbnail((512, 512), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float32)
     return max(_kept_by_blur(grey), _kept_by_blur(grey.T))
+
+
+def flaw_of(image: Image.Image, blur: float) -> Literal["tiny", "blurred", ""]:
+    """Why little can be learned from a picture; empty where nothing is wrong with it."""
+    if min(image.size) < _TINY:
+        return "tiny"
+    return "blurred" if blur > _BLURRED else ""
+
+
+def thumbnail_of(image: Image.Image) -> NDArray[np.int16]:
+    """[16, 16, 3]: what pictures are compared by."""
+    small = image.convert("RGB").resize((16, 16), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.int16)
+
+
+def same_picture(one: NDArray[np.int16], other: NDArray[np.int16]) -> bool:
+    """True where two thumbnails are of the same picture.
+
+    A copy that was saved again or scaled differs a little everywhere; another pose of the same
+    subject, or another scene, differs a lot somewhere. So both the mean and the maximum count.
+    """
+    difference = np.abs(one - other)
+    return bool(difference.mean() < 6 and difference.max() < 45)
 
 
 def _kept_by_blur(grey: NDArray[np.float32]) -> float:
@@ -227,22 +256,15 @@ def _judged(
 ) -> tuple[Photo | None, str]:
     """The photo, unless it is blank or was seen before; and what is to be said about it."""
     image = decoded.image
-    thumbnail = np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
+    thumbnail = thumbnail_of(image)
     if np.ptp(thumbnail, axis=(0, 1)).max() < 6:
         return None, "blank, skipped"
-    # A copy that was saved again or scaled differs a little everywhere; another pose of the same
-    # subject, or another scene, differs a lot somewhere. So both the mean and the maximum count.
-    for other in seen:
-        difference = np.abs(thumbnail - other)
-        if difference.mean() < 6 and difference.max() < 45:
-            return None, _SAME
+    if any(same_picture(thumbnail, other) for other in seen):
+        return None, _SAME
     seen.append(thumbnail)
     blur = blur_of(image)
-    remark = ""
-    if min(image.size) < _TINY:
-        remark = "tiny, little can be learned from it"
-    elif blur > _BLURRED:
-        remark = "blurred, little can be learned from it"
+    flaw = flaw_of(image, blur)
+    remark = f"{flaw}, little can be learned from it" if flaw else ""
     mask = decoded.cutout
     return Photo(
         image=image,

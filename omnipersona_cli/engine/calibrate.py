@@ -26,6 +26,9 @@ QUESTIONS = ("is <{name}> here?", "do you see <{name}>?", "is <{name}> in this p
 UNSURE = 0.47
 """Between this probability and one minus it, the answer is "not sure"."""
 
+BINS = 5
+"""Bins of the calibration error: few, because few pictures are held out."""
+
 WEAK_ACCURACY = 0.75
 """A held-out balanced accuracy below this is called weak in the report."""
 
@@ -153,6 +156,66 @@ def auroc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """The chance that a positive scores above a negative; ties count half."""
     wins = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
     return wins / (len(positives) * len(negatives))
+
+
+def left_out(
+    positives: Sequence[Sequence[float]], negatives: Sequence[float]
+) -> list[tuple[float, bool]]:
+    """(p(yes), is it the concept?) of every score, by a calibration that never saw its picture.
+
+    ``positives`` are grouped by photo (a photo and its mirror image leave together). Empty where a
+    side has fewer than two pictures: without one of them there is nothing to calibrate on.
+    """
+    if len(positives) < 2 or len(negatives) < 2:
+        return []
+    found = []
+    for index, group in enumerate(positives):
+        rest = [it for other in (*positives[:index], *positives[index + 1 :]) for it in other]
+        calibration = calibrate(rest, negatives)
+        found += [(calibration.probability(score), True) for score in group]
+    whole = [score for group in positives for score in group]
+    for index, score in enumerate(negatives):
+        calibration = calibrate(whole, [*negatives[:index], *negatives[index + 1 :]])
+        found.append((calibration.probability(score), False))
+    return found
+
+
+def calibration_error(said: Sequence[tuple[float, bool]]) -> float | None:
+    """Expected calibration error of (p(yes), truth) pairs, in `BINS` bins; None without pairs of
+    both sides. Both sides weigh the same, as they do where the temperature is fitted."""
+    count = sum(there for _, there in said)
+    if not 0 < count < len(said):
+        return None
+    bins: dict[int, list[tuple[float, float, bool]]] = {}
+    for probability, there in said:
+        weight = 0.5 / (count if there else len(said) - count)
+        place = min(int(probability * BINS), BINS - 1)
+        bins.setdefault(place, []).append((weight, probability, there))
+    return sum(
+        abs(sum(weight * (there - probability) for weight, probability, there in mine))
+        for mine in bins.values()
+    )
+
+
+def recall_interval(hits: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval (1927) of the share ``hits / count``, honest where all are hit too."""
+    share, z = hits / count, 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = math.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2) * z
+    half /= 1 + z * z / count
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def balanced_interval(yes: tuple[float, int], no: tuple[float, int]) -> tuple[float, float]:
+    """The 95 % interval of balanced accuracy from (hits, pictures) of each side: the intervals of
+    both recalls put together as in Zou and Donner (2008)."""
+    below = above = middle = 0.0
+    for hits, count in (yes, no):
+        low, high = recall_interval(hits, count)
+        middle += 0.5 * hits / count
+        below += (hits / count - low) ** 2
+        above += (high - hits / count) ** 2
+    return max(0.0, middle - 0.5 * math.sqrt(below)), min(1.0, middle + 0.5 * math.sqrt(above))
 
 
 def _fit_temperature(

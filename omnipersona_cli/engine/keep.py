@@ -18,6 +18,7 @@ from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.engine.calibrate import Calibration
+from omnipersona_cli.engine.card import Card
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Check, Optimised, Settings
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
@@ -29,10 +30,12 @@ PACK_ROOM = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How well it was learned. ``calibration`` is on held-out pictures where it says so;
-    ``checks`` is the held-out curve, ``losses`` are the last step's."""
+    """How well it was learned. ``calibration`` is on held-out pictures where it says so; ``card``
+    has the figures, the verdict and advice; ``checks`` is the held-out curve, ``losses`` are the
+    last step's."""
 
     calibration: Calibration
+    card: Card
     checks: tuple[Check, ...]
     losses: Mapping[str, float]
     best_step: int
@@ -45,6 +48,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {
+            "card": self.card.to_dict(named=True),
             "calibration": self.calibration.to_dict(),
             "weak": self.calibration.weak,
             "checks": [vars(check) for check in self.checks],
@@ -123,7 +127,7 @@ def packed(
     optimised: Optimised,
     material: Material,
     settings: Settings,
-    card: Report,
+    report: Report,
     before: Pack | None,
 ) -> Pack:
     """The pack: a new one, or ``before`` with one slot more."""
@@ -147,12 +151,13 @@ def packed(
     }
     made = without_folders(to_slot(tokens, backend, about))
     figures = {
-        "threshold": card.calibration.threshold,
-        "recognition": card.calibration.balanced_accuracy,
-        "auroc": card.calibration.auroc,
-        "verdict": "weak" if card.calibration.weak else "good",
-        "calibration": card.calibration.to_dict(),
-        "losses": {key: round(value, 6) for key, value in card.losses.items()},
+        "threshold": report.calibration.threshold,
+        "recognition": report.calibration.balanced_accuracy,
+        "auroc": report.calibration.auroc,
+        "verdict": report.card.verdict,
+        "calibration": report.calibration.to_dict(),
+        "card": report.card.to_dict(named=False),
+        "losses": {key: round(value, 6) for key, value in report.losses.items()},
     }
     facts: tuple[Fact, ...] = material.facts
     if before is not None:
@@ -175,18 +180,13 @@ def packed(
         provenance={
             "photos": len(material.album.photos),
             "held_out": len(material.album.held_out),
-            "negatives": card.negatives,
+            "negatives": report.negatives,
             "digest": material.photo_digest(),
         },
         date=datetime.now(UTC).date().isoformat(),
     )
 
 
-def check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
-    """What was read back is what was learned, to the bit."""
-    kept = named_tensors(from_slot(pack, backend))
-    for key, value in named_tensors(tokens).items():
-        if not torch.equal(kept[key], value.cpu()):
 def without_folders(slot: Slot) -> Slot:
     """``slot`` with its base as a name where that is a folder of this machine."""
     base = str(slot.about["base"])
@@ -195,6 +195,11 @@ def without_folders(slot: Slot) -> Slot:
     return slot
 
 
+def check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
+    """What was read back is what was learned, to the bit."""
+    kept = named_tensors(from_slot(pack, backend))
+    for key, value in named_tensors(tokens).items():
+        if not torch.equal(kept[key], value.cpu()):
             raise ResourceError(
                 f"the pack of <{pack.name}> was not kept as it was written",
                 hint="is the disk full? `df -h`, then add --resume",

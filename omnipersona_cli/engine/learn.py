@@ -10,29 +10,28 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 import torch
-from PIL import ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prepared, Prompt
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prepared
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import check_name, to_turn
+from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.data.lessons import EditTriplet
-from omnipersona_cli.engine.calibrate import Calibration, calibrate, recognition_score
 from omnipersona_cli.engine.checkpoint import (
     forget_run,
     read_checkpoint,
     run_folder,
     write_checkpoint,
 )
+from omnipersona_cli.engine.examine import PLACES, examine
 from omnipersona_cli.engine.gen import tell
 from omnipersona_cli.engine.keep import (
     Report,
@@ -46,12 +45,13 @@ from omnipersona_cli.engine.material import Material, captioned, gather
 from omnipersona_cli.engine.optimise import (
     HELD_OUT_LESSONS,
     PROBES,
-    Check,
     HeldOut,
     Settings,
     group_of,
     optimise,
 )
+from omnipersona_cli.engine.page import Story, check_page, write_page
+from omnipersona_cli.engine.previews import Previews
 from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors
 from omnipersona_cli.engine.tokens import (
     copy_of,
@@ -59,7 +59,7 @@ from omnipersona_cli.engine.tokens import (
     named_tensors,
     slot_name,
 )
-from omnipersona_cli.errors import PersonaError, ResourceError, TaskError, UsageError
+from omnipersona_cli.errors import PersonaError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Progress
 
 Experts = Literal["none", "lora"]
@@ -67,10 +67,8 @@ Experts = Literal["none", "lora"]
 MOST_TOKENS = 256
 """The most tokens of each part."""
 
-CALIBRATION_NEGATIVES = 24
-"""The most held-out negatives that are scored for the threshold."""
-
-PREVIEW_PROMPT = "a picture of <{name}>"
+SAMPLES = 4
+"""How many pictures are painted for the report card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +177,9 @@ def learn(
     experts: Experts = "none",
     seed: int = 0,
     resume: bool = False,
+    samples: int = SAMPLES,
     previews: Path | None = None,
+    page: Path | None = None,
     library: Library | None = None,
     out: Path | None = None,
     force: bool = False,
@@ -191,7 +191,9 @@ def learn(
     ``out`` writes the pack there instead of into the library. ``force`` replaces a concept of that
     name; without it, the same photos on another backend add a slot to the pack that is there, and
     everything else is refused before any work is done. ``resume`` takes up an interrupted run of
-    the same inputs. ``previews`` is a folder for pictures painted at a fixed seed as it learns.
+    the same inputs. ``samples`` pictures are painted for the report card. ``previews`` is a folder
+    for pictures painted at a fixed seed as it learns. ``page`` is an HTML file for the report card
+    with the photos in it; ``force`` replaces that too.
 
     On KeyboardInterrupt a checkpoint is left and nothing else. Raises PhotoError, UsageError,
     PersonaError for a name that is taken, ResourceError for a disk or memory that is full.
@@ -207,10 +209,14 @@ def learn(
         understand_tokens=understand_tokens,
         generate_tokens=generate_tokens,
         lambdas=(lambda_image, lambda_edit),
+        samples=samples,
     )
     if out is not None and out.exists() and not force:
         raise PersonaError(f"{out} is already there", hint="name another file, or add --force")
     check_place(library.folder if out is None else out.parent)
+    if page is not None:
+        check_page(page, force=force)
+        check_place(page.parent)
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     report(Progress(phase="reading photos"))
     material = gather(
@@ -258,6 +264,7 @@ def learn(
         if resumed is None:
             forget_run(folder)
         groups, held_out = _prepared(backend, material, report)
+        drawn = Previews(backend, folder=previews, keep=page is not None, report=report)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             optimised = optimise(
@@ -268,14 +275,22 @@ def learn(
                 settings,
                 resumed=resumed,
                 save=lambda checkpoint: write_checkpoint(checkpoint, folder),
-                on_check=None if previews is None else _previewer(backend, previews, report),
-                on_progress=report,
+                on_check=drawn.on_check,
+                on_progress=drawn.on_progress,
             )
         report(Progress(phase="checking"))
-        calibration = _calibrated(backend, optimised.tokens, material)
         check_learned(backend, start, optimised.tokens, material)
-    card = Report(
-        calibration=calibration,
+        found = examine(
+            backend,
+            optimised.tokens,
+            material,
+            samples=samples,
+            rising=optimised.best_step == settings.steps,
+            report=report,
+        )
+    figures = Report(
+        calibration=found.calibration,
+        card=found.card,
         checks=optimised.checks,
         losses=optimised.losses,
         best_step=optimised.best_step,
@@ -285,7 +300,7 @@ def learn(
         negatives=material.learned_negatives + len(material.negatives),
         lessons=_counts(material.lessons),
     )
-    pack = packed(backend, optimised, material, settings, card, before)
+    pack = packed(backend, optimised, material, settings, figures, before)
     large = bool(optimised.tokens.extra)
     if out is None:
         path = library.save(pack, force=force or before is not None, large=large)
@@ -295,10 +310,26 @@ def learn(
     pack = read_pack(path, norm_limit={slot_name(backend): backend.norm_limit})
     check_kept(pack, backend, optimised.tokens)
     forget_run(folder)
+    if page is not None:
+        story = Story(
+            name=name,
+            class_word=material.class_word,
+            facts=tuple(texts),
+            backend=info.name,
+            seed=seed,
+            report=figures,
+            photos=material.album.photos,
+            samples=found.samples,
+            drawn=tuple(drawn.kept),
+            losses=tuple(drawn.losses),
+            resumed_from=resumed.step if resumed else 0,
+            notes=tuple(notes),
+        )
+        write_page(story, page)
     return Learned(
         pack=pack,
         path=path,
-        report=card,
+        report=figures,
         seconds=time.monotonic() - began,
         seed=seed,
         backend=info.name,
@@ -315,6 +346,7 @@ def check_numbers(
     understand_tokens: int = 16,
     generate_tokens: int = 16,
     lambdas: Sequence[float] = (),
+    samples: int = SAMPLES,
 ) -> None:
     """UsageError for numbers with which nothing can be learned."""
     if steps is not None and steps < 1:
@@ -330,6 +362,10 @@ def check_numbers(
         )
     if not all(0 <= weight <= 100 for weight in lambdas):
         raise UsageError("a weight of a loss lies between 0 and 100", hint="1.0 is the default")
+    if not 0 <= samples <= len(PLACES):
+        raise UsageError(
+            f"{samples} samples cannot be painted", hint=f"--samples takes 0 to {len(PLACES)}"
+        )
 
 
 def _start(
@@ -407,45 +443,6 @@ def _spread(lessons: Sequence[Lesson], salt: str) -> list[Lesson]:
         return list(lessons)
     order = sorted(random.Random(salt).sample(range(len(lessons)), HELD_OUT_LESSONS))
     return [lessons[index] for index in order]
-
-
-def _previewer(
-    backend: Backend, folder: Path, report: OnProgress
-) -> Callable[[ConceptTokens, Check], None]:
-    """Paints one picture at a fixed seed at every check and saves it by its step."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResourceError(f"{folder} cannot be made", hint="choose another --previews") from error
-
-    def preview(tokens: ConceptTokens, check: Check) -> None:
-        turn = to_turn(PREVIEW_PROMPT.format(name=tokens.name))
-        prompt = Prompt(turns=(turn,), concepts=(copy_of(tokens),))
-        with torch.no_grad():
-            image = next(
-                iter(backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(0,)))
-            )
-        try:
-            image.save(folder / f"step-{check.step:05d}.png")
-        except OSError as error:
-            raise ResourceError(
-                f"{folder} cannot be written", hint="choose another --previews"
-            ) from error
-        report(Progress(phase="learning", step=check.step, images=(image,)))
-
-    return preview if "generate" in backend.info.tasks else lambda tokens, check: None
-
-
-def _calibrated(backend: Backend, tokens: ConceptTokens, material: Material) -> Calibration:
-    if "understand" not in backend.info.tasks:
-        return calibrate((), ())
-    seen = [*material.positives, *map(ImageOps.mirror, material.positives)]  # few are held out
-    positives = [recognition_score(backend, tokens, image) for image in seen]
-    negatives = [
-        recognition_score(backend, tokens, image)
-        for image in material.negatives[:CALIBRATION_NEGATIVES]
-    ]
-    return calibrate(positives, negatives, held_out=material.positives_held_out)
 
 
 def _key(material: Material, backend: Backend, settings: Settings, start: ConceptTokens) -> str:

@@ -23,6 +23,27 @@ def test_json_is_one_object_with_stable_keys(sketch, op):
     }  # fmt: skip
 
 
+def test_the_card_is_told_kept_and_shown(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--steps", "20", "--json")
+    card = json.loads(done.stdout)["report"]["card"]
+    assert f"report card: {card['verdict']}" in done.stderr
+    for figure in ("recognition", "identity", "difference", "memorised"):
+        assert isinstance(card[figure], dict) and f"  {figure}" in done.stderr
+    shown = op("concepts", "show", "bo").stdout
+    assert f"report card: {card['verdict']}" in shown and "ECE" in shown
+    told = json.loads(op("concepts", "show", "bo", "--json").stdout)["eval"]["sketch"]["card"]
+    assert told["identity"] == card["identity"]
+
+
+def test_a_page_is_written_where_it_is_asked_for(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--steps", "2", "--report", "bo.html")
+    assert done.exit_code == 0, done.stderr
+    assert "bo.html" in done.stderr and "bo.html" not in done.stdout
+    assert (sketch.work / "bo.html").read_text().startswith("<!doctype html>")
+    again = op("learn", "photos", "--name", "mam", "--steps", "2", "--report", "bo.html")
+    assert again.exit_code == 1 and "--force" in again.stderr and Library().names() == ("bo",)
+
+
 def test_a_dry_run_tells_and_learns_nothing(sketch, op):
     done = op("learn", "photos", "--name", "bo", "--kind", "disc", "--dry-run")
     assert done.exit_code == 0 and "5, 2 of them held out" in done.stdout
@@ -48,6 +69,7 @@ def test_a_taken_name_needs_force(disc, op):
     [
         (["photos", "--name", "not a name"], 2),
         (["photos", "--name", "bo", "--steps", "0"], 2),
+        (["photos", "--name", "bo", "--samples", "9"], 2),
         (["photos", "--name", "bo", "--fact", " "], 2),
         (["photos", "--name", "bo", "-b", "skatch"], 3),
         (["nowhere", "--name", "bo"], 1),

@@ -6,9 +6,13 @@ from omnipersona_cli.engine.calibrate import (
     UNCALIBRATED,
     UNSURE,
     auroc,
+    balanced_interval,
     best_threshold,
     calibrate,
+    calibration_error,
     from_dict,
+    left_out,
+    recall_interval,
 )
 
 
@@ -55,3 +59,25 @@ def test_without_one_side_nothing_is_calibrated():
 def test_a_calibration_survives_the_header():
     calibration = calibrate([4.0, 5.0], [-4.0])
     assert from_dict(calibration.to_dict()) == calibration
+
+
+def test_a_calibration_is_judged_on_pictures_that_it_was_not_set_on():
+    said = left_out([[4.0, 4.2], [5.0, 5.1], [-6.0, -6.1]], [-4.0, -5.0, -6.0])
+    assert [there for _, there in said] == [True] * 6 + [False] * 3
+    assert said[4][0] < 0.2, "the odd photo out was not there to lower the threshold"
+    assert left_out([[4.0]], [-4.0, -5.0]) == []
+
+
+def test_calibration_error_is_the_gap_between_said_and_true():
+    assert math.isclose(calibration_error([(0.9, True), (0.1, False)]), 0.1)
+    assert calibration_error([(0.0, True), (1.0, False), (1.0, False)]) == 1.0
+    assert calibration_error([(0.9, True)]) is None
+
+
+def test_a_perfect_score_on_few_pictures_keeps_a_wide_interval():
+    low, high = recall_interval(3, 3)
+    assert high == 1.0 and math.isclose(low, 0.4385, abs_tol=1e-3)
+    few, many = balanced_interval((3, 3), (14, 14)), balanced_interval((300, 300), (1400, 1400))
+    assert few[1] == many[1] == 1.0 and few[0] < 0.75 < 0.98 < many[0]
+    low, high = balanced_interval((2, 4), (3, 4))
+    assert low < 0.625 < high

@@ -1,0 +1,101 @@
+"""The report card in a pack's header, in words.
+
+`omnipersona_cli.engine.card` writes it into ``op.eval`` under "card". It may be a stranger's: a
+figure that is not there, or not of the expected type, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+VERDICTS = ("good", "fair", "weak")
+ADVICE_COUNT = 12
+ADVICE_LENGTH = 300
+"""The most that is shown of advice, which is a stranger's text in a stranger's pack."""
+
+
+def figures_in(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The figures: (what, how much)."""
+    rows = []
+    for key, tell in _FIGURES.items():
+        values = card.get(key)
+        if isinstance(values, Mapping):
+            try:
+                words = tell(values, card)
+            except (KeyError, TypeError, ValueError):
+                continue
+            if words:
+                rows.append((key, words))
+    return rows
+
+
+def advice_in(card: Mapping[str, Any]) -> list[str]:
+    """The advice, one sentence each."""
+    said = card.get("advice")
+    lines = said if isinstance(said, list) else []
+    return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
+
+
+def verdict_in(card: Mapping[str, Any]) -> str:
+    """ "good", "fair" or "weak"; empty where the card does not say."""
+    verdict = card.get("verdict")
+    return verdict if isinstance(verdict, str) and verdict in VERDICTS else ""
+
+
+def _recognition(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    error = it["calibration_error"]
+    calibrated = "" if error is None else f", ECE {error:.2f}"
+    whose = "held-out photos" if it["held_out"] else "photos that were learned from"
+    return (
+        f"{it['accuracy']:.2f} ({it['low']:.2f} to {it['high']:.2f}) on {it['photos']:d} {whose} "
+        f"and {it['others']:d} others; AUROC {it['auroc']:.2f}, threshold {it['threshold']:.2f}"
+        f"{calibrated}"
+    )
+
+
+def _identity(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    return (
+        f"samples are {it['share']:.2f} of the way from others to photos "
+        f"({it['others']:.2f}, {it['samples']:.2f}, {it['photos']:.2f}); "
+        f"{it['recognised']:d} of {card['samples']:d} are recognised"
+    )
+
+
+def _following(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    return f"{it['right']:d} of {it['asked']:d} samples are in the place that was asked for"
+
+
+def _difference(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    said = [] if it["answer"] is None else [f"answers by {it['answer']:.2f} nats"]
+    said += [] if it["picture"] is None else [f"pictures by {100 * it['picture']:.1f} %"]
+    return f"it changes {' and '.join(said)}" if said else ""
+
+
+def _memorised(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    photo = it.get("name") or f"photo {it['photo']:d}"
+    return (
+        f"{it['copies']:d} of {card['samples']:d} samples copy a photo; "
+        f"the nearest is {it['nearest']:.2f} like {photo}"
+    )
+
+
+def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
+    """The card as lines for a terminal, the verdict first."""
+    if verdict := verdict_in(card):
+        yield f"report card: {verdict}"
+    rows = figures_in(card)
+    width = max((len(key) for key, _ in rows), default=0)
+    for key, words in rows:
+        yield f"  {key:<{width}}  {words}"
+    for line in advice_in(card):
+        yield f"  - {line}"
+
+
+_FIGURES = {
+    "recognition": _recognition,
+    "identity": _identity,
+    "following": _following,
+    "difference": _difference,
+    "memorised": _memorised,
+}

@@ -1,0 +1,332 @@
+"""Examine a concept that was just learned: what its report card says, measured.
+
+The backbone is its own examiner; no judge has a say. Recognition is measured on photos and
+negatives that learning never saw, identity in the backbone's own features, places by what it sees
+in its own samples. A stranger's judgement is what `op bench` is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ImageOps
+from PIL.Image import Image
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Turn
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.data.photos import Photo, flaw_of, same_picture, thumbnail_of
+from omnipersona_cli.engine.calibrate import (
+    Calibration,
+    balanced_interval,
+    calibrate,
+    calibration_error,
+    left_out,
+    recognition_score,
+)
+from omnipersona_cli.engine.card import (
+    Card,
+    Difference,
+    Following,
+    HardPhoto,
+    Identity,
+    Memorised,
+    Reason,
+    Recognition,
+)
+from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.request import OnProgress
+from omnipersona_cli.hookspecs import Progress
+
+PLACES = ("at the beach", "in the forest", "in the snow", "in the city")
+"""Where samples are painted: sample i at seed i."""
+
+PLACE_QUESTION = "where is it?"
+
+CALIBRATION_NEGATIVES = 24
+"""The most held-out negatives that are scored for the threshold."""
+
+MOST_LEARNED = 32
+"""The most photos that are asked about again after they were learned from."""
+
+FEATURES = 16
+"""How many centres of a picture's features are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examined:
+    """What the examination found: how to read yes/no scores, the card, the samples painted."""
+
+    calibration: Calibration
+    card: Card
+    samples: tuple[Image, ...]
+
+
+@torch.no_grad()
+def examine(
+    backend: Backend,
+    tokens: ConceptTokens,
+    material: Material,
+    *,
+    samples: int,
+    rising: bool,
+    report: OnProgress,
+) -> Examined:
+    """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
+    them, and for tasks that the backend does not do, the figures that need them stay None."""
+    positives = [_both(backend, tokens, image) for image in material.positives]
+    negatives = [_score(backend, tokens, image) for image in _others(material)]
+    scores = [score for pair in positives for score in pair]
+    understands = "understand" in backend.info.tasks
+    calibration = (
+        calibrate(scores, negatives, held_out=material.positives_held_out)
+        if understands
+        else calibrate((), ())
+    )
+    painted = tuple(_samples(backend, tokens, samples, report))
+    recognition = None
+    hard = list(_flawed(material))
+    if calibration.positives:
+        groups = _by_photo(material, positives)
+        recognition = _recognition(calibration, groups, negatives)
+        hard += _not_recognised(backend, tokens, material, calibration, groups)
+    card = Card(
+        recognition=recognition,
+        identity=_identity(backend, tokens, material, calibration, painted),
+        following=_following(backend, painted) if understands else None,
+        difference=_difference(backend, tokens, material, painted),
+        memorised=_memorised(backend, material, painted),
+        hard=tuple(sorted(hard, key=lambda it: (it.reason, it.photo))),
+        samples=len(painted),
+        held_out=material.positives_held_out,
+        rising=rising,
+    )
+    return Examined(calibration=calibration, card=card, samples=painted)
+
+
+def features_of(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
+    """[n, d]: what the backbone itself sees in each picture, on average.
+
+    New tokens start from the backbone's features of the photos that they are given; those of one
+    picture alone are its features.
+    """
+    rows = []
+    for image in images:
+        seen = backend.new_tokens("it", understand=FEATURES, generate=1, photos=[image], seed=0)
+        rows.append(seen.und.detach().float().mean(0).cpu().numpy())
+    return np.stack(rows)
+
+
+def numbered(photos: Sequence[Photo]) -> list[tuple[int, Photo]]:
+    """The photos with their numbers, from 1 in the order of file names; a varied copy has the
+    number of its photo."""
+    count, found = 0, []
+    for photo in photos:
+        count += not photo.varied
+        found.append((count, photo))
+    return found
+
+
+def _both(backend: Backend, tokens: ConceptTokens, image: Image) -> tuple[float, float]:
+    """The scores of a photo and of its mirror image: few photos are held out."""
+    return _score(backend, tokens, image), _score(backend, tokens, ImageOps.mirror(image))
+
+
+def _score(backend: Backend, tokens: ConceptTokens, image: Image) -> float:
+    if "understand" not in backend.info.tasks:
+        return 0.0
+    return recognition_score(backend, tokens, image)
+
+
+def _others(material: Material) -> Sequence[Image]:
+    return material.negatives[:CALIBRATION_NEGATIVES]
+
+
+def _examined_photos(material: Material) -> list[tuple[int, Photo]]:
+    """The photos behind ``material.positives``, in their order."""
+    return [
+        (number, photo)
+        for number, photo in numbered(material.album.photos)
+        if photo.held_out == material.positives_held_out
+    ]
+
+
+def _by_photo(
+    material: Material, positives: Sequence[tuple[float, float]]
+) -> dict[int, list[float]]:
+    """The scores of each photo, its mirror image and its varied copies, by its number."""
+    groups: dict[int, list[float]] = {}
+    for (number, _), pair in zip(_examined_photos(material), positives, strict=True):
+        groups.setdefault(number, []).extend(pair)
+    return groups
+
+
+def _recognition(
+    calibration: Calibration, groups: dict[int, list[float]], negatives: Sequence[float]
+) -> Recognition:
+    said = left_out(list(groups.values()), negatives)
+    if said:
+        yes = iter([probability >= 0.5 for probability, there in said if there])
+        hits = sum(sum(next(yes) for _ in scores) / len(scores) for scores in groups.values())
+        mistaken = sum(probability >= 0.5 for probability, there in said if not there)
+    else:
+        found = [[score >= calibration.threshold for score in it] for it in groups.values()]
+        hits = sum(sum(it) / len(it) for it in found)
+        mistaken = sum(score >= calibration.threshold for score in negatives)
+    rejected = len(negatives) - mistaken
+    low, high = balanced_interval((hits, len(groups)), (rejected, len(negatives)))
+    return Recognition(
+        accuracy=0.5 * (hits / len(groups) + rejected / len(negatives)),
+        low=low,
+        high=high,
+        threshold=calibration.threshold,
+        auroc=calibration.auroc,
+        calibration_error=calibration_error(said),
+        photos=len(groups),
+        others=len(negatives),
+        mistaken=mistaken,
+        held_out=calibration.held_out,
+    )
+
+
+def _flawed(material: Material) -> Iterator[HardPhoto]:
+    for number, photo in numbered(material.album.photos):
+        flaw = flaw_of(photo.image, photo.blur)
+        if flaw and not photo.varied:
+            yield HardPhoto(photo=number, name=photo.name, reason=flaw)
+
+
+def _not_recognised(
+    backend: Backend,
+    tokens: ConceptTokens,
+    material: Material,
+    calibration: Calibration,
+    groups: dict[int, list[float]],
+) -> Iterator[HardPhoto]:
+    """Photos that are a no, or not sure, to the threshold: held-out ones and learned ones."""
+    names = {n: it.name for n, it in numbered(material.album.photos) if not it.varied}
+    reason: Reason = "missed" if material.positives_held_out else "not learned"
+    for number, scores in groups.items():
+        if calibration.verdict(scores[0]) != "yes":
+            yield HardPhoto(photo=number, name=names[number], reason=reason)
+    learned = [
+        it for it in numbered(material.album.photos) if it[0] not in groups and not it[1].varied
+    ]
+    for number, photo in learned[:MOST_LEARNED]:
+        if calibration.verdict(recognition_score(backend, tokens, photo.image)) != "yes":
+            yield HardPhoto(photo=number, name=photo.name, reason="not learned")
+
+
+def _samples(
+    backend: Backend, tokens: ConceptTokens, count: int, report: OnProgress
+) -> Iterator[Image]:
+    if "generate" not in backend.info.tasks:
+        return
+    for seed, place in enumerate(PLACES[:count]):
+        report(Progress(phase="painting samples", step=seed, total=count))
+        yield _painted(backend, tokens.name, place, (tokens,), seed)
+
+
+def _painted(
+    backend: Backend, name: str, place: str, concepts: tuple[ConceptTokens, ...], seed: int
+) -> Image:
+    prompt = Prompt(turns=(to_turn(f"<{name}> {place}"),), concepts=concepts)
+    return next(iter(backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(seed,))))
+
+
+def _identity(
+    backend: Backend,
+    tokens: ConceptTokens,
+    material: Material,
+    calibration: Calibration,
+    painted: Sequence[Image],
+) -> Identity | None:
+    others = _others(material)
+    if not painted or not material.positives_held_out or len(others) < 2:
+        return None
+    seen = features_of(backend, others)
+    middle = seen.mean(0)
+    held_out = _directions(features_of(backend, material.positives) - middle)
+    learned = [photo.image for photo in material.album.learning][:MOST_LEARNED]
+
+    def likeness(rows: NDArray[np.float32]) -> float:
+        return float((_directions(rows - middle) @ held_out.T).mean())
+
+    recognised = 0
+    if calibration.positives:
+        scores = [recognition_score(backend, tokens, image) for image in painted]
+        recognised = sum(score >= calibration.threshold for score in scores)
+    return Identity(
+        samples=likeness(features_of(backend, painted)),
+        photos=likeness(features_of(backend, learned)),
+        others=likeness(seen),
+        recognised=recognised,
+    )
+
+
+def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows of length one; a row of nothing stays nothing."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    found: NDArray[np.float32] = rows / np.maximum(lengths, 1e-9)
+    return found
+
+
+def _following(backend: Backend, painted: Sequence[Image]) -> Following | None:
+    """Which place the backbone sees in each sample, of those that were asked for.
+
+    What it likes to answer whatever it sees is taken out first. None where the answer does not
+    depend on the picture at all, and for fewer than two samples.
+    """
+    if len(painted) < 2:
+        return None
+    prompt = Prompt(turns=(Turn(text=PLACE_QUESTION),))
+    places = PLACES[: len(painted)]
+    scores = np.stack(
+        [backend.score(prompt, places, image=image).float().cpu().numpy() for image in painted]
+    )
+    leaning = scores - scores.mean(0)
+    if np.abs(leaning).max() < 1e-6:
+        return None
+    right = int((leaning.argmax(1) == np.arange(len(painted))).sum())
+    return Following(right=right, asked=len(painted))
+
+
+def _difference(
+    backend: Backend, tokens: ConceptTokens, material: Material, painted: Sequence[Image]
+) -> Difference:
+    answer = picture = None
+    if "understand" in backend.info.tasks:
+        turns = (to_turn(f"is <{tokens.name}> here?"),)
+        odds = []
+        for concepts in ((tokens,), ()):
+            prompt = Prompt(turns=turns, concepts=concepts)
+            yes, no = backend.score(prompt, ("yes", "no"), image=material.positives[0]).tolist()
+            odds.append(yes - no)
+        answer = abs(odds[0] - odds[1])
+    if painted:
+        bare = _painted(backend, tokens.name, PLACES[0], (), 0)
+        gap = np.asarray(painted[0], dtype=np.float32) - np.asarray(bare, dtype=np.float32)
+        picture = float(np.abs(gap).mean() / 255)
+    return Difference(answer=answer, picture=picture)
+
+
+def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -> Memorised | None:
+    if not painted:
+        return None
+    photos = [it for it in numbered(material.album.photos) if not it[1].held_out]
+    photos = [it for it in photos if not it[1].varied]
+    thumbnails = [thumbnail_of(photo.image) for _, photo in photos]
+    copies = sum(
+        any(same_picture(thumbnail_of(image), thumbnail) for thumbnail in thumbnails)
+        for image in painted
+    )
+    others = _others(material)
+    middle = features_of(backend, others).mean(0) if len(others) > 1 else 0.0
+    seen = _directions(features_of(backend, painted) - middle)
+    known = _directions(features_of(backend, [photo.image for _, photo in photos]) - middle)
+    alike = seen @ known.T
+    number, photo = photos[int(alike.max(0).argmax())]
+    return Memorised(copies=copies, nearest=float(alike.max()), photo=number, name=photo.name)

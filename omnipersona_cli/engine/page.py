@@ -1,0 +1,211 @@
+"""The report card as one HTML page that needs no other file, for `op learn --report`.
+
+Every picture is in it, and nothing is fetched: a content security policy forbids it. It is the only
+thing made by learning that shows the photos, because a person asked for it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+from PIL.Image import Image
+
+from omnipersona_cli.concepts.card import figures_in
+from omnipersona_cli.data.photos import Photo
+from omnipersona_cli.engine.card import Card, advice_on
+from omnipersona_cli.engine.examine import PLACES, numbered
+from omnipersona_cli.engine.keep import Report
+from omnipersona_cli.errors import PersonaError, ResourceError
+
+SHOWN_SIDE = 192
+"""Photos are shown at most this large, in pixels."""
+
+_CURVE = (640, 200)
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
+    "table{border-collapse:collapse}"
+    "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
+    "img{height:96px;image-rendering:pixelated;margin:2px;border:3px solid transparent}"
+    "figure{display:inline-block;margin:.4rem;max-width:9rem;vertical-align:top}"
+    "figcaption{font-size:.8rem;overflow-wrap:anywhere}svg{max-width:100%;height:auto}"
+    ".good{color:#070}.fair{color:#860}.weak{color:#b00}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Pictures painted at fixed seeds after ``step`` steps of learning."""
+
+    step: int
+    images: tuple[Image, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """All that the page tells. ``losses`` are (step, joint loss) of every step that was taken;
+    ``resumed_from`` is the step at which an interrupted run was taken up, 0 for a whole one."""
+
+    name: str
+    class_word: str
+    facts: tuple[str, ...]
+    backend: str
+    seed: int
+    report: Report
+    photos: tuple[Photo, ...]
+    samples: tuple[Image, ...]
+    drawn: tuple[Drawn, ...]
+    losses: tuple[tuple[int, float], ...]
+    resumed_from: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def check_page(path: Path, *, force: bool) -> None:
+    """PersonaError for a page that would overwrite a file, before anything is learned."""
+    if path.is_dir():
+        raise PersonaError(f"{path} is a folder", hint=f"--report {path / 'report.html'}")
+    if path.exists() and not force:
+        raise PersonaError(f"{path} is already there", hint="name another page, or add --force")
+
+
+def write_page(story: Story, path: Path) -> None:
+    """Write the page, whole or not at all. Raises ResourceError where it cannot be written."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(as_page(story), encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ResourceError(
+            f"{path} cannot be written: {error.strerror or error}; <{story.name}> itself is kept",
+            hint=f"op concepts show {story.name} has the figures",
+        ) from error
+
+
+def as_page(story: Story) -> str:
+    """The page as text. Equal stories give equal pages."""
+    report, verdict = story.report, story.report.card.verdict
+    what = f", {escape(story.class_word)}" if story.class_word else ""
+    begun = (
+        f"<p>Learning was interrupted and taken up after step {story.resumed_from}; "
+        "what was drawn before that is not here.</p>"
+        if story.resumed_from
+        else ""
+    )
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>&lt;{escape(story.name)}&gt;</title><style>{_STYLE}</style>"
+        f"<h1>&lt;{escape(story.name)}&gt;{what}: "
+        f'<span class="{verdict}">{verdict}</span></h1>'
+        f"<p>Learned from {report.photos} photos, {report.held_out} of them held out, in "
+        f"{report.steps} steps on {escape(story.backend)}, seed {story.seed}; the tokens kept are "
+        f"those of step {report.best_step}.</p>{begun}"
+        f"{_advice(report.card, story.notes)}"
+        f"<h2>Figures</h2>{_figures(report.card)}"
+        f"<h2>Samples</h2><p>One a place, at seeds 0, 1, …</p>{_samples(story)}"
+        f"<h2>While it learned</h2>{_curve(story)}{_drawn(story.drawn)}"
+        f"{_facts(story.facts)}"
+        "<h2>Photos</h2><p>They are on this page because it was asked for; the pack holds none."
+        f"</p>{_photos(story)}</html>\n"
+    )
+
+
+def _figures(card: Card) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>"
+        for key, value in figures_in(card.to_dict(named=True))
+    )
+    return f"<table>{rows}</table>"
+
+
+def _advice(card: Card, notes: Sequence[str]) -> str:
+    lines = [*advice_on(card, named=True), *notes]
+    listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul>{listed}</ul>" if lines else ""
+
+
+def _samples(story: Story) -> str:
+    return "".join(
+        _figure(_png(image), f"<{story.name}> {place}")
+        for image, place in zip(story.samples, PLACES, strict=False)
+    )
+
+
+def _drawn(drawn: Iterable[Drawn]) -> str:
+    return "".join(_figure("".join(map(_png, it.images)), f"after step {it.step}") for it in drawn)
+
+
+def _facts(facts: Sequence[str]) -> str:
+    listed = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+    return f"<h2>Facts</h2><ul>{listed}</ul>" if facts else ""
+
+
+def _photos(story: Story) -> str:
+    reasons: dict[int, list[str]] = {}
+    for it in story.report.card.hard:
+        reasons.setdefault(it.photo, []).append(it.reason)
+    shown = []
+    for number, photo in numbered(story.photos):
+        if photo.varied:
+            continue
+        said = [f"{number}. {photo.name}", *(["held out"] if photo.held_out else [])]
+        shown.append(_figure(_jpeg(photo.image), ", ".join([*said, *reasons.get(number, [])])))
+    return "".join(shown)
+
+
+def _curve(story: Story) -> str:
+    """The joint loss of every step, and on top of it that of the held-out lessons."""
+    checks = [(it.step, it.loss) for it in story.report.checks if story.report.held_out]
+    points = [*story.losses, *checks]
+    if len(points) < 2:
+        return ""
+    width, height = _CURVE
+    last = max(step for step, _ in points) or 1
+    top = max(loss for _, loss in points) or 1.0
+
+    def line(series: Sequence[tuple[int, float]], colour: str) -> str:
+        places = " ".join(
+            f"{40 + (width - 50) * step / last:.1f},{height - 25 - (height - 40) * loss / top:.1f}"
+            for step, loss in series
+        )
+        return f'<polyline points="{places}" fill="none" stroke="{colour}"/>'
+
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="loss">'
+        f'<path d="M40 10V{height - 25}H{width - 10}" fill="none" stroke="#999"/>'
+        f'<text x="2" y="20" font-size="11">{top:.2f}</text>'
+        f'<text x="28" y="{height - 25}" font-size="11">0</text>'
+        f'<text x="{width - 60}" y="{height - 8}" font-size="11">step {last}</text>'
+        f"{line(story.losses, '#88f')}{line(checks, '#c00')}</svg>"
+        "<p>The joint loss: blue of the lessons of each step, red of the held-out ones.</p>"
+    )
+
+
+def _figure(pictures: str, caption: str) -> str:
+    return f"<figure>{pictures}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _png(image: Image) -> str:
+    return _img(image, "PNG", {})
+
+
+def _jpeg(image: Image) -> str:
+    """A photo, small; nothing but its pixels."""
+    small = image.convert("RGB")
+    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    return _img(small, "JPEG", {"quality": 88})
+
+
+def _img(image: Image, kind: str, options: Mapping[str, int]) -> str:
+    buffer = BytesIO()
+    image.save(buffer, format=kind, **options)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="" src="data:image/{kind.lower()};base64,{data}">'

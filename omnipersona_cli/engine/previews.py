@@ -1,0 +1,73 @@
+"""What a person may want to look at later: pictures painted as it learns, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL.Image import Image
+
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.engine.optimise import Check
+from omnipersona_cli.engine.page import Drawn
+from omnipersona_cli.engine.request import OnProgress
+from omnipersona_cli.engine.tokens import copy_of
+from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.hookspecs import Progress
+
+PROMPT = "a picture of <{name}>"
+SEED = 0
+
+
+class Previews:
+    """Paints one picture at a fixed seed at every check, for ``folder``, or to ``keep`` it; keeps
+    the joint loss of every step. Without either nothing is painted."""
+
+    def __init__(
+        self, backend: Backend, *, folder: Path | None, keep: bool, report: OnProgress
+    ) -> None:
+        self.backend, self.folder, self.keep, self.report = backend, folder, keep, report
+        self.kept: list[Drawn] = []
+        self.losses: list[tuple[int, float]] = []
+        if folder is not None:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ResourceError(
+                    f"{folder} cannot be made", hint="choose another --previews"
+                ) from error
+
+    @property
+    def on_check(self) -> Callable[[ConceptTokens, Check], None] | None:
+        """What `optimise` calls at every check; None where nothing is to be painted."""
+        wanted = self.folder is not None or self.keep
+        return self._paint if wanted and "generate" in self.backend.info.tasks else None
+
+    def on_progress(self, event: Progress) -> None:
+        """Hands an event on, and keeps the loss that it tells."""
+        if "loss" in event.metrics:
+            self.losses.append((event.step, event.metrics["loss"]))
+        self.report(event)
+
+    def _paint(self, tokens: ConceptTokens, check: Check) -> None:
+        turn = to_turn(PROMPT.format(name=tokens.name))
+        prompt = Prompt(turns=(turn,), concepts=(copy_of(tokens),))
+        with torch.no_grad():
+            image = next(
+                iter(self.backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(SEED,)))
+            )
+        if self.keep:
+            self.kept.append(Drawn(step=check.step, images=(image,)))
+        if self.folder is not None:
+            self._save(image, self.folder / f"step-{check.step:05d}.png")
+        self.report(Progress(phase="learning", step=check.step, images=(image,)))
+
+    def _save(self, image: Image, path: Path) -> None:
+        try:
+            image.save(path)
+        except OSError as error:
+            raise ResourceError(
+                f"{path.parent} cannot be written", hint="choose another --previews"
+            ) from error
