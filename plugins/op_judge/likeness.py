@@ -164,9 +164,13 @@ def weights_folder(variable: str, repo: str, revision: str) -> Path:
 def opened(kind: Any, folder: Path, **settings: Any) -> Any:
     """The transformers model of class ``kind`` in ``folder``, for use; PersonaError where the
     checkpoint is not one of that kind."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet: Any = logging
+    quiet.disable_progress_bar()
+    before = quiet.get_verbosity()
+    quiet.set_verbosity_error()  # what it would warn of is looked at below
     try:
         model, told = kind.from_pretrained(
             folder,
@@ -176,8 +180,10 @@ def opened(kind: Any, folder: Path, **settings: Any) -> Any:
             dtype=torch.float32,
             **settings,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
         raise _not_usable(folder, error) from error
+    finally:
+        quiet.set_verbosity(before)
     lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))
     if lacking:
         raise PersonaError(
