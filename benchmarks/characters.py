@@ -40,7 +40,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -494,7 +494,7 @@ def main(
         return run_one(seed, steps=steps, judge_file=judge_file) | {"setting": setting}
 
     with ThreadPoolExecutor(workers) as pool:
-        for result in _as_done(pool, run, waiting):
+        for result in as_done(pool, run, waiting):
             results[result["seed"]] = result
             if out is not None:
                 with out.open("a", encoding="utf-8") as file:
@@ -503,7 +503,7 @@ def main(
     click.echo(table([results[seed] for seed in wanted]))
 
 
-def _as_done(pool: ThreadPoolExecutor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+def as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Results as they come; after a failure nothing new is begun."""
     from concurrent.futures import as_completed
 
