@@ -79,6 +79,7 @@ def show(name: str, as_json: bool) -> None:
         ("memory", f"{info.memory_gb:g} GB"),
         ("painting", f"{info.steps} steps, guidance {info.guidance:g}"),
         ("learning", f"{info.learn_steps} steps of {info.batch} lessons, rate {info.learn_rate:g}"),
+        ("imports", ", ".join(_imports(info))),
         ("licence", info.licence),
     ]
     for key, value in rows:
@@ -176,7 +177,13 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "learn_steps": info.learn_steps,
         "learn_rate": info.learn_rate,
         "batch": info.batch,
+        "imports": _imports(info),
     }
+
+
+def _imports(info: BackendInfo) -> list[str]:
+    """Programs whose concepts become slots of this backend."""
+    return [it.name for it in registry.importers().values() if it.backend == info.name]
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -1,14 +1,12 @@
 """Show-o as a backend, on a tiny checkpoint in the released layout."""
 
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import pytest
+import tiny_showo
 import torch
 from PIL import Image as images
 from PIL.Image import Image
@@ -28,21 +26,9 @@ from op_showo.model import Soft
 from op_showo.region import covered, window
 
 
-def tiny() -> ModuleType:
-    """The writer of tiny checkpoints."""
-    if "showo_tiny" not in sys.modules:
-        path = Path(__file__).parent.parent / "showo_tiny.py"
-        spec = importlib.util.spec_from_file_location("showo_tiny", path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["showo_tiny"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["showo_tiny"]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cast(Path, tiny().write_tiny(tmp_path_factory.mktemp("showo") / "model"))
+    return tiny_showo.write_tiny(tmp_path_factory.mktemp("showo") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +291,7 @@ def test_long_requests_are_remarked_upon(showo: ShowoBackend) -> None:
 def test_every_layout_opens_to_the_same_model(
     tmp_path: Path, showo: ShowoBackend, kind: str
 ) -> None:
-    folder = tiny().write_tiny(tmp_path / "other", kind=kind)
+    folder = tiny_showo.write_tiny(tmp_path / "other", kind=kind)
     other = cast(ShowoBackend, open_backend(str(folder), "cpu", "float32"))
     assert other.fingerprint == showo.fingerprint
     for name, value in showo.net.state_dict().items():
@@ -324,7 +310,7 @@ def test_weights_are_cast_on_load(folder: Path, showo: ShowoBackend) -> None:
 
 
 def test_the_clip_variant_understands_through_clip(tmp_path: Path) -> None:
-    folder = tiny().write_tiny(tmp_path / "clip", clip=True)
+    folder = tiny_showo.write_tiny(tmp_path / "clip", clip=True)
     showo = cast(ShowoBackend, open_backend(str(folder), "cpu", None))
     photos = [drawing(colour, 1) for colour in ("red", "blue")]
     tokens = showo.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
@@ -444,7 +430,7 @@ def test_another_kind_of_config_is_refused(copied: Path) -> None:
 
 
 def test_a_missing_shard_is_named_with_a_tensor_of_it(tmp_path: Path) -> None:
-    folder = tiny().write_tiny(tmp_path / "sharded", kind="sharded")
+    folder = tiny_showo.write_tiny(tmp_path / "sharded", kind="sharded")
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(MissingError, match=r"model-00002-of-00002.*which holds showo\."):
         open_backend(str(folder), "cpu", None)
@@ -452,7 +438,7 @@ def test_a_missing_shard_is_named_with_a_tensor_of_it(tmp_path: Path) -> None:
 
 def test_another_tokenizer_is_refused(copied: Path) -> None:
     path = copied / "phi-1_5" / "tokenizer.json"
-    other = tiny().tokenizer()
+    other = tiny_showo.tokenizer()
     other.add_tokens(["stranger"])
     other.save(str(path))
     with pytest.raises(MissingError, match="258 tokens"):

@@ -23,6 +23,7 @@ KEYS = {
     "learn_steps",
     "learn_rate",
     "batch",
+    "imports",
 }
 
 

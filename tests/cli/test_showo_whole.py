@@ -1,12 +1,12 @@
 """The four verbs on a tiny Show-o checkpoint, as a person runs them: each its own process."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from tiny_showo import write_tiny
 
 from omnipersona_cli.testing import drawing
 
@@ -25,16 +25,6 @@ def op(*words: str, folder: Path, code: int = 0) -> str:
     )
     assert done.returncode == code, done.stderr
     return (done.stderr if code else done.stdout).strip()
-
-
-def write_tiny(folder: Path) -> None:
-    """A checkpoint in the released layout."""
-    path = Path(__file__).parent.parent / "showo_tiny.py"
-    spec = importlib.util.spec_from_file_location("showo_tiny", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.write_tiny(folder)
 
 
 def test_all_four_verbs_and_a_model_that_learning_does_not_change(tmp_path: Path) -> None:

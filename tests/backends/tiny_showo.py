@@ -124,3 +124,16 @@ def tokenizer() -> Tokenizer:
     words.decoder = decoders.ByteLevel()
     words.add_special_tokens([END])
     return words
+
+
+def write_unictokens(folder: Path, *, rows: int, epoch: int = 15) -> Path:
+    """What UniCTokens saves of a concept, as wide as the tiny model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = torch.Generator().manual_seed(epoch)
+    for part, shape in (
+        ("embed", (rows, PHI["hidden_size"])),
+        ("lm_head_weight", (rows, PHI["hidden_size"])),
+        ("lm_head_bias", (rows,)),
+    ):
+        torch.save(torch.randn(shape, generator=chance), folder / f"epoch_{epoch}_{part}.pt")
+    return folder
