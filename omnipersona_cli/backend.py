@@ -30,10 +30,12 @@ class BackendInfo:
 
     ``opens`` names the function ``(model, device, dtype) -> Backend`` as ``"module:function"``.
     ``tasks`` says how each task is done: "native", "masked" (masked regeneration); a task that is
-    absent is refused. ``sizes`` are (width, height) in pixels, the default first. ``memory_gb`` is
-    what the default model needs to run. ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per
-    optimiser step, all tasks together) are what learning takes where a person names nothing else;
-    ``replay_examples`` is how many in-context examples replay shows to the model.
+    absent is refused. Where one repository does not serve every task, ``weights`` says which one
+    each needs, and ``default_model`` names them all, joined by "+". ``sizes`` are (width, height)
+    in pixels, the default first. ``memory_gb`` is what the default model needs to run.
+    ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per optimiser step, all tasks together)
+    are what learning takes where a person names nothing else; ``replay_examples`` is how many
+    in-context examples replay shows to the model.
     """
 
     name: str
@@ -42,6 +44,7 @@ class BackendInfo:
     tasks: Mapping[Task, str]
     default_model: str
     models: tuple[str, ...] = ()
+    weights: Mapping[Task, str] = field(default_factory=dict)
     sizes: tuple[tuple[int, int], ...]
     pictures: str
     licence: str
@@ -144,8 +147,10 @@ class Backend(Protocol):
     what a slot is bound to. The part before the first "@" is the slot's short name."""
     width: int
     """d, the width of a concept token."""
-    norm_limit: float
-    """The largest l2 norm that a token row may have, from the base's embedding table."""
+
+    @property
+    def norm_limit(self) -> float:
+        """The largest l2 norm that a token row may have, from the base's embedding table."""
 
     def new_tokens(
         self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int

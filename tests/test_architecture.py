@@ -29,6 +29,7 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/__main__.py": {f"{CORE}.cli"},
     f"{CORE}/__init__.py": set(),
     "backends/op_nano/*.py": CONTRACT | {"op_bagel"},
+    "backends/op_emu3/*.py": CONTRACT | {"op_autoregressive"},
     "backends/op_janus/*.py": CONTRACT | {"op_autoregressive"},
     "backends/op_*/*.py": CONTRACT,
     "plugins/op_*/*.py": CONTRACT

@@ -111,6 +111,34 @@ def fingerprint(folder: Path, files: Mapping[str, Path], model: str) -> str:
     return f"{short_name(name)}@{digest.hexdigest()[:16]}"
 
 
+def restore_float32(module: torch.nn.Module, files: Mapping[str, Path], part: str) -> None:
+    """Give ``module`` the numbers of the file's tensors under ``part`` ("vqmodel") in float32.
+
+    Loading a model in bfloat16 rounds all of it; `.float()` afterwards widens numbers that are
+    rounded already, and codes of an image tokenizer still flip.
+    """
+    module.float()
+    own = module.state_dict()
+    with torch.no_grad():
+        for path in sorted(set(files.values())):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():
+                    key = f".{name}".partition(f".{part}.")[2]
+                    if key in own and files.get(name) == path:
+                        own[key].copy_(file.get_tensor(name))
+
+
+def largest_norm(path: Path, name: str, rows: int = 8192) -> float:
+    """The largest l2 norm of a row of one tensor, read piece by piece; always from the file, so
+    that it is the same in every dtype and for a model that is not read at all."""
+    found = 0.0
+    with safe_open(path, framework="pt") as file:
+        whole = file.get_slice(name)
+        for start in range(0, whole.get_shape()[0], rows):
+            found = max(found, float(whole[start : start + rows].float().norm(dim=1).max()))
+    return found
+
+
 def short_name(name: str) -> str:
     """A name that a slot can have."""
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]

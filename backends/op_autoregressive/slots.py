@@ -128,15 +128,17 @@ def fresh_tokens(
     generate: int,
     seed: int,
     length: float,
+    drawn_length: float | None = None,
 ) -> ConceptTokens:
     """Trainable float32 tokens from k-means centres of what the backbone sees in the photos.
 
     ``seen`` [n, d] are vision features and ``drawn`` [m, d] image-code embeddings, both as they
     enter the language model. Rows get ``length``, the usual l2 norm of a text row, because a row of
-    another size would drown its neighbours or be drowned.
+    another size would drown its neighbours or be drowned; ``drawn_length`` is that of the backbone
+    that paints, where it is another one.
     """
 
-    def row(values: Tensor) -> Tensor:
+    def row(values: Tensor, length: float = length) -> Tensor:
         scaled = values / values.norm(dim=1, keepdim=True).clamp(min=1e-6) * length
         own: Tensor = scaled.detach().clone().requires_grad_(True)
         return own
@@ -144,7 +146,8 @@ def fresh_tokens(
     seen, drawn = seen.detach().float(), drawn.detach().float()
     und = kmeans(seen, understand, seed)
     gen = kmeans(drawn, generate, seed + 1)
-    return ConceptTokens(name=name, id=row(und.mean(0, keepdim=True)), und=row(und), gen=row(gen))
+    painted = row(gen, length if drawn_length is None else drawn_length)
+    return ConceptTokens(name=name, id=row(und.mean(0, keepdim=True)), und=row(und), gen=painted)
 
 
 def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 10) -> Tensor:

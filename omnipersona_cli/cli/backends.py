@@ -72,6 +72,7 @@ def show(name: str, as_json: bool) -> None:
             "tasks",
             ", ".join(f"{task} ({info.tasks[task]})" for task in TASKS if task in info.tasks),
         ),
+        *_weights(info),
         ("pictures", info.pictures),
         ("sizes", ", ".join(_size(size) for size in info.sizes)),
         ("model", info.default_model),
@@ -113,10 +114,15 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
     if repo == EMBEDDED:
         output.note(f"{name}: the weights are in the package, nothing to fetch.")
         fetched = False
-    else:
-        fetched = _fetch_from_hub(name, repo)
+    else:  # "A+B" are two repositories
+        fetched = any([_fetch_from_hub(name, one) for one in repo.split("+")])
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})
+
+
+def _weights(info: BackendInfo) -> list[tuple[str, str]]:
+    """A row for each task that has weights of its own."""
+    return [("weights", f"{info.weights[it]} to {it}") for it in TASKS if it in info.weights]
 
 
 def _fetch_from_hub(name: str, repo: str) -> bool:
@@ -168,6 +174,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "tasks": {task: info.tasks[task] for task in TASKS if task in info.tasks},
         "default_model": info.default_model,
         "models": list(info.models),
+        "weights": {task: info.weights[task] for task in TASKS if task in info.weights},
         "sizes": [list(size) for size in info.sizes],
         "pictures": info.pictures,
         "licence": info.licence,

@@ -14,6 +14,7 @@ KEYS = {
     "tasks",
     "default_model",
     "models",
+    "weights",
     "sizes",
     "pictures",
     "licence",
@@ -114,6 +115,32 @@ def test_fetch_announces_what_it_brings(here: bool, monkeypatch: pytest.MonkeyPa
     assert code == 0 and json.loads(text)["fetched"] is not here
     assert asked == ([True] if here else [True, False])
     assert ("nothing to fetch" if here else "4.2 GB") in errors
+
+
+def test_show_says_which_weights_a_task_needs() -> None:
+    _, text, _ = op("show", "emu3")
+    assert "BAAI/Emu3-Chat-hf to understand" in text
+    assert "BAAI/Emu3-Gen-hf to generate" in text and "BAAI/Emu3-Gen-hf to edit" in text
+
+
+def test_fetch_brings_all_weights_that_the_default_is_made_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    brought: list[str] = []
+
+    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
+        if not dry_run:
+            brought.append(repo)
+        wanted = SimpleNamespace(will_download=repo.endswith("Gen-hf"), file_size=35_000_000_000)
+        return [wanted] if dry_run else "/cache/emu3"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    code, text, errors = op("fetch", "emu3", "--json")
+    assert code == 0 and json.loads(text)["fetched"] is True
+    assert brought == ["BAAI/Emu3-Gen-hf"] and "Emu3-Chat-hf is here already" in errors
 
 
 def test_fetch_without_a_network_exits_3(monkeypatch: pytest.MonkeyPatch) -> None:

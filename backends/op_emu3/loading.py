@@ -1,0 +1,329 @@
+"""Which checkpoint does which task, and opening one.
+
+Emu3 was trained further twice: Chat answers, Gen paints, and neither can do the other's work
+(Emu3 page, section 2). ``--model`` says what there is:
+
+=====================  ===========================================================================
+``CHAT+GEN``           the first answers, the second paints and edits; the default is such a pair
+a folder of folders    the same: the one called chat answers, the one called gen paints
+one checkpoint         does what its name says; without "chat" and "gen" in it, as Emu3-Stage1 and
+                       your own training, everything
+=====================  ===========================================================================
+
+The files of Chat and Gen are alike in every respect but their values, so that the name is all
+there is to go by. Nothing is read into memory here but headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    Emu3Config,
+    Emu3ForConditionalGeneration,
+    Emu3ImageProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from omnipersona_cli.backend import TASKS, Task
+from omnipersona_cli.errors import MissingError, UsageError
+from op_autoregressive import loading
+from op_emu3 import INFO, layout
+
+PAINTING: tuple[Task, ...] = ("generate", "edit")
+NEEDED_TENSORS = {
+    "embed_tokens.weight": "embedding table",
+    "lm_head.weight": "language head",
+    "vqmodel.quantize.embedding.weight": "image tokenizer",
+}
+"""Ends of names: the released files have other beginnings than today's modules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A checkpoint that lies on disk, looked at from outside.
+
+    ``width`` is d, ``codes`` the size of the codebook, ``positions`` the longest sequence,
+    ``areas`` the pixels of the pictures it takes, in the order of preference.
+    """
+
+    name: str
+    folder: Path
+    files: Mapping[str, Path]
+    fingerprint: str
+    width: int
+    codes: int
+    positions: int
+    areas: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A checkpoint in memory. Code c is the token ``first`` + c; ``head`` [codes, d] are the rows
+    of the language head that speak of codes."""
+
+    source: Source
+    emu3: Emu3ForConditionalGeneration
+    tokenizer: PreTrainedTokenizerFast
+    processor: Emu3ImageProcessor
+    table: torch.nn.Embedding
+    language: Any
+    first: int
+    end_of_line: int
+    end_of_text: int
+
+    @property
+    def head(self) -> Tensor:
+        """A view, not a copy: there are 32,768 rows of 4,096."""
+        weight: Tensor = self.emu3.lm_head.weight
+        return weight[self.first : self.first + self.source.codes]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.table.weight.device
+
+
+def sources(model: str | None) -> dict[Task, Source]:
+    """The checkpoint of each task that ``model`` can do, checked and unread.
+
+    Raises MissingError for what is not here or not whole, UsageError for what is no Emu3.
+    """
+    name = model or INFO.default_model
+    if model is None:
+        _check_here(name.split("+"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        named = {path.name: path for path in _checkpoints_in(folder)}
+        return _of_folders(folder, named) if named else _of_one(name)
+    if "+" in name:
+        reader, _, painter = name.partition("+")
+        if not reader or not painter or "+" in painter:
+            raise UsageError(
+                f"{name} does not name two checkpoints", hint=f"--model {INFO.default_model}"
+            )
+        return _pair(_source(reader), _source(painter))
+    return _of_one(name)
+
+
+def tasks_of(name: str) -> tuple[Task, ...]:
+    """What a checkpoint of this name can do."""
+    words = re.split(r"[^a-z0-9]+", re.split(r"[/\\]", name.rstrip("/\\"))[-1].lower())
+    if ("chat" in words) == ("gen" in words):
+        return TASKS
+    return ("understand",) if "chat" in words else PAINTING
+
+
+def fingerprint_of(found: Mapping[Task, Source]) -> str:
+    """One checkpoint's own; that of a pair is of both, wherever they lie."""
+    prints = list(dict.fromkeys(source.fingerprint for source in found.values()))
+    if len(prints) == 1:
+        return prints[0]
+    values = "+".join(it.partition("@")[2] for it in prints)
+    return f"emu3@{sha256(values.encode()).hexdigest()[:16]}"
+
+
+def norm_limit(found: Mapping[Task, Source]) -> float:
+    """Ten times the largest norm in the embedding tables: what a pack may bring."""
+    tables = {
+        (source.files[name], name)
+        for source in found.values()
+        for name in source.files
+        if name.endswith("embed_tokens.weight")
+    }
+    return 10.0 * max(loading.largest_norm(path, name) for path, name in tables)
+
+
+def read(source: Source, device: str, dtype: torch.dtype) -> Checkpoint:
+    """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
+    config: Any = Emu3Config.from_pretrained(source.folder, local_files_only=True)
+    # it is a dropout on the residual stream, too, that training mode would switch on
+    config.text_config.attention_dropout = 0.0
+    loaded: Any = Emu3ForConditionalGeneration.from_pretrained(
+        source.folder,
+        config=config,
+        dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    emu3, report = loaded
+    lost = sorted(str(it) for what in ("missing_keys", "mismatched_keys") for it in report[what])
+    if lost:
+        raise MissingError(
+            f"the weights in {source.folder} do not fit their configuration: {lost[0]}",
+            hint=_fetch(source.name),
+        )
+    if dtype != torch.float32:
+        loading.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
+    emu3 = emu3.requires_grad_(False).train(False).to(device)
+    language = emu3.model.text_model
+    language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
+    tokenizer = _tokenizer(source)
+    number = partial(_number, tokenizer)
+    return Checkpoint(
+        source=source,
+        emu3=emu3,
+        tokenizer=tokenizer,
+        processor=_processor(source.folder, source.name),
+        table=cast(torch.nn.Embedding, emu3.get_input_embeddings()),
+        language=language,
+        first=number(layout.visual(0)),
+        end_of_line=number(layout.EOL),
+        end_of_text=number(layout.EOS),
+    )
+
+
+def _check_here(names: list[str]) -> None:
+    """MissingError that names all weights of the default that are not here, and one command that
+    brings them."""
+    lost = []
+    for name in names:
+        try:
+            loading.locate(name, backend="emu3")
+        except MissingError:
+            lost.append(name)
+    if lost:
+        raise MissingError(
+            f"the weights {' and '.join(lost)} are not on this computer",
+            hint="op backends fetch emu3",
+        )
+
+
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """Folders of checkpoints in ``folder``, which is none itself."""
+    if (folder / "config.json").exists():
+        return []
+    return sorted(path.parent for path in folder.glob("*/config.json"))
+
+
+def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Source]:
+    found: dict[Task, Path] = {}
+    for name, path in named.items():
+        for task in tasks_of(name):
+            if task in found:
+                raise UsageError(
+                    f"{found[task].name} and {name} in {folder} both claim to {task}",
+                    hint=f"say which answers and which paints: --model {folder}/CHAT+{folder}/GEN",
+                )
+            found[task] = path
+    opened = {path: _source(str(path)) for path in dict.fromkeys(found.values())}
+    return _fitting({task: opened[found[task]] for task in TASKS if task in found})
+
+
+def _of_one(name: str) -> dict[Task, Source]:
+    source = _source(name)
+    return {task: source for task in tasks_of(name)}
+
+
+def _pair(reader: Source, painter: Source) -> dict[Task, Source]:
+    return _fitting({"understand": reader, **{task: painter for task in PAINTING}})
+
+
+def _fitting(found: dict[Task, Source]) -> dict[Task, Source]:
+    """The same; UsageError where one concept could not live in all of them."""
+    widths = {source.width: source.name for source in found.values()}
+    if len(widths) > 1:
+        told = " and ".join(f"{name} is {width} wide" for width, name in widths.items())
+        raise UsageError(f"the checkpoints do not fit together: {told}", hint=_SHOW)
+    return found
+
+
+def _source(name: str) -> Source:
+    folder = loading.locate(name, backend="emu3")
+    config = loading.read_config(folder, types=("emu3", "Emu3"), backend="emu3")
+    if config["model_type"] == "Emu3":
+        raise UsageError(
+            f"{name} is in the authors' own format, which needs code that it brings along",
+            hint=f"take the copy for transformers: --model {INFO.default_model}",
+        )
+    text, sight = (_part(config, part, name) for part in ("text_config", "vq_config"))
+    width = _whole(text, "hidden_size", 4096, name)
+    codes = _whole(sight, "codebook_size", 32768, name)
+    _check_vocabulary(config.get("vocabulary_map"), codes, name)
+    files = loading.tensor_files(folder, backend="emu3")
+    for end, why in NEEDED_TENSORS.items():
+        if not any(it.endswith(end) for it in files):
+            loading.require(files, end, why=why, backend="emu3")
+    if not (folder / "tokenizer.json").is_file():
+        raise MissingError(f"{folder / 'tokenizer.json'} is missing", hint=_fetch(name))
+    processor = _processor(folder, name)
+    return Source(
+        name=folder.name if Path(name).expanduser().is_dir() else name,
+        folder=folder,
+        files=files,
+        fingerprint=loading.fingerprint(folder, files, name),
+        width=width,
+        codes=codes,
+        positions=_whole(text, "max_position_embeddings", 9216, name),
+        areas=layout.areas_within(int(processor.min_pixels), int(processor.max_pixels)),
+    )
+
+
+def _part(config: Mapping[str, Any], part: str, name: str) -> Mapping[str, Any]:
+    found = config.get(part)
+    if not isinstance(found, dict):
+        raise MissingError(f"the configuration of {name} has no {part}", hint=_fetch(name))
+    return found
+
+
+def _whole(config: Mapping[str, Any], key: str, default: int, name: str) -> int:
+    """A number of the configuration; one that is left out has transformers' default."""
+    found = config.get(key, default)
+    if not isinstance(found, int) or found < 1:
+        raise MissingError(f"the configuration of {name} has no {key}", hint=_fetch(name))
+    return found
+
+
+def _check_vocabulary(words: Any, codes: int, name: str) -> None:
+    """MissingError unless every code has a token, and all of them stand in a row."""
+    needed = ("<image>", layout.EOL, layout.visual(0))
+    known = words if isinstance(words, dict) else {}
+    lost = [it for it in needed if it not in known]
+    if not lost:
+        first = known[layout.visual(0)]
+        every = (layout.visual(code) for code in range(codes))
+        lost = [it for code, it in enumerate(every) if known.get(it) != first + code][:1]
+    if lost:
+        what = f"has no {lost[0]} in its place" if known else "is missing"
+        raise MissingError(f"the vocabulary_map of {name} {what}", hint=_fetch(name))
+
+
+def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(source.folder, local_files_only=True)
+    words = tokenizer.get_vocab()
+    needed = (*layout.NEEDED, layout.visual(0), layout.visual(source.codes - 1))
+    unknown = [it for it in needed if it not in words]
+    if unknown:
+        raise MissingError(
+            f"the tokenizer in {source.folder} has no {unknown[0]}", hint=_fetch(source.name)
+        )
+    return cast(PreTrainedTokenizerFast, tokenizer)
+
+
+def _processor(folder: Path, name: str) -> Emu3ImageProcessor:
+    """The released one: the class's own mean and deviation are another model's."""
+    if not any((folder / it).is_file() for it in ("processor_config.json", _PREPROCESSOR)):
+        raise MissingError(f"{folder / _PREPROCESSOR} is missing", hint=_fetch(name))
+    return Emu3ImageProcessor.from_pretrained(folder, local_files_only=True)
+
+
+def _number(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    return int(cast(int, tokenizer.convert_tokens_to_ids(token)))
+
+
+def _fetch(name: str) -> str:
+    folder = Path(name).is_absolute() or Path(name).is_dir()
+    return "op backends fetch emu3" if folder else f"op backends fetch emu3 --model {name}"
+
+
+_PREPROCESSOR = "preprocessor_config.json"
+_SHOW = "op backends show emu3"
