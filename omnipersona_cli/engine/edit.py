@@ -32,6 +32,7 @@ from omnipersona_cli.engine.region import (
     checked_mask,
     grown,
     likely_boxes,
+    mask_remarks,
     paste_back,
 )
 from omnipersona_cli.engine.replay import Trace
@@ -94,12 +95,13 @@ def edit(
 ) -> tuple[Picture, ...]:
     """Edit ``image`` as ``prompt`` says, ``count`` times.
 
-    ``mask`` (mode L, white = may change) or ``box`` (left, top, right, bottom) limit the change.
-    Without them a backend that edits natively is trusted with the whole picture; for remove and
-    replace the subject finder's region is used where it holds most of the change, and a backend
-    that only repaints regions needs it. ``strength`` (0..1] scales the guidance: less of it keeps
-    more of the source. ``about["how"]`` of each picture says how the edit was made, and
-    ``about["recognised"]`` the probability that each mentioned concept is in it now.
+    ``mask`` (mode L, white = may change; of another size it is stretched, with a note) or ``box``
+    (left, top, right, bottom) limit the change. Without them a backend that edits natively is
+    trusted with the whole picture; for remove and replace the subject finder's region is used
+    where it holds most of the change, and a backend that only repaints regions needs it.
+    ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
+    of each picture says how the edit was made, and ``about["recognised"]`` the probability that
+    each mentioned concept is in it now.
     """
     checked_count(count)
     check_settings(steps=steps, guidance=guidance)
@@ -109,6 +111,8 @@ def edit(
         raise UsageError(f"a strength of {strength} is none", hint="--strength goes up to 1")
     source = checked_picture(image)
     given = _given_region(mask, box, source.size)
+    if mask is not None:
+        tell(on_progress, mask_remarks(mask, source.size))
     seeds = seeds_from(seed, count)
     request = open_request(
         prompt,

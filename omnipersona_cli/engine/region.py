@@ -38,12 +38,8 @@ def box_mask(box: Box, size: tuple[int, int]) -> Image:
 
 
 def checked_mask(mask: Image, size: tuple[int, int]) -> Image:
-    """``mask`` in black and white; UsageError for another size than the picture's, or no white."""
-    if mask.size != size:
-        raise UsageError(
-            f"the mask is {mask.width}x{mask.height} pixels and the picture {size[0]}x{size[1]}",
-            hint="save the mask in the size of the picture",
-        )
+    """``mask`` in black and white, stretched to the picture's ``size``; UsageError where it has no
+    white. What `mask_remarks` says of it ought to be told."""
     grey = mask.getchannel("A") if mask.mode in ("LA", "RGBA") and _varies(mask) else mask
     binary = grey.convert("L").point([0] * 128 + [255] * 128)
     if binary.getbbox() is None:
@@ -51,7 +47,24 @@ def checked_mask(mask: Image, size: tuple[int, int]) -> Image:
             "the mask has no white in it, so nothing may change",
             hint="paint white what may change, black what must stay",
         )
-    return binary
+    if binary.size == size:
+        return binary
+    share = np.asarray(binary.resize(size, images.Resampling.BOX))
+    half = min(128, int(share.max()))  # a speck on a large mask is still a place
+    return images.fromarray(np.where(share >= half, 255, 0).astype(np.uint8))
+
+
+def mask_remarks(mask: Image, size: tuple[int, int]) -> list[str]:
+    """What a person may not expect of a mask that they gave, a sentence each."""
+    remarks = []
+    if mask.size != size:
+        remarks.append(
+            f"the mask is {mask.width}x{mask.height} pixels and was stretched to the picture's "
+            f"{size[0]}x{size[1]}"
+        )
+    if checked_mask(mask, size).getextrema()[0] == 255:
+        remarks.append("the mask is white everywhere: nothing of the source has to stay")
+    return remarks
 
 
 def grown(mask: Image, share: float = 0.04) -> Image:

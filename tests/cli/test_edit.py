@@ -34,6 +34,18 @@ def test_a_mask_is_a_file(disc, op):
         assert old.crop(right).tobytes() == new.crop(right).tobytes()
 
 
+def test_a_mask_of_another_size_is_stretched_with_a_note(disc, op):
+    mask = Image.new("L", (32, 16), 0)
+    mask.paste(255, (0, 0, 16, 16))
+    mask.save("mask.png")
+    done = op("edit", "blue.png", "add <bo>", "--mask", "mask.png", "-o", "new.png", "--seed", "1")
+    assert done.exit_code == 0
+    assert "the mask is 32x16 pixels and was stretched to the picture's 64x64" in done.stderr
+    with Image.open("blue.png") as old, Image.open("new.png") as new:
+        right = (32, 0, 64, 64)
+        assert old.crop(right).tobytes() == new.crop(right).tobytes()
+
+
 def test_a_picture_comes_through_a_pipe(disc, op):
     data = (disc.work / "blue.png").read_bytes()
     done = op("edit", "-", "add <bo>", "-o", "-", stdin=data)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from omnipersona_cli.engine import edit
 from omnipersona_cli.engine.edit import intent_of
-from omnipersona_cli.engine.region import box_mask, checked_mask, paste_back
+from omnipersona_cli.engine.region import box_mask, checked_mask, mask_remarks, paste_back
 from omnipersona_cli.errors import PhotoError, TaskError, UsageError
 from omnipersona_cli.testing import drawing
 
@@ -87,7 +87,6 @@ def test_the_seam_fades_inside_the_region():
     "wrong",
     [
         {"box": (100, 100, 120, 120)},
-        {"mask": Image.new("L", (5, 5), 255)},
         {"mask": Image.new("L", (64, 64), 0)},
         {"mask": Image.new("L", (64, 64), 255), "box": (0, 0, 5, 5)},
         {"strength": 0.0},
@@ -102,6 +101,28 @@ def test_a_transparent_mask_is_read_by_its_transparency():
     mask = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
     mask.paste((0, 0, 0, 255), (0, 0, 4, 8))
     assert checked_mask(mask, (8, 8)).getbbox() == (0, 0, 4, 8)
+
+
+def test_a_mask_of_another_size_is_stretched_and_that_is_said():
+    half = box_mask((0, 0, 20, 10), (20, 20))
+    for size in ((64, 40), (7, 5)):
+        stretched = checked_mask(half, size)
+        assert stretched.size == size and stretched.getbbox() == (0, 0, size[0], -(-size[1] // 2))
+        assert (
+            f"20x20 pixels and was stretched to the picture's {size[0]}x{size[1]}"
+            in (mask_remarks(half, size)[0])
+        )
+    assert mask_remarks(half, half.size) == []
+
+
+def test_a_speck_on_a_large_mask_is_still_a_place():
+    speck = box_mask((500, 500, 501, 501), (1000, 1000))
+    assert checked_mask(speck, (64, 64)).getbbox() == (32, 32, 33, 33)
+
+
+def test_a_mask_that_is_white_everywhere_is_remarked_upon():
+    (said,) = mask_remarks(Image.new("L", (8, 8), 255), (8, 8))
+    assert "white everywhere" in said
 
 
 def test_a_picture_of_one_pixel_is_refused(change):
