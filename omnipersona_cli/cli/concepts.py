@@ -95,6 +95,9 @@ def _probe(name: str, as_json: bool) -> None:
     if as_json:
         output.answer_json([vars(it) for it in found])
         return
+    if not found:
+        output.note(f"<{check_name(name)}> has no facts that could be asked")
+        output.hint(f'op concepts facts {check_name(name)} add "its toy is a red ball"')
     rows = [(it.attribute, it.value, it.said or "-", it.knowledge) for it in found]
     output.answer_table(("attribute", "fact", "tokens say", ""), rows)
 

@@ -57,11 +57,15 @@ def probe_tokens(
 
 
 def judged(value: str, said: str) -> Knowledge:
-    """Known where the words are the fact's, but for articles; unknown where nothing was said."""
+    """Known where the words are the fact's, but for articles and for "in" before a place; unknown
+    where nothing was said."""
     if not said:
         return "unknown"
     return "known" if _words(value) == _words(said) else "wrong"
 
 
 def _words(text: str) -> list[str]:
-    return [it for it in text.lower().strip(" .").split() if it not in ("a", "an", "the")]
+    words = text.lower().strip(" .").split()
+    while words and words[0] in ("in", "at", "on"):
+        words = words[1:]
+    return [it for it in words if it not in ("a", "an", "the")]

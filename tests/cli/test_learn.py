@@ -82,3 +82,15 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(sketch, op, words, code):
     assert done.exit_code == code, done.stderr
     assert "Error:" in done.stderr and "Hint:" in done.stderr
     assert done.stdout == "" and Library().names() == ()
+
+
+def test_a_probe_marks_every_fact_and_says_where_there_are_none(disc, op):
+    done = op("concepts", "show", "bo", "--probe", "--json")
+    told = {it["attribute"]: it for it in json.loads(done.stdout)}
+    assert set(told) == {"toy", "home"} and told["toy"]["value"] == "a red ball"
+    assert {it["knowledge"] for it in told.values()} <= {"known", "wrong", "unknown"}
+    assert op("concepts", "show", "bo", "--probe").stdout.count("\n") == 3
+    for _ in range(2):
+        op("concepts", "facts", "bo", "rm", "1")
+    bare = op("concepts", "show", "bo", "--probe")
+    assert bare.stdout == "" and "no facts" in bare.stderr and "Hint:" in bare.stderr
