@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -10,33 +11,52 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as images
 
+from omnipersona_cli.bench.dataset import Concept, Dataset
+from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.bench.report import as_markdown
 from omnipersona_cli.bench.results import Record
+
+PICTURES = {
+    "generation": "Pictures",
+    "parg": "Pictures that need a fact",
+    "editing": "Edits",
+}
+"""What is shown, by task."""
+
+MOST, FEW = 8, 2
+"""Pictures of each task, of the method and of each other one: a page has to open."""
+
+PHOTOS = 10
+SIDE = 192
+"""Pixels; larger pictures are shown as thumbnails."""
 
 
 def as_html(
     records: Sequence[Record],
     setting: Mapping[str, Any],
     times: Sequence[Record],
-    data: Path | None,
+    dataset: Dataset | None,
 ) -> str:
-    """One page that needs no other file: the table, then for each concept its photos, what was
-    painted and edited, with traces, the worst items first."""
+    """One page that needs no other file: the tables, then for each concept its photos, what was
+    painted and edited, with traces, the worst items first. ``dataset`` is where photos, sources and
+    targets are; None leaves them out."""
+    concepts = {it.name: it for it in dataset.concepts} if dataset is not None else {}
     sections = [
-        _section(name, [it for it in records if it["concept"] == name], data)
+        _section(name, [it for it in records if it["concept"] == name], concepts.get(name))
         for name in setting["concepts"]
     ]
-    table = _html_tables(as_markdown(records, setting, times))
+    tables = _html_tables(as_markdown(records, setting, times))
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><title>op bench</title><style>"
         "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}"
         "table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
         "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}"
         "img{height:96px;image-rendering:pixelated;margin:2px}"
-        "figure{display:inline-block;margin:.5rem;max-width:19rem;vertical-align:top}"
+        "figure{display:inline-block;margin:.5rem;max-width:21rem;vertical-align:top}"
         "figcaption{font-size:.8rem;overflow-wrap:anywhere}.bad{color:#b00}"
-        f"</style><h1>op bench</h1>{table}{''.join(sections)}</html>\n"
+        f"</style><h1>op bench</h1>{tables}{''.join(sections)}</html>\n"
     )
 
 
@@ -68,30 +88,45 @@ def _html_tables(markdown: str) -> str:
     return "".join(parts)
 
 
-def _section(name: str, records: Sequence[Record], data: Path | None) -> str:
-    photos = ""
-    if data is not None:
-        folder = data / "concept" / "train" / name
-        photos = "".join(_img(path) for path in sorted(folder.glob("*.png"))[:10])
-    pictures = [it for it in worst_first(records) if it["picture"]]
+def _section(name: str, records: Sequence[Record], concept: Concept | None) -> str:
+    """One concept: reference photos, pictures by method, answers that were not right."""
+    photos = "" if concept is None else "".join(_img(path) for path in concept.photos[:PHOTOS])
+    methods = [method for method in METHODS if any(it["method"] == method for it in records)]
+    shown = "".join(
+        _of_method(method, [it for it in records if it["method"] == method], concept)
+        for method in methods
+    )
+    return f"<h2>{escape(name)}</h2><p>{photos}</p>{shown}"
+
+
+def _of_method(method: str, records: Sequence[Record], concept: Concept | None) -> str:
+    most = MOST if method == "full" else FEW
+    parts = []
+    for task, title in PICTURES.items():
+        mine = [it for it in worst_first(records) if it["task"] == task and it["picture"]]
+        if mine:
+            more = f", {most} of {len(mine)}" if len(mine) > most else ""
+            figures = "".join(_shown(it, concept) for it in mine[:most])
+            parts.append(f"<h4>{title}, the worst first{more}</h4>{figures}")
     answers = [it for it in worst_first(records) if not it["picture"]]
     wrong = [it for it in answers if any(value != 1 for value in it["scores"].values())]
-    lines = "".join(
-        f"<li>{escape(it['method'])}: {escape(it['prompt'])} → {escape(it['answer'])} "
-        f"(expected {escape(it['gold'])})</li>"
-        for it in wrong[:20]
-    )
-    shown = "".join(_shown(it, data) for it in pictures)
-    return f"<h2>{escape(name)}</h2><p>{photos}</p><h3>Pictures, the worst first</h3>{shown}" + (
-        f"<h3>Answers that were not right</h3><ul>{lines}</ul>" if lines else ""
-    )
+    if wrong:
+        lines = "".join(
+            f"<li>{escape(it['prompt'])} → {escape(it['answer'])} (expected {escape(it['gold'])})"
+            for it in wrong[: 2 * most]
+        )
+        parts.append(f"<h4>Answers that were not right: {len(wrong)}</h4><ul>{lines}</ul>")
+    opened = " open" if method == "full" else ""
+    return f"<details{opened}><summary><b>{escape(method)}</b></summary>{''.join(parts)}</details>"
 
 
-def _shown(record: Record, data: Path | None) -> str:
-    """One picture with its story; an edit with its source before it."""
-    before = ""
-    if record["source"] and data is not None:
-        before = _img(data / record["source"])
+def _shown(record: Record, concept: Concept | None) -> str:
+    """One picture with its story; an edit between its source and what was wanted."""
+    item = None
+    if concept is not None and record["task"] == "editing":
+        item = next((it for it in concept.items if it.id == record["item"]), None)
+    before = _img(item.image) + " → " if item is not None and item.image else ""
+    wanted = f" wanted: {_img(item.target)}" if item is not None and item.target else ""
     scores = ", ".join(
         f"{name} {'failed' if value is None else f'{value:.2f}'}"
         for name, value in record["scores"].items()
@@ -100,16 +135,24 @@ def _shown(record: Record, data: Path | None) -> str:
         f"<br>{escape(it['stage'])}: {escape(it['answer'])} [{escape(it['source'])}]"
         for it in record.get("trace", [])
     )
+    picture = _img(Path(record["folder"]) / record["picture"])
     return (
-        f"<figure>{before}{_img(Path(record['folder']) / record['picture'])}<figcaption>"
-        f"<b>{escape(record['method'])}</b>, seed {record['seed']}: {escape(record['prompt'])}"
-        f"<br>→ {escape(record['rewritten'])}{trace}<br>{escape(scores)}</figcaption></figure>"
+        f"<figure>{before}{picture}{wanted}<figcaption>seed {record['seed']}: "
+        f"{escape(record['prompt'])}<br>→ {escape(record['rewritten'])}{trace}<br>"
+        f"{escape(scores)}</figcaption></figure>"
     )
 
 
 def _img(path: Path) -> str:
-    if not path.is_file():
-        return '<span class="bad">no picture</span>'
-    return (
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-    )
+    """The picture in the page, large ones as thumbnails."""
+    try:
+        with images.open(path) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return f'<span class="bad">no picture: {escape(path.name)}</span>'
+    kind = "PNG" if max(small.size) <= SIDE else "JPEG"  # small drawings stay as they are
+    small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, kind, quality=85)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="" src="data:image/{kind.lower()};base64,{data}">'

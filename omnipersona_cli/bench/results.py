@@ -2,9 +2,12 @@
 
 ::
 
-    run.json           what decides the results: data, backend, judge, profile, methods, seeds
+    run.json           what decides the results: data, backend, judge, profile, methods, seeds;
+                       and the day on which it was begun
     results.jsonl      one item a line, in the order of the table once the run is finished
-    times.jsonl        seconds and peak memory of each learned concept; not part of the result
+    times.jsonl        seconds and peak memory of learning, seconds of answers; not part of the
+                       result
+    run.lock           held by the run that is writing there
     pictures/          by content: <sha256>.png
     packs/<recipe>-<seed>/<c>.opconcept
 
@@ -17,7 +20,9 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,9 @@ from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
 
 VERSION = 1
-RUN, RESULTS, TIMES = "run.json", "results.jsonl", "times.jsonl"
+RUN, RESULTS, TIMES, LOCK = "run.json", "results.jsonl", "times.jsonl", "run.lock"
+BEGUN = "begun"
+"""The day, in run.json: judges change over time. A run may go on on another."""
 
 Record = dict[str, Any]
 
@@ -67,23 +74,66 @@ class Results:
         if path.exists():
             found = self.setting()
             differing = sorted(
-                key for key in {*found, *wanted} if found.get(key) != wanted.get(key)
+                key for key in {*found, *wanted} - {BEGUN} if found.get(key) != wanted.get(key)
             )
             if differing:
                 raise PersonaError(
                     f"{self.folder} holds another run: {', '.join(differing)} differ",
                     hint="name another folder with -o",
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif any(it.name != LOCK for it in self.folder.iterdir()):
             raise PersonaError(
                 f"{self.folder} is not empty and holds no run", hint="name another folder with -o"
             )
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(path, json.dumps(wanted, indent=1) + "\n")
+            _replace(path, json.dumps({**wanted, BEGUN: date.today().isoformat()}, indent=1) + "\n")
         records = list(self.records())
+        for record in records:
+            self._check_own(record, wanted)
         self.write_sorted(records)
         return records
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder, made where it is not there, for one run alone.
+
+        Raises PersonaError where another run holds it, ResourceError where it cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / LOCK)
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise PersonaError(
+                f"another run is writing to {self.folder}",
+                hint="wait for it, or name another folder with -o",
+            ) from error
+        except OSError as error:
+            raise ResourceError(
+                f"{self.folder} cannot be written: {error.strerror}",
+                hint="name another folder with -o",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _check_own(self, record: Record, setting: Mapping[str, Any]) -> None:
+        """PersonaError for a record that the run of this setting cannot have written."""
+        method, concept, seed, _ = key_of(record)
+        if (
+            method not in setting.get("methods", ())
+            or concept not in setting.get("concepts", ())
+            or not 0 <= seed < setting.get("seeds", 0)
+            or record["task"] not in setting.get("tasks", ())
+        ):
+            raise PersonaError(
+                f"{self.folder / RESULTS} holds items of another run: {method}, {concept}, "
+                f"seed {seed}",
+                hint="name another folder with -o",
+            )
 
     def setting(self) -> dict[str, Any]:
         """What was run. Raises MissingError, PersonaError."""
@@ -110,8 +160,9 @@ class Results:
         for number, line in enumerate(lines):
             try:
                 record = json.loads(line)
-                key_of(record)
-            except (ValueError, KeyError, TypeError) as error:
+                order_of(record)
+                _check_scores(record)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == len(lines) - 1:
                     return
                 raise PersonaError(
@@ -150,12 +201,25 @@ class Results:
         image.save(buffer, "PNG")
         name = f"pictures/{sha256(buffer.getvalue()).hexdigest()[:32]}.png"
         path = self.folder / name
-        if not path.exists():
+        if path.exists():
+            return name
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f"{path.name}.{os.getpid()}.part")
             part.write_bytes(buffer.getvalue())
             part.replace(path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise _not_written(path, error) from error
         return name
+
+
+def _check_scores(record: Record) -> None:
+    """TypeError where the scores are not numbers by name, or the failures no names."""
+    scores, failed = record["scores"], record["failed"]
+    numbers = (value for value in scores.values() if value is not None)
+    if not all(isinstance(it, (int, float)) for it in numbers) or not isinstance(failed, list):
+        raise TypeError("scores are numbers")
 
 
 def _line(record: Record) -> str:
@@ -174,10 +238,7 @@ def _append(path: Path, record: Record) -> None:
                 os.truncate(path, start)  # a half line would be in the way of the next one
                 raise
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror}",
-            hint="free some space and run the same command again: finished items are kept",
-        ) from error
+        raise _not_written(path, error) from error
 
 
 def _replace(path: Path, text: str) -> None:
@@ -186,6 +247,12 @@ def _replace(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror}", hint="free some space and try again"
-        ) from error
+        part.unlink(missing_ok=True)
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"{path} cannot be written: {error.strerror}",
+        hint="free some space and run the same command again: finished items are kept",
+    )

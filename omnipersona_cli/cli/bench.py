@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 
 
 @click.group(
@@ -18,6 +18,29 @@ from omnipersona_cli.errors import MissingError, UsageError
 )
 def command() -> None:
     """Measure a backend on a benchmark of concepts."""
+
+
+@command.command(epilog="\b\nExamples:\n  op bench judges\n  op bench judges --json")
+@options.as_json
+@options.talk
+def judges(as_json: bool) -> None:
+    """List who can score, and what each of them needs."""
+    from omnipersona_cli import registry
+
+    known = registry.judges()
+    if as_json:
+        output.answer_json(
+            [
+                {"name": it.name, "summary": it.summary, "needs": it.needs, "licence": it.licence}
+                for it in known.values()
+            ]
+        )
+        return
+    for judge in known.values():
+        output.answer(f"{judge.name}: {judge.summary}")
+        for key, value in (("needs", judge.needs), ("licence", judge.licence)):
+            if value:
+                output.answer(f"  {key:<8} {value}")
 
 
 @command.command(
@@ -71,7 +94,8 @@ def export_toy(folder: Path, concepts: int, name: str) -> None:
 )  # fmt: skip
 @click.option(
     "--judge", "judges", multiple=True, metavar="NAME",
-    help="Who scores what rules cannot; repeatable, the first that is able is asked.",
+    help="Who scores what rules cannot; repeatable, the first that is able is asked. See "
+    "`op bench judges`.",
 )  # fmt: skip
 @click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100))
 @click.option("--steps", type=click.IntRange(1), help="Steps of learning.")
@@ -80,6 +104,9 @@ def export_toy(folder: Path, concepts: int, name: str) -> None:
     help="Use these packs for the full method instead of learning.",
 )  # fmt: skip
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--retry-failed", is_flag=True, help="Ask again where a judge failed in an earlier run."
+)
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Keep results there; the same command goes on with an interrupted run.",
@@ -101,6 +128,7 @@ def run(
     steps: int | None,
     packs: Path | None,
     workers: int,
+    retry_failed: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -111,8 +139,8 @@ def run(
     """
     from omnipersona_cli.bench import report as reporting
     from omnipersona_cli.bench.dataset import TASKS
-    from omnipersona_cli.bench.run import Order
     from omnipersona_cli.bench.run import run as run_order
+    from omnipersona_cli.bench.unit import Order
     from omnipersona_cli.engine import Opening
 
     order = Order(
@@ -128,6 +156,7 @@ def run(
         steps=steps,
         packs=packs,
         workers=workers,
+        retry_failed=retry_failed,
     )
     with output.progress() as on_progress:
         run_order(order, on_progress=on_progress)
@@ -164,14 +193,31 @@ def report(results: tuple[Path, ...], page: Path | None, data: Path | None, as_j
         raise UsageError(f"there is no folder {data}", hint="--data names the data set")
     records, setting, times = reporting.load(results)
     if page is not None:
+        from omnipersona_cli.bench.dataset import read_dataset
         from omnipersona_cli.bench.page import as_html
 
-        page.write_text(as_html(records, setting, times, data), encoding="utf-8")
+        dataset = None if data is None else read_dataset(data, setting["concepts"])
+        if dataset is not None and len(results) == 1 and dataset.digest() != setting["data"]:
+            output.warn(f"{data} is not, or no longer, what these results were measured on")
+        _write_page(page, as_html(records, setting, times, dataset))
         output.note(f"wrote {page}")
     if as_json:
         output.answer_json(reporting.as_json(records, setting, times))
     else:
         output.answer(reporting.as_markdown(records, setting, times))
+
+
+def _write_page(page: Path, text: str) -> None:
+    """The page, whole or not at all."""
+    part = page.with_name(page.name + ".part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(page)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ResourceError(
+            f"{page} cannot be written: {error.strerror}", hint="name another file with --html"
+        ) from error
 
 
 def _split(words: str | None) -> tuple[str, ...]:

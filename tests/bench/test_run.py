@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from omnipersona_cli.bench import report
+from omnipersona_cli.bench.dataset import read_dataset
+from omnipersona_cli.bench.findings import findings
 from omnipersona_cli.bench.page import as_html
 from omnipersona_cli.bench.results import Results
-from omnipersona_cli.bench.run import Order, run
+from omnipersona_cli.bench.run import run
+from omnipersona_cli.bench.unit import Order
 from omnipersona_cli.engine import Opening
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 
@@ -140,11 +143,11 @@ def test_the_report_counts_failures_and_holds_the_pictures(order, discs):
     assert table["qa-exact"].mean == 1  # a written fact is the answer
     assert math.isfinite(table["rec"].low) and table["rec"].concepts == 2
     text = report.as_markdown(records, setting, times)
-    assert "| Rec |" in text and "2 failed" in text and "Replay helps PARG" in text
-    page = as_html(records, setting, times, discs)
+    assert "| Rec |" in text and "2 of 2 failed" in text and "Replay helps PARG" in text
+    page = as_html(records, setting, times, read_dataset(discs))
     assert page.count("data:image/png;base64,") > 10
     assert 'src="http' not in page and "no picture" not in page
-    assert times and all(time["seconds"] > 0 for time in times)
+    assert times and report.learning(times)["seconds"] > 0
 
 
 def test_results_of_different_data_are_not_put_in_one_table(order, tmp_path):
@@ -176,13 +179,13 @@ def test_findings_are_said_plainly_and_not_of_few_concepts():
 
     def verdict(full, without):
         both = records("full", full) + records("without-replay", without)
-        (found,) = (it for it in report.findings(both) if it["claim"] == "Replay helps PARG")
+        (found,) = (it for it in findings(both) if it["claim"] == "Replay helps PARG")
         return found["verdict"]
 
     assert verdict([1, 1, 1, 0.75, 1, 1], [0, 0, 0.25, 0, 0.5, 0]) == "holds"
     assert verdict([0, 0, 0.25, 0, 0.5, 0], [1, 1, 1, 0.75, 1, 1]) == "does not hold"
     assert verdict([1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1]) == "not shown"
-    assert verdict([1, 1], [0, 0]) == "too few concepts"
+    assert verdict([1, 1], [0, 0]) == "not said of so few concepts"
 
 
 @pytest.mark.slow
