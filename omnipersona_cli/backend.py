@@ -25,17 +25,30 @@ OnStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a backend reads from another repository than its model's: ``what`` it is to a person,
+    the ``files`` of it that are read (patterns, no pickles), and which ``models`` need it (none
+    named: all)."""
+
+    repo: str
+    what: str
+    files: tuple[str, ...]
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendInfo:
     """A backend described without importing it: all that `op backends` shows.
 
     ``opens`` names the function ``(model, device, dtype) -> Backend`` as ``"module:function"``.
     ``tasks`` says how each task is done: "native", "masked" (masked regeneration); a task that is
     absent is refused. Where one repository does not serve every task, ``weights`` says which one
-    each needs, and ``default_model`` names them all, joined by "+". ``sizes`` are (width, height)
-    in pixels, the default first. ``memory_gb`` is what the default model needs to run.
-    ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per optimiser step, all tasks together)
-    are what learning takes where a person names nothing else; ``replay_examples`` is how many
-    in-context examples replay shows to the model.
+    each needs, and ``default_model`` names them all, joined by "+". ``parts`` are read from other
+    repositories besides. ``sizes`` are (width, height) in pixels, the default first. ``memory_gb``
+    is what the default model needs to run. ``learn_steps``, ``learn_rate`` and ``batch`` (lessons
+    per optimiser step, all tasks together) are what learning takes where a person names nothing
+    else; ``replay_examples`` is how many in-context examples replay shows to the model. ``notes``
+    are what else a person should know before choosing it, a sentence each.
     """
 
     name: str
@@ -45,6 +58,7 @@ class BackendInfo:
     default_model: str
     models: tuple[str, ...] = ()
     weights: Mapping[Task, str] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
     sizes: tuple[tuple[int, int], ...]
     pictures: str
     licence: str
@@ -55,6 +69,7 @@ class BackendInfo:
     learn_rate: float = 1e-3
     batch: int = 8
     replay_examples: int = 6
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

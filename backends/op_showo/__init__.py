@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.backend import BackendInfo, Part
 from omnipersona_cli.hookspecs import ImporterInfo, hookimpl
+
+CLIP = ("showlab/show-o-w-clip-vit-512x512", "showlab/show-o-w-clip-vit")
+"""The models that look through CLIP."""
 
 INFO = BackendInfo(
     name="showo",
@@ -13,11 +16,24 @@ INFO = BackendInfo(
     opens="op_showo.loading:open_backend",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="showlab/show-o-512x512",
-    models=(
-        "showlab/show-o-512x512",
-        "showlab/show-o",
-        "showlab/show-o-w-clip-vit-512x512",
-        "showlab/show-o-w-clip-vit",
+    models=("showlab/show-o-512x512", "showlab/show-o", *CLIP),
+    parts=(
+        Part(
+            repo="showlab/magvitv2",
+            what="the image tokenizer",
+            files=("*.json", "*.safetensors"),
+        ),
+        Part(
+            repo="microsoft/phi-1_5",
+            what="the text tokenizer and sizes, not its weights",
+            files=("config.json", "tokenizer*.json"),
+        ),
+        Part(
+            repo="openai/clip-vit-large-patch14-336",
+            what="to look; for the two clip-vit models alone",
+            files=("config.json", "preprocessor_config.json", "*.safetensors"),
+            models=CLIP,
+        ),
     ),
     sizes=((512, 512),),
     pictures="photographs",
@@ -28,6 +44,13 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=8,
+    notes=(
+        "show-o and show-o-w-clip-vit paint 256x256, in 18 steps with guidance 1.75",
+        "an edit repaints a region: --mask, --box, or where none is given, one that is looked for",
+        "requests for pictures are read to their 126th token",
+        "fetching leaves pytorch_model.bin behind; where a repository has no other weights, "
+        "`hf download REPO` brings them, and they are read as numbers alone",
+    ),
 )
 
 

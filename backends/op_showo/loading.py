@@ -30,11 +30,7 @@ from op_showo.config import SYSTEM, ShowoConfig, Vocabulary, tokenizer_config
 from op_showo.magvit import Magvit, fit
 from op_showo.model import Showo
 
-PARTS = {
-    "magvitv2": "showlab/magvitv2",
-    "phi-1_5": "microsoft/phi-1_5",
-    "clip-vit-large-patch14-336": "openai/clip-vit-large-patch14-336",
-}
+PARTS = {part.repo.partition("/")[2]: part.repo for part in INFO.parts}
 """Folders of what the released Show-o takes from elsewhere, and where on the hub they are."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

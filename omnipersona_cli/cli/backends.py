@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -77,11 +78,13 @@ def show(name: str, as_json: bool) -> None:
         ("sizes", ", ".join(_size(size) for size in info.sizes)),
         ("model", info.default_model),
         ("also", ", ".join(other for other in info.models if other != info.default_model)),
+        *(("needs", f"{part.repo}, {part.what}") for part in info.parts),
         ("memory", f"{info.memory_gb:g} GB"),
         ("painting", f"{info.steps} steps, guidance {info.guidance:g}"),
         ("learning", f"{info.learn_steps} steps of {info.batch} lessons, rate {info.learn_rate:g}"),
         ("imports", ", ".join(_imports(info))),
         ("licence", info.licence),
+        *(("note", note) for note in info.notes),
     ]
     for key, value in rows:
         if value:
@@ -115,7 +118,13 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
         output.note(f"{name}: the weights are in the package, nothing to fetch.")
         fetched = False
     else:  # "A+B" are two repositories
-        fetched = any([_fetch_from_hub(name, one) for one in repo.split("+")])
+        files = {part.repo: part.files for part in info.parts}
+        parts = [part.repo for part in info.parts if repo in (part.models or known)]
+        brought = [
+            _fetch_from_hub(name, one, files.get(one, FETCHED))
+            for one in (*repo.split("+"), *parts)
+        ]
+        fetched = any(brought)
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})
 
@@ -125,8 +134,9 @@ def _weights(info: BackendInfo) -> list[tuple[str, str]]:
     return [("weights", f"{info.weights[it]} to {it}") for it in TASKS if it in info.weights]
 
 
-def _fetch_from_hub(name: str, repo: str) -> bool:
-    """Bring ``repo`` into the hub's cache, saying first how much that is; False where it is there.
+def _fetch_from_hub(name: str, repo: str, wanted_files: Sequence[str]) -> bool:
+    """Bring the files of ``repo`` that match into the hub's cache, saying first how much that is;
+    False where they are there.
 
     Pickled weights are left behind. Raises MissingError where the hub cannot be reached or has no
     such repository, ResourceError where the disk is full.
@@ -141,14 +151,14 @@ def _fetch_from_hub(name: str, repo: str) -> bool:
     # the HTTP library's own error; which library that is varies with the hub's version
     unreachable: Any = HfHubHTTPError.__mro__[1]
     try:
-        files: Any = snapshot_download(repo, allow_patterns=FETCHED, dry_run=True)
+        files: Any = snapshot_download(repo, allow_patterns=list(wanted_files), dry_run=True)
         wanted = [file for file in files if file.will_download]
         if not wanted:
             output.note(f"{name}: {repo} is here already, nothing to fetch.")
             return False
         size = sum(file.file_size or 0 for file in wanted) / 1e9
         output.note(f"{name}: fetching {repo} from huggingface.co, {size:.1f} GB …")
-        folder = snapshot_download(repo, allow_patterns=FETCHED)
+        folder = snapshot_download(repo, allow_patterns=list(wanted_files))
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, unreachable) as error:
         raise MissingError(
             f"{repo} could not be fetched: {_first_line(error)}",
@@ -175,6 +185,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "default_model": info.default_model,
         "models": list(info.models),
         "weights": {task: info.weights[task] for task in TASKS if task in info.weights},
+        "parts": [{"repo": part.repo, "what": part.what} for part in info.parts],
         "sizes": [list(size) for size in info.sizes],
         "pictures": info.pictures,
         "licence": info.licence,
@@ -185,6 +196,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "learn_rate": info.learn_rate,
         "batch": info.batch,
         "imports": _imports(info),
+        "notes": list(info.notes),
     }
 
 

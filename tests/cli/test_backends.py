@@ -15,6 +15,7 @@ KEYS = {
     "default_model",
     "models",
     "weights",
+    "parts",
     "sizes",
     "pictures",
     "licence",
@@ -25,6 +26,7 @@ KEYS = {
     "learn_rate",
     "batch",
     "imports",
+    "notes",
 }
 
 
@@ -141,6 +143,42 @@ def test_fetch_brings_all_weights_that_the_default_is_made_of(
     code, text, errors = op("fetch", "emu3", "--json")
     assert code == 0 and json.loads(text)["fetched"] is True
     assert brought == ["BAAI/Emu3-Gen-hf"] and "Emu3-Chat-hf is here already" in errors
+
+
+def test_fetch_brings_the_parts_of_a_model_and_of_those_what_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    brought: dict[str, list[str]] = {}
+
+    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
+        brought[repo] = allow_patterns
+        wanted = SimpleNamespace(will_download=True, file_size=6_000_000_000)
+        return [wanted] if dry_run else "/cache/showo"
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert op("fetch", "showo")[0] == 0
+    phi, clip = "microsoft/phi-1_5", "openai/clip-vit-large-patch14-336"
+    assert list(brought) == ["showlab/show-o-512x512", "showlab/magvitv2", phi]
+    assert "*.safetensors" not in brought[phi], "phi's weights are in Show-o's"
+    brought.clear()
+    assert op("fetch", "showo", "--model", "showlab/show-o-w-clip-vit")[0] == 0
+    assert list(brought) == ["showlab/show-o-w-clip-vit", "showlab/magvitv2", phi, clip]
+    brought.clear()
+    assert op("fetch", "showo", "--model", phi)[0] == 0
+    assert list(brought) == [phi] and "*.safetensors" not in brought[phi]
+
+
+def test_show_says_what_else_is_needed_and_what_to_know() -> None:
+    rows = [line.split(maxsplit=1) for line in op("show", "showo")[1].splitlines()]
+    assert [it[1].split(",")[0] for it in rows if it[0] == "needs"] == [
+        "showlab/magvitv2",
+        "microsoft/phi-1_5",
+        "openai/clip-vit-large-patch14-336",
+    ]
+    assert any("hf download" in it[1] for it in rows if it[0] == "note")
 
 
 def test_fetch_without_a_network_exits_3(monkeypatch: pytest.MonkeyPatch) -> None:
