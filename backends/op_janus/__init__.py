@@ -9,11 +9,15 @@ from omnipersona_cli.hookspecs import hookimpl
 
 INFO = BackendInfo(
     name="janus",
-    summary="Janus-Pro: photographs at 384 pixels, on a GPU of 6 GB and more.",
+    summary="Janus-Pro and Janus-4o, for photographs; Janus-4o edits natively.",
     opens="op_janus.loading:open_backend",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="deepseek-community/Janus-Pro-1B",
-    models=("deepseek-community/Janus-Pro-1B", "deepseek-community/Janus-Pro-7B"),
+    models=(
+        "deepseek-community/Janus-Pro-1B",
+        "deepseek-community/Janus-Pro-7B",
+        "FreedomIntelligence/Janus-4o-7B",
+    ),
     sizes=((384, 384),),
     pictures="photographs",
     licence="DeepSeek Model License",

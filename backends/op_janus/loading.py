@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
@@ -13,6 +13,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedT
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.errors import MissingError
 from op_autoregressive import loading
+from op_autoregressive.checkpoint import check_shapes, configured, shapes_of, silently
 from op_janus import INFO, original
 from op_janus.backend import BOI, EOI, JanusBackend
 
@@ -44,8 +45,10 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
         named = original.old_name(tensor) if authors else tensor
         loading.require(files, named, why=why, backend="janus")
     tokenizer = _tokenizer(folder)
-    janus: Any = _converted(folder, config, files, kind) if authors else _native(folder, kind)
-    janus.model.vqmodel.float()  # in bfloat16 some codes flip
+    if authors:
+        janus: Any = _converted(folder, config, files, kind)
+    else:
+        janus = _native(folder, files, kind)
     sight: Any = janus.config.vision_config
     edit = "native" if edits_natively(name, folder) else INFO.tasks["edit"]
     return JanusBackend(
@@ -67,56 +70,81 @@ def edits_natively(name: str, folder: Path) -> bool:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    if not (folder / "tokenizer.json").is_file():
-        raise MissingError(
-            f"{folder / 'tokenizer.json'} is missing", hint="op backends fetch janus"
-        )
+    hint = "op backends fetch janus"
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", hint=hint)
     tokenizer: PreTrainedTokenizerFast
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        with silently():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # its reader raises a bare one
+        raise MissingError(f"{path} is broken: {error}", hint=hint) from error
     words = tokenizer.get_vocab()
     unknown = [it for it in NEEDED if it not in words]
-    if unknown or tokenizer.pad_token_id is None:
-        raise MissingError(
-            f"the tokenizer in {folder} has no {unknown[0] if unknown else 'padding token'}",
-            hint="op backends fetch janus",
-        )
+    unknown += [it for it in ("bos_token", "eos_token", "pad_token") if not getattr(tokenizer, it)]
+    if unknown:
+        raise MissingError(f"the tokenizer in {folder} has no {unknown[0]}", hint=hint)
     return tokenizer
 
 
-def _native(folder: Path, kind: torch.dtype) -> JanusForConditionalGeneration:
-    loaded: Any = JanusForConditionalGeneration.from_pretrained(
-        folder,
-        dtype=kind,
-        local_files_only=True,
-        use_safetensors=True,
-        tie_word_embeddings=False,  # the released configuration lacks the key, whose default is yes
-        output_loading_info=True,
-    )
-    janus: JanusForConditionalGeneration
-    janus, report = loaded
-    lost = sorted(str(it) for what in ("missing_keys", "mismatched_keys") for it in report[what])
-    if lost:
-        raise MissingError(
-            f"the weights in {folder} do not fit their configuration: {lost[0]}",
-            hint="op backends fetch janus",
+def _native(
+    folder: Path, files: Mapping[str, Path], kind: torch.dtype
+) -> JanusForConditionalGeneration:
+    """The layout of transformers."""
+
+    def configuration() -> JanusConfig:
+        # the released configuration lacks the key, whose default is yes
+        found: JanusConfig = JanusConfig.from_pretrained(
+            folder, local_files_only=True, tie_word_embeddings=False
         )
-    return janus
+        return found
+
+    with silently():
+        config = configured(configuration, folder, backend="janus")
+        wanted = _wanted(config, folder)
+        check_shapes(files, wanted, backend="janus")
+        janus: Any = JanusForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=kind, local_files_only=True, use_safetensors=True
+        )
+    loading.restore_float32(janus.model.vqmodel, files, "vqmodel")  # in bfloat16 codes flip
+    return cast("JanusForConditionalGeneration", janus)
 
 
 def _converted(
     folder: Path, config: Mapping[str, Any], files: Mapping[str, Path], kind: torch.dtype
 ) -> JanusForConditionalGeneration:
     """The authors' layout, its tensors renamed as they are read; nothing is written."""
-    theirs = original.configuration(config, files, folder=folder)
-    tensors = original.converted(files, _shapes(theirs))
-    janus: JanusForConditionalGeneration = JanusForConditionalGeneration.from_pretrained(
-        None, config=theirs, state_dict=tensors, dtype=kind
+    theirs = configured(
+        lambda: original.configuration(config, files, folder=folder), folder, backend="janus"
     )
-    return janus
+    tensors = original.converted(files, _wanted(theirs, folder))
+    with silently():
+        janus: Any = JanusForConditionalGeneration.from_pretrained(
+            None, config=theirs, state_dict=tensors, dtype=kind
+        )
+    start = "model.vqmodel."
+    painter = {key: value for key, value in tensors.items() if key.startswith(start)}
+    janus.model.vqmodel.float().load_state_dict(  # in bfloat16 codes flip
+        {key.removeprefix(start): value for key, value in painter.items()}
+    )
+    return cast("JanusForConditionalGeneration", janus)
 
 
-def _shapes(config: JanusConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a model of this configuration has."""
-    with torch.device("meta"):
-        model = JanusForConditionalGeneration(config)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+def _wanted(config: JanusConfig, folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the checkpoint must have."""
+    sight: Any = config.vision_config
+    painter: Any = config.vq_config
+    seen = (sight.image_size // sight.patch_size) ** 2
+    drawn = (sight.image_size // 2 ** (len(painter.channel_multiplier) - 1)) ** 2
+    if not sight.num_image_tokens == seen == drawn:
+        raise MissingError(
+            f"{folder / 'config.json'} does not fit itself: {sight.image_size} pixels are {seen} "
+            f"patches and {drawn} codes, not {sight.num_image_tokens}",
+            hint="op backends fetch janus",
+        )
+
+    def shapes() -> dict[str, tuple[int, ...]]:
+        return shapes_of(lambda: JanusForConditionalGeneration(config))
+
+    return configured(shapes, folder, backend="janus")

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import JanusConfig
 
 from omnipersona_cli.errors import MissingError, UsageError
+from op_autoregressive.checkpoint import misfit, places
 
 MODEL_TYPE = "multi_modality"
 TOWER = "vision_model.vision_tower"
@@ -170,9 +171,8 @@ class _Sizes:
 
 def lacking(name: str, files: Mapping[str, Path]) -> MissingError:
     """The complaint about a tensor that should be in one of ``files``."""
-    places = sorted({str(path) for path in files.values()})
-    where = places[0] if len(places) == 1 else f"{places[0]} to {Path(places[-1]).name}"
-    return MissingError(f"{where} lacks the tensor {name}", hint="op backends fetch janus")
+    hint = "op backends fetch janus"
+    return MissingError(f"{places(files)} lacks the tensor {name}", hint=hint)
 
 
 def converted(
@@ -196,9 +196,7 @@ def converted(
             for new, one in zip(names, _parts(old, tensor, len(names)), strict=True):
                 if new in wanted and tuple(one.shape) != wanted[new]:
                     raise MissingError(
-                        f"{path} has the tensor {old} in the shape {list(tensor.shape)}, which its "
-                        "configuration does not fit",
-                        hint="op backends fetch janus",
+                        misfit(path, old, tuple(tensor.shape)), hint="op backends fetch janus"
                     )
                 found[new] = one
     for new in wanted:
