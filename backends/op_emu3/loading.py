@@ -36,15 +36,21 @@ from transformers import (
 from omnipersona_cli.backend import TASKS, Task
 from omnipersona_cli.errors import MissingError, UsageError
 from op_autoregressive import loading
+from op_autoregressive.checkpoint import check_shapes, configured, shapes_of, silently
 from op_emu3 import INFO, layout
 
 PAINTING: tuple[Task, ...] = ("generate", "edit")
+TABLE = "model.text_model.embed_tokens.weight"
 NEEDED_TENSORS = {
-    "embed_tokens.weight": "embedding table",
     "lm_head.weight": "language head",
-    "vqmodel.quantize.embedding.weight": "image tokenizer",
+    "model.vqmodel.quantize.embedding.weight": "image tokenizer",
 }
-"""Ends of names: the released files have other beginnings than today's modules."""
+RENAMED = (
+    ("model.text_model.", "text_model.model."),
+    ("model.vqmodel.", "vqmodel."),
+    ("lm_head.", "text_model.lm_head."),
+)
+"""Beginnings of names: of today's modules, and of the tensors in the released files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +134,7 @@ def fingerprint_of(found: Mapping[Task, Source]) -> str:
     if len(prints) == 1:
         return prints[0]
     values = "+".join(it.partition("@")[2] for it in prints)
-    return f"emu3@{sha256(values.encode()).hexdigest()[:16]}"
+    return f"emu3-chat-gen@{sha256(values.encode()).hexdigest()[:16]}"
 
 
 def norm_limit(found: Mapping[Task, Source]) -> float:
@@ -136,38 +142,35 @@ def norm_limit(found: Mapping[Task, Source]) -> float:
     tables = {
         (source.files[name], name)
         for source in found.values()
-        for name in source.files
-        if name.endswith("embed_tokens.weight")
+        for name in (old_name(TABLE, source.files),)
     }
     return 10.0 * max(loading.largest_norm(path, name) for path, name in tables)
 
 
+def old_name(name: str, files: Mapping[str, Path]) -> str:
+    """What a module's tensor is called in these files: as today, or as it was released."""
+    if name in files:
+        return name
+    start, old = next((it for it in RENAMED if name.startswith(it[0])), ("", ""))
+    return old + name.removeprefix(start)
+
+
 def read(source: Source, device: str, dtype: torch.dtype) -> Checkpoint:
     """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
-    config: Any = Emu3Config.from_pretrained(source.folder, local_files_only=True)
-    # it is a dropout on the residual stream, too, that training mode would switch on
-    config.text_config.attention_dropout = 0.0
-    loaded: Any = Emu3ForConditionalGeneration.from_pretrained(
-        source.folder,
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        use_safetensors=True,
-        output_loading_info=True,
-    )
-    emu3, report = loaded
-    lost = sorted(str(it) for what in ("missing_keys", "mismatched_keys") for it in report[what])
-    if lost:
-        raise MissingError(
-            f"the weights in {source.folder} do not fit their configuration: {lost[0]}",
-            hint=_fetch(source.name),
+    tokenizer = _tokenizer(source)
+    with silently():
+        emu3: Any = Emu3ForConditionalGeneration.from_pretrained(
+            source.folder,
+            config=_configuration(source.folder),
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
         )
     if dtype != torch.float32:
         loading.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
     emu3 = emu3.requires_grad_(False).train(False).to(device)
     language = emu3.model.text_model
     language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
-    tokenizer = _tokenizer(source)
     number = partial(_number, tokenizer)
     return Checkpoint(
         source=source,
@@ -239,20 +242,24 @@ def _fitting(found: dict[Task, Source]) -> dict[Task, Source]:
 
 def _source(name: str) -> Source:
     folder = loading.locate(name, backend="emu3")
-    config = loading.read_config(folder, types=("emu3", "Emu3"), backend="emu3")
-    if config["model_type"] == "Emu3":
+    kind = loading.read_config(folder, types=("emu3", "Emu3"), backend="emu3")["model_type"]
+    if kind == "Emu3":
         raise UsageError(
             f"{name} is in the authors' own format, which needs code that it brings along",
             hint=f"take the copy for transformers: --model {INFO.default_model}",
         )
-    text, sight = (_part(config, part, name) for part in ("text_config", "vq_config"))
-    width = _whole(text, "hidden_size", 4096, name)
-    codes = _whole(sight, "codebook_size", 32768, name)
-    _check_vocabulary(config.get("vocabulary_map"), codes, name)
     files = loading.tensor_files(folder, backend="emu3")
-    for end, why in NEEDED_TENSORS.items():
-        if not any(it.endswith(end) for it in files):
-            loading.require(files, end, why=why, backend="emu3")
+    config = _configuration(folder)
+    _check_vocabulary(config.vocabulary_map, config.vq_config.codebook_size, name)
+    names = {it: old_name(it, files) for it in (TABLE, *NEEDED_TENSORS)}
+    for it, why in NEEDED_TENSORS.items():
+        loading.require(files, names[it], why=why, backend="emu3")
+    with silently():
+        shapes = configured(
+            lambda: shapes_of(lambda: Emu3ForConditionalGeneration(config)), folder, backend="emu3"
+        )
+    wanted = {old_name(it, files): shape for it, shape in shapes.items()}
+    check_shapes(files, wanted, backend="emu3")
     if not (folder / "tokenizer.json").is_file():
         raise MissingError(f"{folder / 'tokenizer.json'} is missing", hint=_fetch(name))
     processor = _processor(folder, name)
@@ -261,26 +268,24 @@ def _source(name: str) -> Source:
         folder=folder,
         files=files,
         fingerprint=loading.fingerprint(folder, files, name),
-        width=width,
-        codes=codes,
-        positions=_whole(text, "max_position_embeddings", 9216, name),
+        width=config.text_config.hidden_size,
+        codes=config.vq_config.codebook_size,
+        positions=config.text_config.max_position_embeddings,
         areas=layout.areas_within(int(processor.min_pixels), int(processor.max_pixels)),
     )
 
 
-def _part(config: Mapping[str, Any], part: str, name: str) -> Mapping[str, Any]:
-    found = config.get(part)
-    if not isinstance(found, dict):
-        raise MissingError(f"the configuration of {name} has no {part}", hint=_fetch(name))
-    return found
+def _configuration(folder: Path) -> Any:
+    """The configuration, without the dropout that training mode would switch on: it sits on the
+    residual stream too."""
 
+    def made() -> Any:
+        found: Any = Emu3Config.from_pretrained(folder, local_files_only=True)
+        found.text_config.attention_dropout = 0.0
+        return found
 
-def _whole(config: Mapping[str, Any], key: str, default: int, name: str) -> int:
-    """A number of the configuration; one that is left out has transformers' default."""
-    found = config.get(key, default)
-    if not isinstance(found, int) or found < 1:
-        raise MissingError(f"the configuration of {name} has no {key}", hint=_fetch(name))
-    return found
+    with silently():
+        return configured(made, folder, backend="emu3")
 
 
 def _check_vocabulary(words: Any, codes: int, name: str) -> None:
@@ -298,7 +303,13 @@ def _check_vocabulary(words: Any, codes: int, name: str) -> None:
 
 
 def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(source.folder, local_files_only=True)
+    path = source.folder / "tokenizer.json"
+    tokenizer: PreTrainedTokenizerFast
+    try:
+        with silently():
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(path.parent, local_files_only=True)
+    except Exception as error:  # its reader raises a bare one
+        raise MissingError(f"{path} is broken: {error}", hint=_fetch(source.name)) from error
     words = tokenizer.get_vocab()
     needed = (*layout.NEEDED, layout.visual(0), layout.visual(source.codes - 1))
     unknown = [it for it in needed if it not in words]
@@ -306,14 +317,20 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
         raise MissingError(
             f"the tokenizer in {source.folder} has no {unknown[0]}", hint=_fetch(source.name)
         )
-    return cast(PreTrainedTokenizerFast, tokenizer)
+    return tokenizer
 
 
 def _processor(folder: Path, name: str) -> Emu3ImageProcessor:
     """The released one: the class's own mean and deviation are another model's."""
     if not any((folder / it).is_file() for it in ("processor_config.json", _PREPROCESSOR)):
         raise MissingError(f"{folder / _PREPROCESSOR} is missing", hint=_fetch(name))
-    return Emu3ImageProcessor.from_pretrained(folder, local_files_only=True)
+    try:
+        with silently():
+            return Emu3ImageProcessor.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # what it raises depends on what is wrong with the file
+        raise MissingError(
+            f"the image processor in {folder} is broken: {error}", hint=_fetch(name)
+        ) from error
 
 
 def _number(tokenizer: PreTrainedTokenizerFast, token: str) -> int:

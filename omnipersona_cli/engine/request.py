@@ -174,6 +174,11 @@ def check_task(info: BackendInfo, task: Task) -> None:
         return
     able = [name for name, other in registry.backends().items() if task in other.tasks]
     verb = {"understand": "answer questions", "generate": "paint", "edit": "edit"}[task]
+    if info.name in able:
+        raise TaskError(
+            f"{info.name} does not {verb} with these weights",
+            hint=f"leave out --model, or see which weights do: op backends show {info.name}",
+        )
     raise TaskError(
         f"{info.name} does not {verb}",
         hint=f"these do: {', '.join(able)} (-b {able[0]})" if able else "see `op backends`",

@@ -597,7 +597,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pair_is_one_backend_and_each_of_it_is_read_when_needed(pair: Path) -> None:
     emu3 = opened(pair)
     assert set(emu3.info.tasks) == set(TASKS) and emu3._read == {}
-    assert emu3.fingerprint.startswith("emu3@") and emu3.norm_limit > 0 and emu3._read == {}
+    assert (
+        emu3.fingerprint.startswith("emu3-chat-gen@") and emu3.norm_limit > 0 and emu3._read == {}
+    )
     emu3.score(SCENE, ["yes"])
     assert [path.name for path in emu3._read] == ["Emu3-Chat-hf"]
     list(emu3.gen(SCENE, size=None, steps=None, guidance=None, seeds=[0]))
@@ -677,13 +679,14 @@ BREAKAGES = {
     "authors": (UsageError, "authors' own format"),
     "words": (MissingError, "vocabulary_map of .* is missing"),
     "code": (MissingError, "visual token 000005"),
-    "text": (MissingError, "no text_config"),
-    "width": (MissingError, "no hidden_size"),
+    "text": (MissingError, "lacks the tensor text_model.model.layers.10.input_layernorm.weight"),
+    "width": (MissingError, "describes no model"),
     "weights": (MissingError, "model.safetensors is missing"),
     "shard": (MissingError, "model-00002-of-00002.safetensors is missing"),
     "cut": (MissingError, "broken"),
     "codebook": (MissingError, "image tokenizer"),
     "processor": (MissingError, "preprocessor_config.json is missing"),
+    "pixels": (MissingError, "image processor in .* is broken"),
     "tokenizer": (MissingError, "tokenizer.json is missing"),
     "config": (MissingError, "config.json is missing"),
 }
@@ -707,6 +710,9 @@ def break_it(copy: Path, what: str) -> None:
     if what in ("weights", "processor", "tokenizer", "config"):
         name = {"weights": "model.safetensors"}.get(what)
         (copy / (name or {"processor": "processor_config.json"}.get(what, f"{what}.json"))).unlink()
+        return
+    if what == "pixels":
+        (copy / "processor_config.json").write_text("{")
         return
     if what == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
