@@ -409,8 +409,9 @@ def _prepared(
     ]
     if spared:  # a fact has no other face to hold out: knowing it counts as it is
         spared += _spread([it for it in lessons if it.kind == "fact"], material.name)
-    present = [probe for probe in material.probes if probe.present][:PROBES]
-    absent = [probe for probe in material.probes if not probe.present][:PROBES]
+    probes = material.probes if "understand" in tasks else ()
+    present = [probe for probe in probes if probe.present][:PROBES]
+    absent = [probe for probe in probes if not probe.present][:PROBES]
     pools = (
         lessons,
         spared,
