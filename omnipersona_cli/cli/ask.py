@@ -13,6 +13,9 @@ from omnipersona_cli.errors import UsageError
 if TYPE_CHECKING:
     from omnipersona_cli.engine.ask import Answer
 
+LONGEST_NAME = 255
+"""A single word longer than this is a question, and no file."""
+
 
 @click.command(
     epilog='\b\nExamples:\n  op ask photo.png "is <bo> here?"\n'
@@ -55,7 +58,7 @@ def command(
     """
     if len(words) > 2:
         raise UsageError("too many words outside quotes", hint='op ask photo.png "is <bo> here?"')
-    if len(words) == 1 and Path(words[0]).is_file():
+    if len(words) == 1 and len(words[0]) < LONGEST_NAME and Path(words[0]).is_file():
         raise UsageError(
             "a picture, but no question", hint=f'op ask {words[0]} "what is in the picture?"'
         )

@@ -207,8 +207,9 @@ def show_report(learned: Learned, *, in_library: bool) -> None:
     from omnipersona_cli.concepts.card import card_lines
 
     report, name = learned.report, learned.pack.name
+    photos = "1 photo" if report.photos == 1 else f"{report.photos} photos"
     output.note(
-        f"learned <{name}> from {report.photos} photos in {learned.seconds:.0f} s "
+        f"learned <{name}> from {photos} in {learned.seconds:.0f} s "
         f"on {learned.backend}, seed {learned.seed}; best at step {report.best_step} of "
         f"{report.steps}"
     )

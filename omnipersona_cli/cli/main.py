@@ -150,8 +150,7 @@ def _expected(error: Exception) -> PersonaError | None:
     if isinstance(error, PersonaError):
         return error
     if isinstance(error, click.UsageError):
-        path = error.ctx.command_path if error.ctx else "op"
-        told: PersonaError = UsageError(error.format_message(), hint=f"see `{path} --help`")
+        told: PersonaError = UsageError(error.format_message(), hint=_usage_hint(error))
     elif _out_of_memory(error):
         told = ResourceError(
             "there is not enough memory",
@@ -160,6 +159,11 @@ def _expected(error: Exception) -> PersonaError | None:
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         told = ResourceError(
             f"the disk is full{_at(error)}", hint="free some space, or name another place with -o"
+        )
+    elif isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        told = UsageError(
+            f"{str(error.filename)[:40]} … is too long to be the name of a file",
+            hint='name a shorter one; words for the model come after it, in quotes: "<bo> is here"',
         )
     elif isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         told = ResourceError(
@@ -170,6 +174,16 @@ def _expected(error: Exception) -> PersonaError | None:
         return None
     told.__cause__ = error
     return told
+
+
+def _usage_hint(error: click.UsageError) -> str:
+    """Words that a shell has split, and a name that it read as a redirection, want quotes."""
+    path = error.ctx.command_path if error.ctx else "op"
+    examples = {"gen": '"<bo> at the beach"', "edit": 'photo.png "add <bo>"'}
+    example = examples.get(error.ctx.info_name or "" if error.ctx else "")
+    if example and "unexpected extra argument" in error.format_message():
+        return f"quote the words, angle brackets too: {path} {example}; see `op help shell`"
+    return f"see `{path} --help`"
 
 
 def _out_of_memory(error: Exception) -> bool:

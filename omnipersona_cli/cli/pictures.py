@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.errors import PersonaError, UsageError
+from omnipersona_cli.errors import PersonaError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.picture import Metadata, Picture
@@ -140,6 +140,9 @@ class Shelf:
                 )
             if Path(target).exists() and not self.force:
                 raise PersonaError(f"{target} is already there", hint="add --force to replace it")
+            check_folder(Path(target).parent)
+        else:
+            check_folder(Path(target or ""))
 
     def put(self, picture: Picture) -> None:
         """Keep one picture and say where."""
@@ -180,6 +183,24 @@ class Shelf:
     @staticmethod
     def _is_folder(target: str) -> bool:
         return target.endswith(("/", "\\")) or Path(target).is_dir()
+
+
+def check_folder(folder: Path) -> None:
+    """ResourceError where no picture could be put into ``folder``, or the folder not be made. It is
+    tried beside the nearest folder that is there; nothing is left behind."""
+    from tempfile import TemporaryFile
+
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    try:
+        with TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+    except OSError as error:
+        reason = "not a folder" if there.is_file() else error.strerror or str(error)
+        raise ResourceError(
+            f"{there} cannot be written: {reason}", hint="choose another place with -o"
+        ) from error
 
 
 def slug(words: str) -> str:

@@ -46,7 +46,8 @@ def verdict_in(card: Mapping[str, Any]) -> str:
 def _recognition(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
     error = it["calibration_error"]
     calibrated = "" if error is None else f", ECE {error:.2f}"
-    whose = "held-out photos" if it["held_out"] else "photos that were learned from"
+    photos = "photo" if it["photos"] == 1 else "photos"
+    whose = f"held-out {photos}" if it["held_out"] else f"{photos} that it learned from"
     return (
         f"{it['accuracy']:.2f} ({it['low']:.2f} to {it['high']:.2f}) on {it['photos']:d} {whose} "
         f"and {it['others']:d} others; AUROC {it['auroc']:.2f}, threshold {it['threshold']:.2f}"

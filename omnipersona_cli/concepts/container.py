@@ -232,7 +232,7 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     """The error to raise for an OSError while writing at ``path``."""
     if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
         return ResourceError(f"the disk is full: cannot write {path}", hint="df -h")
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+    if error.errno in {errno.ENOENT, errno.ENOTDIR} and not path.parent.is_dir():
         return ResourceError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
     reason = (error.strerror or type(error).__name__).lower()
     return ResourceError(

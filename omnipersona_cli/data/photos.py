@@ -80,6 +80,11 @@ class Album:
         return tuple(photo for photo in self.photos if photo.held_out)
 
     @property
+    def count(self) -> int:
+        """How many photos there are, varied copies not counted."""
+        return sum(not photo.varied for photo in self.photos)
+
+    @property
     def captions(self) -> Mapping[str, str]:
         """Caption by photo name, where there is one."""
         return {photo.name: photo.caption for photo in self.photos if photo.caption}

@@ -27,6 +27,8 @@ from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
 PACK_ROOM = 1 << 20
 """Bytes that must be free where a pack is to be written."""
 
+PLACE_HINT = "choose another place: -o FILE, or export OMNIPERSONA_HOME=FOLDER"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -62,8 +64,8 @@ class Report:
         }
 
 
-def check_place(folder: Path) -> None:
-    """ResourceError where the pack could not be written in the end, before anything is learned."""
+def check_place(folder: Path, *, hint: str = PLACE_HINT) -> None:
+    """ResourceError where nothing could be written in the end, before anything is learned."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as file:
@@ -71,7 +73,7 @@ def check_place(folder: Path) -> None:
     except OSError as error:
         raise ResourceError(
             f"{folder} cannot be written: {error.strerror or error}",
-            hint="choose another place: -o FILE, or export OMNIPERSONA_HOME=FOLDER",
+            hint=hint,
         ) from error
 
 
@@ -178,7 +180,7 @@ def packed(
         slots={slot: made},
         evals={slot: figures},
         provenance={
-            "photos": len(material.album.photos),
+            "photos": material.album.count,
             "held_out": len(material.album.held_out),
             "negatives": report.negatives,
             "digest": material.photo_digest(),

@@ -20,7 +20,7 @@ import torch
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prepared
+from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Lesson, Prepared
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
@@ -144,7 +144,7 @@ def plan(
         kind=material.kind,
         backend=info.name,
         facts=tuple(fact.text for fact in material.facts),
-        photos=len(material.album.photos),
+        photos=material.album.count,
         held_out=len(material.album.held_out),
         negatives=material.learned_negatives + len(material.negatives),
         lessons=_counts(material.lessons),
@@ -216,7 +216,9 @@ def learn(
     check_place(library.folder if out is None else out.parent)
     if page is not None:
         check_page(page, force=force)
-        check_place(page.parent)
+        check_place(page.parent, hint="choose another place: --report FILE")
+    if previews is not None:
+        check_place(previews, hint="choose another --previews")
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     report(Progress(phase="reading photos"))
     material = gather(
@@ -240,9 +242,10 @@ def learn(
             )
     pictures = [photo.image for photo in material.album.learning]
     texts = [fact.text for fact in material.facts]
-    notes = (*material.notes, *backend.remarks(texts=texts, photos=pictures))
-    tell(report, notes)
     info = backend.info
+    foreign = [it + _elsewhere(info) for it in backend.remarks(photos=pictures)]
+    notes = (*material.notes, *backend.remarks(texts=texts), *foreign)
+    tell(report, notes)
     settings = Settings(
         steps=info.learn_steps if steps is None else steps,
         batch_size=info.batch if batch_size is None else batch_size,
@@ -295,7 +298,7 @@ def learn(
         losses=optimised.losses,
         best_step=optimised.best_step,
         steps=settings.steps,
-        photos=len(material.album.photos),
+        photos=material.album.count,
         held_out=len(material.album.held_out),
         negatives=material.learned_negatives + len(material.negatives),
         lessons=_counts(material.lessons),
@@ -366,6 +369,16 @@ def check_numbers(
         raise UsageError(
             f"{samples} samples cannot be painted", hint=f"--samples takes 0 to {len(PLACES)}"
         )
+
+
+def _elsewhere(info: BackendInfo) -> str:
+    """The installed backends for other pictures, after a remark that these are not of ``info``'s
+    kind."""
+    able: dict[str, list[str]] = {}
+    for name, other in registry.backends().items():
+        if other.pictures != info.pictures:
+            able.setdefault(other.pictures, []).append(name)
+    return "".join(f"; for {what}: {', '.join(sorted(names))}" for what, names in able.items())
 
 
 def _start(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -88,7 +89,8 @@ def save_png(
         part.write_bytes(png_bytes(picture, metadata=metadata))
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise ResourceError(
             f"{path} cannot be written: {error.strerror or error}",
             hint="choose another place with -o",

@@ -31,13 +31,6 @@ class Previews:
         self.backend, self.folder, self.keep, self.report = backend, folder, keep, report
         self.kept: list[Drawn] = []
         self.losses: list[tuple[int, float]] = []
-        if folder is not None:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ResourceError(
-                    f"{folder} cannot be made", hint="choose another --previews"
-                ) from error
 
     @property
     def on_check(self) -> Callable[[ConceptTokens, Check], None] | None:

@@ -41,6 +41,8 @@ def test_the_model_answers_the_rest(disc, op):
         (["rod.png", "is <bo> here?"], 3),
         (["is <bob> here?"], 3),
         (["red.png", "is", "<bo>", "here?"], 2),
+        (["is <bo> here? " * 1000], 2),
+        (["very " * 5000, "is <bo> here?"], 2),
         ([""], 2),
         ([], 2),
     ],

@@ -69,6 +69,9 @@ def test_a_concept_needs_no_brackets(disc, op):
         (["<bo>", "--size", "big"], 2, "size"),
         (["<bo>", "-n", "2", "-o", "-"], 2, "one picture"),
         (["--like", "red.png"], 1, "does not say"),
+        (["at", "the", "beach"], 2, "quote the words"),
+        (["<bo>", "-o", "red.png/bo.png"], 1, "not a folder"),
+        (["<bo>", "-o", "red.png/"], 1, "not a folder"),
         (["<bo>", "--prompts", "nowhere.txt"], 2, "both"),
     ],
 )

@@ -103,6 +103,7 @@ def test_one_photo_is_enough_but_said_to_be_weak_ground(sketch, library, tmp_pat
     drawing("red", 1).save(tmp_path / "one.png")
     result = learn([tmp_path / "one.png"], name="bo", backend=sketch, steps=4, library=library)
     assert not result.report.calibration.held_out
+    assert result.report.photos == 1 and result.pack.provenance["photos"] == 1
     assert any("held out" in note for note in result.notes)
 
 
@@ -161,3 +162,17 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(sketch, photos, 
             on_progress=lambda event: phases.append(event.phase),
         )
     assert not phases
+    with pytest.raises(ResourceError, match="cannot be written") as caught:
+        learn([photos], name="bo", backend=sketch, previews=tmp_path / "file" / "previews")
+    assert "--previews" in caught.value.hint
+
+
+def test_foreign_photos_are_learned_with_a_note_that_names_other_backends(
+    sketch, photos, library, monkeypatch
+):
+    monkeypatch.setattr(
+        sketch, "remarks", lambda texts=(), photos=(): ["these are odd"] if photos else []
+    )
+    result = learn([photos], name="bo", backend=sketch, library=library, steps=1)
+    (note,) = [note for note in result.notes if "odd" in note]
+    assert note.startswith("these are odd; ") and "for photographs: bagel, " in note
