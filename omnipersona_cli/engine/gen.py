@@ -134,8 +134,10 @@ def recipe_of(about: Mapping[str, Any]) -> Recipe:
 
 
 def replay_of(request: Request, wanted: bool) -> Trace:
-    """The replay of the request, or the request as it is."""
-    if not wanted or not request.concepts:
+    """The replay of the request, or the request as it is; replay asks, so that a backend which
+    only paints has none."""
+    able = "understand" in request.backend.info.tasks
+    if not wanted or not able or not request.concepts:
         return unchanged(request.text)
     return replay(request.backend, request.text, concepts=request.concepts, facts=request.facts)
 
