@@ -8,6 +8,7 @@ trained with it or chosen by it.
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
 
@@ -19,6 +20,9 @@ from op_nano.judge import judge
 from op_nano.vision import AROUND, ATTRIBUTES
 
 WEIGHTS_FILE = WEIGHTS / "judge.safetensors"
+REMEMBERED = 4096
+"""Pictures of which the answer is kept: reference photos are asked about again and again."""
+
 _KNOWN = {**ATTRIBUTES, **AROUND}
 
 
@@ -41,6 +45,7 @@ class ToyJudge:
 
     def __init__(self) -> None:
         self.id = f"toy@{sha256(WEIGHTS_FILE.read_bytes()).hexdigest()[:16]}"
+        self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
 
     def score(self, item: JudgeItem) -> Verdict:
         """The verdict; failed where the truth that it needs is not known."""
@@ -48,9 +53,9 @@ class ToyJudge:
             return Verdict(score=same_words(item.gold, item.answer))
         if not item.images or (item.kind != "image-image" and not item.truth):
             return Verdict(score=None, detail="the data set does not say what is true", failed=True)
-        seen = _seen(item.images[-1])
+        seen = self._seen(item.images[-1])
         if item.kind == "image-image":
-            shares = [_share(_looks(_seen(it)), seen) for it in item.references]
+            shares = [_share(_looks(self._seen(it)), seen) for it in item.references]
             if not shares:
                 return Verdict(score=None, detail="nothing to compare with", failed=True)
             return Verdict(score=sum(shares) / len(shares))
@@ -61,10 +66,22 @@ class ToyJudge:
         if item.kind == "presence":
             return Verdict(score=share if seen["characters"] != "0" else 0.0, detail=detail)
         if item.kind == "edit-sc":
-            before = _seen(item.images[0])
+            before = self._seen(item.images[0])
             kept = {name: before[name] for name in ("scene", "thing") if name not in item.truth}
             return Verdict(score=min(share, _share(kept, seen) if kept else 1.0), detail=detail)
         return Verdict(score=share, detail=detail)
+
+    def _seen(self, image: Image) -> dict[str, str]:
+        """What the judge sees, in words; a picture is looked at once while it is remembered.
+        Colours of what is not there mean nothing."""
+        image = image.convert("RGB")
+        key = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        if key not in self._known:
+            (verdict,) = judge([image], WEIGHTS_FILE)
+            self._known[key] = {name: words[verdict.found[name]] for name, words in _KNOWN.items()}
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return self._known[key]
 
 
 def same_words(gold: str, answer: str) -> float:
@@ -77,12 +94,6 @@ def same_words(gold: str, answer: str) -> float:
         return 1.0
     both = set(wanted) & set(said)
     return 0.5 if both and (both == set(wanted) or both == set(said)) else 0.0
-
-
-def _seen(image: Image) -> dict[str, str]:
-    """What the judge sees, in words. Colours of what is not there mean nothing."""
-    (verdict,) = judge([image], WEIGHTS_FILE)
-    return {name: words[verdict.found[name]] for name, words in _KNOWN.items()}
 
 
 def _looks(seen: dict[str, str]) -> dict[str, str]:

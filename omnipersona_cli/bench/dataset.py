@@ -5,7 +5,9 @@
     concepts_list.json                      names (absent: the folders under concept/train)
     random_images/N.png                     easy negatives
     concept/train/<c>/N.png                 photos to learn from
+    concept/train/train_images.json         name -> which of them (absent: all)
     concept/train/<c>/info.json             class, info, extra_info, generation_type
+    concept/train/<c>/conversations.json    picture -> [{query, answer}]
     concept/train/<c>/negative_example/     pictures of others that look alike
     concept/test/<c>/N.png                  test photos
     concept/test/<c>/t2i_conditions.json    prompts: a list, or the dictionary of the later release
@@ -30,8 +32,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from PIL import Image as images
+
 from omnipersona_cli.concepts.mentions import check_name
-from omnipersona_cli.errors import MissingError, PersonaError, nearest
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest
 
 Task = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
 TASKS: tuple[Task, ...] = (
@@ -87,6 +91,9 @@ class Concept:
     test_photos: tuple[Path, ...]
     negatives: tuple[Path, ...]
     items: tuple[Item, ...]
+    conversations: tuple[tuple[str, str, str], ...] = ()
+    """(picture, question, answer): what the set says about its photos. Learning makes its own
+    lessons; a method that wants these finds them here."""
     truth: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -178,7 +185,7 @@ def _concept(
     info = _object(read_json(info_file), info_file)
     for key in sorted(info.keys() - INFO_FIELDS):
         notes.append(f"info.json has a field {key!r} that nobody described; it is left out")
-    photos, test_photos = _pictures(train), _pictures(test)
+    photos, test_photos = _train_photos(root, train, folder), _pictures(test)
     if not photos:
         raise PersonaError(
             f"there is no photo of {folder} to learn from in {train}",
@@ -209,8 +216,51 @@ def _concept(
         test_photos=test_photos,
         negatives=negatives,
         items=tuple(items),
+        conversations=tuple(_conversations(train, folder, name, notes)),
         truth=truth,
     )
+
+
+def _train_photos(root: Path, train: Path, folder: str) -> tuple[Path, ...]:
+    """The photos that train_images.json lists for the concept; all of its folder without it."""
+    listed = root / "concept" / "train" / "train_images.json"
+    files = _object(read_json(listed), listed).get(folder) if listed.exists() else None
+    if files is None:
+        return _pictures(train)
+    return tuple(_found(train, train, file, listed) for file in _strings(files, listed))
+
+
+def _conversations(
+    train: Path, folder: str, name: str, notes: list[str]
+) -> Iterator[tuple[str, str, str]]:
+    """What conversations.json says about each photo."""
+    path = train / "conversations.json"
+    if not path.exists():
+        return
+    for picture, turns in _object(read_json(path), path).items():
+        for turn in turns if isinstance(turns, list) else [turns]:
+            both = (turn.get("query"), turn.get("answer")) if isinstance(turn, dict) else ()
+            said = [renamed(it, folder, name) for it in both if isinstance(it, str)]
+            if len(said) == 2:
+                yield picture, said[0], said[1]
+            else:
+                notes.append("conversations.json has entries of unknown form; they are left out")
+
+
+def check_pictures(dataset: Dataset) -> None:
+    """PhotoError for the first picture that is none: before work, rather than hours into it."""
+    for concept in dataset.concepts:
+        named = [it for item in concept.items for it in (item.image, item.target, item.mask) if it]
+        for path in dict.fromkeys(
+            (*concept.photos, *concept.test_photos, *concept.negatives, *named)
+        ):
+            try:
+                with images.open(path) as image:
+                    image.verify()
+            except (OSError, SyntaxError, ValueError, images.DecompressionBombError) as error:
+                raise PhotoError(
+                    f"{path} is no picture that can be read", hint="copy the whole data set again"
+                ) from error
 
 
 def renamed(text: str, folder: str, name: str) -> str:

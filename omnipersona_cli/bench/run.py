@@ -16,7 +16,7 @@ import torch
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.bench.clock import Clock, Unit
-from omnipersona_cli.bench.dataset import TASKS, Dataset, read_dataset
+from omnipersona_cli.bench.dataset import TASKS, Dataset, check_pictures, read_dataset
 from omnipersona_cli.bench.judging import Panel
 from omnipersona_cli.bench.methods import Method, chosen_methods
 from omnipersona_cli.bench.metrics import PROFILES
@@ -51,6 +51,7 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
     dataset = read_dataset(order.data, order.concepts)
     for note in dataset.notes:
         report(Progress(phase="reading", note=note))
+    check_pictures(dataset)
     panel = Panel.of(order.judges)
     for note in panel.notes():
         report(Progress(phase="reading", note=note))

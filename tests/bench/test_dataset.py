@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from omnipersona_cli.bench.dataset import read_dataset
-from omnipersona_cli.errors import MissingError, PersonaError
+from omnipersona_cli.bench.dataset import check_pictures, read_dataset
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError
 
 
 def rewrite(path, change):
@@ -54,6 +54,30 @@ def test_without_test_data_the_photos_are_asked_about_and_raw_fields_are_not_gue
 def test_unknown_fields_are_reported(discs):
     rewrite(discs / "concept/train/bo/info.json", lambda info: info | {"colour": "red"})
     assert any("'colour'" in note for note in read_dataset(discs).notes)
+
+
+def test_conversations_and_the_list_of_training_photos_are_read(discs):
+    train = discs / "concept/train"
+    (train / "train_images.json").write_text(json.dumps({"bo": ["3.png", "1.png"]}))
+    talk = {"1.png": [{"query": "<image>\nwho is it?", "answer": "<bo>"}, {"frage": "?"}]}
+    (train / "bo/conversations.json").write_text(json.dumps(talk))
+    data = read_dataset(discs)
+    bo, mia = data.concepts
+    assert [path.name for path in bo.photos] == ["3.png", "1.png"] and len(mia.photos) == 5
+    assert bo.conversations == (("1.png", "who is it?", "<bo>"),)
+    assert any("conversations.json has entries of unknown form" in note for note in data.notes)
+    (train / "train_images.json").write_text(json.dumps({"bo": ["gone.png"]}))
+    with pytest.raises(MissingError, match=r"gone\.png"):
+        read_dataset(discs)
+
+
+def test_a_picture_that_is_none_is_found_before_work(discs):
+    data = read_dataset(discs)
+    check_pictures(data)
+    path = discs / "concept/test/mia/edits/target.png"
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(PhotoError, match=r"mia/edits/target\.png"):
+        check_pictures(data)
 
 
 def test_the_digest_follows_a_pixel(discs):

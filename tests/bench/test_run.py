@@ -2,11 +2,16 @@
 
 import json
 import math
+import shutil
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from omnipersona_cli import registry
 from omnipersona_cli.bench import report
+from omnipersona_cli.bench.clock import Clock, Unit
 from omnipersona_cli.bench.dataset import read_dataset
 from omnipersona_cli.bench.findings import findings
 from omnipersona_cli.bench.page import as_html
@@ -15,6 +20,7 @@ from omnipersona_cli.bench.run import run
 from omnipersona_cli.bench.unit import Order
 from omnipersona_cli.engine import Opening
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
+from omnipersona_cli.hookspecs import Verdict
 
 
 @pytest.fixture
@@ -101,6 +107,95 @@ def test_results_of_another_run_are_refused_and_kept(order):
         run(replace(order, tasks=("recognition",)))
 
 
+def test_items_of_another_run_among_the_results_are_refused(order, tmp_path):
+    run(replace(order, tasks=("qa",)))
+    other = replace(order, out=tmp_path / "two", tasks=("qa",), concepts=("bo",))
+    run(other)
+    (other.out / "results.jsonl").write_bytes(bytes_of(order))
+    with pytest.raises(PersonaError, match="items of another run: full, mia"):
+        run(other)
+    assert bytes_of(other) == bytes_of(order)  # nothing is thrown away
+
+
+def test_two_runs_do_not_write_to_one_folder(order):
+    with Results(order.out).held(), pytest.raises(PersonaError, match="another run is writing"):
+        run(order)
+    assert not (order.out / "run.json").exists()
+
+
+def test_without_replay_is_full_where_nothing_was_replayed(order, tmp_path):
+    both = run(replace(order, methods=("full", "without-replay")))
+    alone = run(replace(order, out=tmp_path / "two", methods=("without-replay",)))
+    assert [it for it in both if it["method"] == "without-replay"] == alone
+
+
+def test_a_judge_that_is_down_stops_the_run_and_the_same_command_goes_on(
+    order, tmp_path, monkeypatch
+):
+    class Grader(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.dumps({"choices": [{"message": {"content": "0.5"}}]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *said):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Grader)
+    monkeypatch.setenv("OMNIPERSONA_VLM_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setenv("OMNIPERSONA_VLM_MODEL", "grader")
+    monkeypatch.setattr("op_judge.vlm.PAUSE", 0.0)
+    down = replace(order, judges=("vlm",), tasks=("recognition", "qa"))
+    server.server_close()
+    with pytest.raises(PersonaError, match="cannot be reached") as caught:
+        run(down)
+    assert "run the same command again" in caught.value.hint
+    kept = bytes_of(down).splitlines()
+    assert len(kept) == 2 and all(json.loads(line)["task"] == "recognition" for line in kept)
+    server = ThreadingHTTPServer(("127.0.0.1", server.server_port), Grader)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    notes = []
+    records = run(down, on_progress=lambda event: notes.append(event.note))
+    server.shutdown()
+    server.server_close()
+    assert [it["scores"]["qa-judge"] for it in records if it["task"] == "qa"] == [0.5, 0.5]
+    assert all(it["judges"]["qa-judge"].startswith("vlm:grader@") for it in records[-1:])
+    assert any("pictures are sent there" in note for note in notes)
+
+
+def test_what_a_judge_failed_at_is_asked_again_when_that_is_wanted(order, monkeypatch):
+    editing = replace(order, tasks=("editing", "qa"))
+    failed = [it["failed"] for it in run(editing) if it["task"] == "editing"]
+    assert failed == [["edit-sc"]] * 2
+    judge = registry.load(registry.judges()["colours"].judge)
+    real = judge.score
+
+    def mended(self, item):
+        return Verdict(score=1.0) if item.kind == "edit-sc" else real(self, item)
+
+    monkeypatch.setattr(judge, "score", mended)
+    assert any(it["failed"] for it in run(editing))  # what is finished stays as it is
+    again = run(replace(editing, retry_failed=True))
+    assert [it["scores"]["edit-sc"] for it in again if it["task"] == "editing"] == [1.0, 1.0]
+
+
+def test_the_time_left_is_told_from_what_learning_and_answers_took():
+    one, two = Unit(concept="bo", seed=0), Unit(concept="bo", seed=1)
+    clock = Clock(items=20, before=5, learnings={(one, "full"), (two, "full")}, workers=2)
+    assert clock.seconds_left() is None and str(clock) == "5 of 25 items"
+    clock.learnt(one, "full", {"seconds": 60.0})
+    for _ in range(10):
+        clock.scored({"concept": "bo", "seed": 0, "method": "full", "task": "qa"}, 2.0)
+    assert clock.seconds_left() == pytest.approx((60 + 10 * 2.0) / 2)
+    assert str(clock).startswith("15 of 25 items") and str(clock).endswith("about 40 s left")
+    (spent,) = clock.finished(one)
+    assert spent["items"] == 10 and spent["item_seconds"] == pytest.approx(20)
+    assert clock.progress().metrics["minutes left"] == pytest.approx(40 / 60)
+
+
 def test_a_full_disk_keeps_what_was_finished(order, monkeypatch):
     import os
 
@@ -143,6 +238,8 @@ def test_the_report_counts_failures_and_holds_the_pictures(order, discs):
     assert table["qa-exact"].mean == 1  # a written fact is the answer
     assert math.isfinite(table["rec"].low) and table["rec"].concepts == 2
     text = report.as_markdown(records, setting, times)
+    assert "Ablations:" in text and "| without-replay: no replay |" in text
+    assert "Finding 2. Replay helps PARG: not said of so few concepts." in text
     assert "| Rec |" in text and "2 of 2 failed" in text and "Replay helps PARG" in text
     page = as_html(records, setting, times, read_dataset(discs))
     assert page.count("data:image/png;base64,") > 10
@@ -158,6 +255,23 @@ def test_results_of_different_data_are_not_put_in_one_table(order, tmp_path):
         report.load([order.out, other.out])
     with pytest.raises(MissingError):
         report.load([tmp_path / "nowhere"])
+
+
+def test_one_item_in_two_results_is_told(order, tmp_path):
+    run(replace(order, tasks=("qa",)))
+    shutil.copytree(order.out, tmp_path / "two")
+    with pytest.raises(PersonaError, match="same item more than once: full, bo, 0"):
+        report.load([order.out, tmp_path / "two"])
+
+
+def test_lines_that_are_no_records_are_told(order):
+    run(replace(order, tasks=("qa",)))
+    path = order.out / "results.jsonl"
+    first, *rest = path.read_text().splitlines()
+    strange = json.loads(first) | {"scores": {"qa-exact": "much"}}
+    path.write_text("\n".join([json.dumps(strange), *rest]))
+    with pytest.raises(PersonaError, match="damaged in line 1"):
+        report.load([order.out])
 
 
 def test_a_cut_line_in_the_middle_is_told(order):
@@ -186,6 +300,22 @@ def test_findings_are_said_plainly_and_not_of_few_concepts():
     assert verdict([0, 0, 0.25, 0, 0.5, 0], [1, 1, 1, 0.75, 1, 1]) == "does not hold"
     assert verdict([1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1]) == "not shown"
     assert verdict([1, 1], [0, 0]) == "not said of so few concepts"
+
+
+def test_a_rival_is_reached_by_not_being_clearly_below_it():
+    def reached(full, text):
+        both = [
+            {"method": method, "concept": f"c{n}", "task": "parg", "scores": {"parg": score},
+             "failed": [], "probability": None, "gold": ""}
+            for method, scores in (("full", full), ("text-prompt-only", text))
+            for n, score in enumerate(scores)
+        ]  # fmt: skip
+        (found,) = (it for it in findings(both) if it["claim"].startswith("With the facts text"))
+        return found["verdict"]
+
+    assert reached([0.8] * 6, [0.82] * 6) == "holds"
+    assert reached([0.6] * 6, [0.8] * 6) == "does not hold"
+    assert reached([1, 0, 1, 0, 1, 0], [0, 1, 0, 1, 0, 1]) == "not shown"
 
 
 @pytest.mark.slow
