@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, JanusForConditionalGeneration
+from transformers import Cache, DynamicCache, JanusForConditionalGeneration, StaticCache
 
 from omnipersona_cli.backend import OnStep
 
@@ -41,6 +41,7 @@ def sample(
     temperature: float = 1.0,
     known: Tensor | None = None,
     free: Tensor | None = None,
+    static: bool | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
@@ -48,37 +49,41 @@ def sample(
     Logits are the sum of the branches' by ``weights``, and a branch that counts nothing is not
     computed. At temperature 0 the best code is taken, else one is drawn from the whole codebook as
     the authors do (Janus, generation_inference). Where ``free`` [N] is false, the code is that of
-    ``known`` [N]: masked regeneration. What is known before the first free code is read at once.
+    ``known`` [N]: masked regeneration. Known codes are read at once with the next free one.
 
-    The random number of a place in the picture does not depend on the places before it, and none
-    leaves the processor's generator one by one: a device is never waited for.
+    The random number of a place in the picture does not depend on the places before it, and all of
+    them are drawn beforehand: a step waits for nothing that is not on the device. ``static``
+    chooses a cache of fixed size; without it, accelerators have one (on a processor the two are
+    equally fast).
     """
     sight: Any = model.config.vision_config
     count = sight.num_image_tokens
-    cache = DynamicCache(config=model.config.get_text_config())
+    settings = model.config.get_text_config()
     counts = [number for number, weight in enumerate(weights) if weight]
-    rows, branches = prompts[counts], len(counts)
-    scale = torch.tensor([weights[number] for number in counts], device=rows.device)
-    chance = torch.rand(count, generator=generator).to(rows.device)
-    fixed = [False] * count if known is None or free is None else (~free).tolist()
+    rows, device = prompts[counts], prompts.device
+    scale = torch.tensor([weights[number] for number in counts], device=device)
+    chance = torch.rand(count, generator=generator).to(device)
+    roomy = device.type != "cpu" if static is None else static
+    cache: Cache = (
+        StaticCache(config=settings, max_cache_len=rows.shape[1] + count)
+        if roomy
+        else DynamicCache(config=settings)
+    )
+    asked = [True] * count if known is None or free is None else free.tolist()
     codes: list[Tensor] = []
-    if known is not None and fixed[0]:
-        start = fixed.index(False)
-        before = model.prepare_embeddings_for_image_generation(known[None, :start])
-        rows = torch.cat([rows, before.expand(branches, -1, -1).to(rows.dtype)], dim=1)
-        codes = list(known[:start])
-    for index in range(len(codes), count):
-        states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)[:, -1]
-        if known is not None and fixed[index]:
-            code = known[index]
-        else:
+    for index in range(count):
+        if asked[index]:
+            states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)[:, -1]
             scores = scale @ model.model.generation_head(states).float()
             code = (
                 scores.argmax() if temperature <= 0 else drawn(scores / temperature, chance[index])
             )
+            rows = rows[:, :0]
+        else:
+            code = known[index]  # type: ignore[index]  # only then something is not asked
         codes.append(code)
-        rows = model.prepare_embeddings_for_image_generation(code.view(1, 1))
-        rows = rows.expand(branches, -1, -1).to(prompts.dtype)
+        more = model.prepare_embeddings_for_image_generation(code.view(1, 1)).to(prompts.dtype)
+        rows = torch.cat([rows, more.expand(len(counts), -1, -1)], dim=1)
         if on_step:
             on_step(index + 1, count)
     return torch.stack(codes)

@@ -3,13 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image as images
 from PIL.Image import Image
-from tiny_janus import write
+from tiny_janus import BOI, BOS, write
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
@@ -20,7 +24,7 @@ from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import pictures
 from op_janus.backend import JanusBackend
 from op_janus.loading import open_backend
-from op_janus.sampling import guided, sample
+from op_janus.sampling import drawn, guided, sample
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
 
@@ -32,7 +36,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def janus(folder: Path) -> JanusBackend:
-    backend = open_backend(str(folder), "cpu", None)
+    return opened(folder)
+
+
+def opened(folder: Path, dtype: str | None = None) -> JanusBackend:
+    backend = open_backend(str(folder), "cpu", dtype)
     assert isinstance(backend, JanusBackend)
     return backend
 
@@ -97,7 +105,7 @@ def prompt_rows(janus: JanusBackend, prompt: Prompt) -> Tensor:
     return torch.stack([rows, janus._without(rows)])
 
 
-def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor) -> Tensor:
+def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor | bool) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return sample(
         janus.janus,
@@ -142,21 +150,30 @@ def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(janus: JanusBack
     assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=1e-5)
 
 
-def test_codes_outside_the_region_stay_and_known_ones_in_front_are_read_at_once(
-    janus: JanusBackend,
-) -> None:
+def test_codes_outside_the_region_stay_and_are_read_at_once(janus: JanusBackend) -> None:
     known = janus._encode(photos()[0])
     free = torch.zeros(janus.count, dtype=torch.bool)
     free[[6, 7, 10]] = True
     rows = prompt_rows(janus, SCENE)
-    fast = greedy(janus, rows, known=known, free=free)
-    assert torch.equal(fast[~free], known[~free])
-    first = free.clone()
-    first[0] = True  # read one by one from the start; the first code is forced below
-    forced = known.clone()
-    slow = greedy(janus, rows, known=forced, free=first)
-    if slow[0] == known[0]:
-        assert torch.equal(fast, slow)
+    runs: list[int] = []
+    handle = janus.language.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        fast = greedy(janus, rows, known=known, free=free)
+    finally:
+        handle.remove()
+    assert torch.equal(fast[~free], known[~free]) and len(runs) == 3
+    slow = known.clone()
+    for place in free.nonzero()[:, 0].tolist():
+        before = janus._paint_rows(slow[:place])[None].expand(2, -1, -1)
+        states = janus._run("generate", (), inputs_embeds=torch.cat([rows, before], 1))
+        one, without = janus.janus.model.generation_head(states[:, -1])
+        slow[place] = (without + 5.0 * (one - without)).argmax()
+    assert torch.equal(fast, slow)
+
+
+def test_both_caches_give_the_same_codes(janus: JanusBackend) -> None:
+    rows = prompt_rows(janus, SCENE)
+    assert torch.equal(greedy(janus, rows, static=True), greedy(janus, rows, static=False))
 
 
 def test_another_size_is_refused(janus: JanusBackend) -> None:
@@ -230,6 +247,105 @@ def test_trap_special_tokens_are_found_by_their_strings(folder: Path, tmp_path: 
         path.write_text(path.read_text().replace("<begin_of_image>", "<another>"))
     with pytest.raises(MissingError, match="begin_of_image"):
         open_backend(str(tmp_path / "copy"), "cpu", None)
+
+
+def test_trap_a_code_is_drawn_from_the_whole_codebook() -> None:
+    """transformers' own sampling keeps the best 50 without being asked."""
+    flat = torch.zeros(64)
+    chances = (torch.arange(64) + 0.5) / 64
+    assert [int(drawn(flat, it)) for it in chances] == list(range(64))
+    assert int(drawn(flat, torch.tensor(1.0))) == 63
+    none = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0])
+    assert [int(drawn(none, torch.tensor(it))) for it in (0.0, 0.49, 0.51)] == [1, 1, 3]
+
+
+def test_drawn_codes_come_as_often_as_their_chances() -> None:
+    scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    chance = torch.rand(4000, generator=torch.Generator().manual_seed(0))
+    found = torch.tensor([int(drawn(scores, it)) for it in chance])
+    shares = torch.bincount(found, minlength=4) / len(found)
+    assert torch.allclose(shares, scores.softmax(0), atol=0.025)
+
+
+def test_trap_guidance_of_one_is_no_error_and_runs_one_branch(janus: JanusBackend) -> None:
+    rows = prompt_rows(janus, SCENE)
+    widths: list[int] = []
+
+    def run(**inputs: Any) -> Tensor:
+        widths.append(len(inputs["inputs_embeds"]))
+        return janus._run("generate", (), **inputs)
+
+    given: dict[str, Any] = {"weights": guided(1.0), "temperature": 0.0}
+    generator = torch.Generator().manual_seed(0)
+    alone = sample(janus.janus, run, rows, **given, generator=generator)
+    assert set(widths) == {1}
+    given["weights"] = (1.0, 1e-9)  # as good as nothing, and yet computed
+    assert torch.equal(alone, sample(janus.janus, run, rows, **given, generator=generator))
+    assert set(widths) == {1, 2}
+
+
+def test_trap_pixels_come_channels_last_and_are_not_left_to_the_processor(
+    janus: JanusBackend,
+) -> None:
+    codes = janus._encode(photos()[0])
+    found = np.asarray(pictures.to_image(pictures.decode(janus.janus, codes)), dtype=np.float32)
+    plain = janus.janus.model.vqmodel.decode(codes[None])[0].clamp(-1, 1)
+    wanted = (plain.permute(1, 2, 0).numpy() + 1) * 127.5
+    assert found.shape == (janus.side, janus.side, 3)
+    assert np.abs(found - wanted).max() <= 0.51
+
+
+def test_trap_wide_pictures_get_no_grey_bars() -> None:
+    white = images.new("RGB", (200, 50), "white")
+    assert bool((pictures.to_tensor(white, 32) == 1).all())
+
+
+def test_trap_a_row_like_the_placeholder_is_a_row_like_any_other(janus: JanusBackend) -> None:
+    """transformers finds where a picture goes by comparing rows with the placeholder's."""
+    tokens = taught(janus)
+    row = janus.table.weight[janus.tokenizer.convert_tokens_to_ids("<image_placeholder>")]
+    like = replace(tokens, id=row.detach().clone()[None])
+    prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(like,))
+    assert torch.isfinite(janus.score(prompt, ["yes", "no"], image=photos()[0])).all()
+
+
+def test_trap_answers_start_with_a_space_and_requests_with_none(janus: JanusBackend) -> None:
+    said = janus.tokenizer.decode(janus._answer("yes"))
+    assert said == f" yes{janus.tokenizer.eos_token}"
+    turn = to_turn("a red ball")
+    asked = f"{BOS}<|User|>: a red ball\n\n<|Assistant|>:"
+    for rows, text in (
+        (janus._question((turn,), (), None), asked),
+        (janus._request(turn, (), "generate"), f"{asked}{BOI}"),
+    ):
+        ids = janus.tokenizer.encode(text, add_special_tokens=False)
+        assert torch.equal(rows, janus.table.weight[ids])
+
+
+def test_trap_rows_of_the_table_that_are_no_token_are_never_said(folder: Path) -> None:
+    janus = opened(folder)
+    with torch.no_grad():
+        janus.janus.lm_head.weight[len(janus.tokenizer) :] *= 100.0
+    ids = janus.tokenizer.encode("".join(janus.say(SCENE, max_tokens=4)), add_special_tokens=False)
+    assert all(it < len(janus.tokenizer) for it in ids)
+
+
+def test_trap_experts_stay_float32_on_a_bfloat16_model(folder: Path) -> None:
+    half = opened(folder, "bfloat16")
+    tokens = with_experts(half)
+    (one,) = half.prepare([lesson("generate", target=photos()[0])])
+    half.loss([one], tokens, seed=1)["generate"].backward()
+    moved = [it for key, it in tokens.extra.items() if key.startswith("lora.gen.") and "B" in key]
+    assert all(it.dtype == torch.float32 and it.grad is not None for it in moved)
+    assert any(bool(it.grad.any()) for it in moved if it.grad is not None)
+
+
+def test_trap_experts_are_of_the_language_model_alone(janus: JanusBackend) -> None:
+    """A list of names would reach into SigLIP, "all-linear" into the heads."""
+    found = {key.split(".", 2)[2].rpartition(".")[0] for key in janus.new_experts(seed=0)}
+    layers = janus.janus.config.text_config.num_hidden_layers
+    assert len(found) == 7 * layers
+    assert all(it.startswith("layers.") for it in found)
 
 
 # -- learning --------------------------------------------------------------------------------------
