@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,13 +41,19 @@ def weight_files(folder: Path, hint: str) -> list[Path]:
             if whole.is_file():
                 return [whole]
             if index.is_file():
-                listed = read_json(index, hint).get("weight_map", {})
-                files = [folder / Path(name).name for name in sorted(set(listed.values()))]
-                for path in files:
-                    if not path.is_file():
-                        tensor = next(it for it, file in listed.items() if file == path.name)
-                        raise MissingError(f"there is no {path}, which holds {tensor}", hint=hint)
-                return files
+                listed: Any = read_json(index, hint).get("weight_map")
+                if (
+                    not isinstance(listed, dict)
+                    or not listed
+                    or not all(map(_plain, listed.values()))
+                ):
+                    raise MissingError(f"{index} does not list files by tensor", hint=hint)
+                for tensor, name in listed.items():
+                    if not (folder / name).is_file():
+                        raise MissingError(
+                            f"there is no {folder / name}, which holds {tensor}", hint=hint
+                        )
+                return [folder / name for name in sorted(set(listed.values()))]
     raise MissingError(
         f"there are no weights in {folder}: no {NAMES[0]}.safetensors and no {NAMES[0]}.bin",
         hint=hint,
@@ -68,6 +75,11 @@ def read_json(path: Path, hint: str, *, optional: bool = False) -> dict[str, Any
     return found
 
 
+def _plain(name: Any) -> bool:
+    """A file's name and no path: an index must not lead out of its folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and Path(name).name == name
+
+
 def identity(path: Path) -> str:
     """A hash of a small file."""
     return sha256(path.read_bytes()).hexdigest()
@@ -84,14 +96,15 @@ def _safetensors(path: Path, hint: str) -> Iterator[tuple[str, Tensor]]:
 
 def _bin(path: Path, hint: str) -> Iterator[tuple[str, Tensor]]:
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        whole = is_zipfile(path)  # files older than torch 1.6 cannot be mapped
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
         raise MissingError(f"{path} is no checkpoint, or is cut off", hint=hint) from error
     if not isinstance(tensors, dict):
         raise MissingError(f"{path} holds no tensors by name", hint=hint)
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise MissingError(f"{name} in {path} is not a tensor", hint=hint)
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise MissingError(f"{name} in {path} is not a tensor of numbers", hint=hint)
         yield str(name), tensor
 
 

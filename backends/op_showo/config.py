@@ -5,6 +5,7 @@ Sources: Show-o (Xie et al. 2024), sections 3.1 and 3.2; the released config.jso
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,10 @@ SYSTEM = (
 """What the CLIP variants read before the picture: 28 tokens of phi-1.5."""
 
 
+SHORTEST_TEXT = 4
+"""T of a prompt with one word in it: its markers take three places."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """phi-1.5, with a LayerNorm over each head's q and k that phi-1.5 itself does not have."""
@@ -44,6 +49,14 @@ class DecoderConfig:
     max_position_embeddings: int = 2048
 
     def __post_init__(self) -> None:
+        _check_counts(
+            self,
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        )
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size must be a multiple of num_attention_heads")
 
@@ -62,6 +75,7 @@ class CoderConfig:
     num_res_blocks: tuple[int, ...] = (4, 3, 4, 3, 4)
 
     def __post_init__(self) -> None:
+        _check_counts(self, "ch", "ch_mult", "num_res_blocks")
         if len(self.ch_mult) != len(self.num_res_blocks):
             raise ValueError("ch_mult and num_res_blocks must have one entry a level")
 
@@ -78,6 +92,12 @@ class TokenizerConfig:
     groups: int = 32
     eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check_counts(self, "bits", "groups")
+        for half in (self.encoder, self.decoder):
+            if half.ch % self.groups:
+                raise ValueError(f"{half.ch} channels do not divide into {self.groups} groups")
+
     @property
     def downsample(self) -> int:
         """Pixels along one side of an image code."""
@@ -93,6 +113,7 @@ class Vocabulary:
     bos: int = 50256  # phi's end-of-text is bos, eos, sot and eot
 
     def __post_init__(self) -> None:
+        _check_counts(self, "llm_vocab_size", "codebook_size", "bos")
         if not 0 <= self.bos < self.llm_vocab_size:
             raise ValueError("the end-of-text token must be a text token")
 
@@ -134,6 +155,9 @@ class ShowoConfig:
     clip_width: int = 0
 
     def __post_init__(self) -> None:
+        _check_counts(self, "text_length", "resolution")
+        if self.text_length < SHORTEST_TEXT:
+            raise ValueError(f"a text of {self.text_length} tokens leaves no room for words")
         if self.vocab.codebook_size != 2**self.vq.bits:
             raise ValueError(f"{self.vq.bits} bits do not count {self.vocab.codebook_size} codes")
         if self.resolution % self.vq.downsample:
@@ -157,39 +181,45 @@ class ShowoConfig:
         cls,
         values: Mapping[str, Any],
         *,
-        llm: Mapping[str, Any] | None = None,
-        vq: Mapping[str, Any] | None = None,
+        llm: DecoderConfig | None = None,
+        vq: TokenizerConfig | None = None,
         clip_width: int = 1024,
     ) -> ShowoConfig:
-        """Read a released config.json, with the phi and the tokenizer settings of other sizes.
+        """Read a released config.json, with phi's and the image tokenizer's own sizes beside it.
 
         Raises ValueError for sizes that contradict each other, KeyError and TypeError for a file
         of another kind.
         """
-        decoder = DecoderConfig(**_known(DecoderConfig, llm or {}))
-        tokenizer = tokenizer_config(vq or {})
+        tokenizer = vq or TokenizerConfig()
         vocab = Vocabulary(
             llm_vocab_size=values["llm_vocab_size"],
             codebook_size=values["codebook_size"],
             bos=values.get("bos_token_id", min(50256, values["llm_vocab_size"] - 1)),
         )
-        side = round(values["num_vq_tokens"] ** 0.5)
+        side = math.isqrt(values["num_vq_tokens"])
+        if side**2 != values["num_vq_tokens"]:
+            raise ValueError(f"num_vq_tokens is {values['num_vq_tokens']}, which is no square")
         for name, expected in (
             ("vocab_size", vocab.size),
             ("mask_token_id", vocab.mask),
-            ("num_vq_tokens", side**2),
             ("num_new_special_tokens", len(NEW_TOKENS)),
         ):
             if values.get(name, expected) != expected:
                 raise ValueError(f"{name} is {values[name]}, which should be {expected}")
         return cls(
-            llm=decoder,
+            llm=llm or DecoderConfig(),
             vq=tokenizer,
             vocab=vocab,
             text_length=values.get("max_seq_length", 128),
             resolution=side * tokenizer.downsample,
             clip_width=clip_width if values.get("w_clip_vit") else 0,
         )
+
+
+def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
+    """Sizes of the language model, from phi's config.json; what is absent is phi-1.5's."""
+    known = DecoderConfig.__dataclass_fields__
+    return DecoderConfig(**{name: values[name] for name in known if name in values})
 
 
 def tokenizer_config(values: Mapping[str, Any]) -> TokenizerConfig:
@@ -213,5 +243,10 @@ def tokenizer_config(values: Mapping[str, Any]) -> TokenizerConfig:
     )
 
 
-def _known(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+def _check_counts(config: object, *names: str) -> None:
+    """ValueError where a field, or an entry of it, is not a whole number above 0."""
+    for name in names:
+        value = getattr(config, name)
+        for count in value if isinstance(value, tuple) else (value,):
+            if type(count) is not int or count < 1:
+                raise ValueError(f"{name} is {value!r}, which should be a count")

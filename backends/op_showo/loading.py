@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -25,13 +25,24 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.errors import MissingError, UsageError
 from op_showo import INFO
 from op_showo.backend import ShowoBackend
-from op_showo.checkpoint import identity, read_json, read_tensors
-from op_showo.config import SYSTEM, ShowoConfig, Vocabulary, tokenizer_config
+from op_showo.checkpoint import identity, read_json, read_tensors, weight_files
+from op_showo.config import (
+    SYSTEM,
+    ShowoConfig,
+    Vocabulary,
+    decoder_config,
+    tokenizer_config,
+)
 from op_showo.magvit import Magvit, fit
 from op_showo.model import Showo
 
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig
+
 PARTS = {part.repo.partition("/")[2]: part.repo for part in INFO.parts}
 """Folders of what the released Show-o takes from elsewhere, and where on the hub they are."""
+
+T = TypeVar("T")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -56,31 +67,28 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
 def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
     files = _Files(folder=Path(folder), name=name)
-    try:
-        llm_folder = files.part("phi-1_5")
-        llm = read_json(llm_folder / "config.json", files.hint)
-        vq = read_json(files.part("magvitv2") / "config.json", files.hint, optional=True)
-        config = ShowoConfig.from_released(
-            read_json(files.folder / "config.json", files.hint), llm=llm, vq=vq
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise MissingError(
-            f"{files.folder / 'config.json'} is not that of a Show-o: {error}", hint=files.hint
-        ) from error
+    phi, vq_folder = files.part("phi-1_5"), files.part("magvitv2")
+    llm = files.settings(phi, "phi", decoder_config)
+    vq = files.settings(vq_folder, "an image tokenizer", tokenizer_config, optional=True)
+    config = files.settings(
+        files.folder, "a Show-o", partial(ShowoConfig.from_released, llm=llm, vq=vq)
+    )
     clip = None
     if config.clip_width:
-        clip = ClipTower(files.part("clip-vit-large-patch14-336"), files.hint, device, dtype)
+        tower = files.part("clip-vit-large-patch14-336")
+        seen = files.settings(tower, "CLIP", clip_config)
+        clip = ClipTower(tower, seen, files.hint, device, dtype)
         config = replace(config, clip_width=clip.width)
     with torch.device("meta"):
-        net, magvit = Showo(config), Magvit(tokenizer_config(vq))
+        net, magvit = Showo(config), Magvit(vq)
     seals = [identity(files.folder / "config.json")]
     seals.append(fill(net, files.folder, dtype, files.again(name)))
     again = files.again(PARTS["magvitv2"])
-    seals.append(fill(magvit, files.part("magvitv2"), torch.float32, again))
+    seals.append(fill(magvit, vq_folder, torch.float32, again))
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
-    words = PhiWords(llm_folder / "tokenizer.json", config.vocab, files.hint)
-    seals.append(identity(llm_folder / "tokenizer.json"))
+    words = PhiWords(phi / "tokenizer.json", config.vocab, files.hint)
+    seals.append(identity(phi / "tokenizer.json"))
     small = config.resolution < INFO.sizes[0][0]
     return ShowoBackend(
         info=replace(
@@ -155,6 +163,23 @@ class _Files:
         `op backends fetch` leaves behind and which are read here without running them."""
         return f"hf download {repo}" if repo in (*INFO.models, *PARTS.values()) else self.hint
 
+    def settings(
+        self,
+        folder: Path,
+        what: str,
+        read: Callable[[Mapping[str, Any]], T],
+        *,
+        optional: bool = False,
+    ) -> T:
+        """What ``read`` makes of a folder's config.json, which should be that of ``what``."""
+        path = folder / "config.json"
+        values = read_json(path, self.hint, optional=optional)
+        try:
+            return read(values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            raise MissingError(f"{path} is not that of {what}: {why}", hint=self.hint) from error
+
     def part(self, name: str) -> Path:
         """A part's folder: inside the model's, beside it, or in the cache."""
         for place in (self.folder / name, self.folder.parent / name):
@@ -171,6 +196,8 @@ def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
     """
     wanted = module.state_dict()
     found = read_tensors(folder, hint)
+    if not found:
+        raise MissingError(f"there are no tensors in {weight_files(folder, hint)[0]}", hint=hint)
     seal = sha256()
     ready: dict[str, Tensor] = {}
     for name, (path, tensor) in sorted(found.items()):
@@ -182,28 +209,47 @@ def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
                 f"{tuple(wanted[name].shape)}",
                 hint=hint,
             )
+        if tensor.is_floating_point() != wanted[name].is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise MissingError(f"{name} in {path} has the type {kind}", hint=hint)
         flat = tensor.flatten()
         ends = torch.cat((flat[:32], flat[-32:])).double()
         seal.update(f"{name}{tuple(tensor.shape)}".encode() + ends.numpy().tobytes())
         ready[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
     missing = [name for name in wanted if name not in ready]
     if missing:
-        path = next(iter(found.values()))[0] if found else folder
+        path = next(iter(found.values()))[0]
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise MissingError(f"{path} lacks the tensor {missing[0]}{more}", hint=hint)
     module.load_state_dict(ready, assign=True)
     return seal.hexdigest()
 
 
+def clip_config(values: Mapping[str, Any]) -> CLIPVisionConfig:
+    """The tower's sizes, from a whole CLIP's config.json or from the tower's own."""
+    from transformers import CLIPVisionConfig
+
+    try:
+        return CLIPVisionConfig(**values.get("vision_config", values))
+    except Exception as error:  # the library's own kinds of error vary with its version
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 class ClipTower:
     """CLIP's vision tower as a function: a picture -> features [1, n, width] of the second to last
     layer, class token dropped (Show-o, section 4.3)."""
 
-    def __init__(self, folder: Path, hint: str, device: str, dtype: torch.dtype) -> None:
-        from transformers import CLIPVisionConfig, CLIPVisionModel
+    def __init__(
+        self,
+        folder: Path,
+        config: CLIPVisionConfig,
+        hint: str,
+        device: str,
+        dtype: torch.dtype,
+    ) -> None:
+        from transformers import CLIPVisionModel
 
-        about = read_json(folder / "config.json", hint)
-        self.config = CLIPVisionConfig(**about.get("vision_config", about))
+        self.config = config
         self.width = int(self.config.hidden_size)
         self.side = int(cast(int, self.config.image_size))
         with torch.device("meta"):
@@ -228,9 +274,15 @@ class ClipTower:
                     )
         moved: nn.Module = tower
         self.tower = moved.to(device).eval().requires_grad_(False)
-        preparing = read_json(folder / "preprocessor_config.json", hint, optional=True)
-        self.mean = torch.tensor(preparing.get("image_mean", (0.48145466, 0.4578275, 0.40821073)))
-        self.std = torch.tensor(preparing.get("image_std", (0.26862954, 0.26130258, 0.27577711)))
+        path = folder / "preprocessor_config.json"
+        preparing = read_json(path, hint, optional=True)
+        self.mean, self.std = (
+            torch.tensor(_channels(preparing.get(key, usual), path, hint))
+            for key, usual in (
+                ("image_mean", (0.48145466, 0.4578275, 0.40821073)),
+                ("image_std", (0.26862954, 0.26130258, 0.27577711)),
+            )
+        )
 
     @torch.no_grad()
     def __call__(self, image: Image) -> Tensor:
@@ -242,6 +294,15 @@ class ClipTower:
         out = self.tower(pixels.to(weight.device, weight.dtype), output_hidden_states=True)
         features: Tensor = out.hidden_states[-2][:, 1:]
         return features
+
+
+def _channels(values: Any, path: Path, hint: str) -> tuple[float, ...]:
+    """Three numbers, one a channel."""
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError) as error:
+        raise MissingError(f"{path} does not prepare pictures for CLIP", hint=hint) from error
+    return red, green, blue
 
 
 def _folder(repo: str, model: str) -> Path:

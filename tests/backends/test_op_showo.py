@@ -1,5 +1,6 @@
 """Show-o as a backend, on a tiny checkpoint in the released layout."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -382,7 +383,9 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None
     [
         (lambda it: it.pop(NAME), "lacks the tensor"),
         (lambda it: it.update({NAME: torch.zeros(3)}), "shaped (3,)"),
+        (lambda it: it.update({NAME: torch.zeros(32, dtype=torch.int64)}), "the type int64"),
         (lambda it: it.update({"stranger": torch.zeros(3)}), "stranger"),
+        (lambda it: it.clear(), "no tensors"),
     ],
 )
 def test_a_wrong_checkpoint_names_file_and_tensor(
@@ -393,7 +396,7 @@ def test_a_wrong_checkpoint_names_file_and_tensor(
     with pytest.raises(MissingError) as caught:
         open_backend(str(copied), "cpu", None)
     assert says in str(caught.value) and path.name in str(caught.value) and caught.value.hint
-    assert "stranger" in says or NAME in str(caught.value)
+    assert says in ("stranger", "no tensors") or NAME in str(caught.value)
 
 
 def test_a_cut_off_checkpoint_names_file_and_tensor(copied: Path) -> None:
@@ -423,10 +426,86 @@ def test_a_pickle_is_not_run(copied: Path) -> None:
         open_backend(str(copied), "cpu", None)
 
 
+@pytest.mark.parametrize(
+    ("file", "values", "says"),
+    [
+        ("config.json", {"num_vq_tokens": 15}, "no square"),
+        ("config.json", {"num_vq_tokens": None}, "NoneType"),
+        ("config.json", {"codebook_size": "64"}, "codebook_size is '64'"),
+        ("config.json", {"mask_token_id": 3}, "mask_token_id is 3"),
+        ("config.json", {"max_seq_length": 3}, "no room for words"),
+        ("config.json", {"max_seq_length": 5000}, "positions do not fit"),
+        ("phi-1_5/config.json", {"hidden_size": 0}, "hidden_size is 0"),
+        ("phi-1_5/config.json", {"num_attention_heads": 3}, "multiple of num_attention_heads"),
+        ("phi-1_5/config.json", {"num_hidden_layers": 2.5}, "num_hidden_layers is 2.5"),
+        ("magvitv2/config.json", {"encoder": [8]}, "list"),
+        ("magvitv2/config.json", {"group_norm_groups": 5}, "do not divide into 5 groups"),
+        ("magvitv2/config.json", {"encoder": {"ch_mult": "ab"}}, "ch_mult is ('a', 'b')"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_named_with_the_reason(
+    copied: Path, file: str, values: dict[str, Any], says: str
+) -> None:
+    path = copied / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(MissingError) as caught:
+        open_backend(str(copied), "cpu", None)
+    assert f"{path} is not that of" in str(caught.value) and says in str(caught.value)
+
+
 def test_another_kind_of_config_is_refused(copied: Path) -> None:
     (copied / "config.json").write_text('{"codebook_size": 3}')
-    with pytest.raises(MissingError, match=r"config\.json"):
+    with pytest.raises(MissingError, match=r"config\.json is not that of a Show-o: it has no"):
         open_backend(str(copied), "cpu", None)
+
+
+@pytest.mark.parametrize("listed", [{}, ["x"], {"a": 3}, {"a": "../../etc/passwd"}, {"a": ".."}])
+def test_an_index_that_lists_no_files_of_its_folder_is_refused(
+    copied: Path, listed: object
+) -> None:
+    (copied / "pytorch_model.safetensors").unlink()
+    index = copied / "pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": listed}))
+    with pytest.raises(MissingError, match=r"index\.json does not list files by tensor"):
+        open_backend(str(copied), "cpu", None)
+
+
+def test_a_bin_file_of_before_torch_1_6_is_read(copied: Path) -> None:
+    path = copied / "magvitv2" / "pytorch_model.bin"
+    tensors = torch.load(path, weights_only=True)
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+    assert isinstance(open_backend(str(copied), "cpu", None), ShowoBackend)
+
+
+@pytest.mark.parametrize(
+    "odd", [lambda it: it.to_sparse(), lambda it: it.to("meta"), lambda it: {"weight": it}]
+)
+def test_a_bin_file_holds_nothing_but_numbers(
+    copied: Path, odd: Callable[[Tensor], object]
+) -> None:
+    path, name = copied / "magvitv2" / "pytorch_model.bin", "encoder.conv_in.weight"
+    tensors = torch.load(path, weights_only=True)
+    torch.save({**tensors, name: odd(tensors[name])}, path)
+    with pytest.raises(MissingError, match=rf"{name} in .* is not a tensor of numbers"):
+        open_backend(str(copied), "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "says"),
+    [
+        ("config.json", {"vision_config": {"hidden_size": 7}}, "not that of CLIP"),
+        ("config.json", {"vision_config": [3]}, "not that of CLIP"),
+        ("preprocessor_config.json", {"image_mean": "x"}, "does not prepare pictures"),
+    ],
+)
+def test_a_clip_that_makes_no_sense_is_named(
+    tmp_path: Path, file: str, values: dict[str, Any], says: str
+) -> None:
+    folder = tiny_showo.write_tiny(tmp_path / "clip", clip=True)
+    (folder / "clip-vit-large-patch14-336" / file).write_text(json.dumps(values))
+    with pytest.raises(MissingError, match=says) as caught:
+        open_backend(str(folder), "cpu", None)
+    assert file in str(caught.value)
 
 
 def test_a_missing_shard_is_named_with_a_tensor_of_it(tmp_path: Path) -> None:

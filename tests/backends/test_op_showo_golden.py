@@ -17,7 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from op_showo import prompts
-from op_showo.config import NEW_TOKENS, ShowoConfig, TokenizerConfig
+from op_showo.config import (
+    NEW_TOKENS,
+    ShowoConfig,
+    TokenizerConfig,
+    decoder_config,
+    tokenizer_config,
+)
 from op_showo.magvit import Magvit, Quantiser, fit, to_tensor, token_mask
 from op_showo.model import Prefix, Showo, Soft
 from op_showo.sampling import Seeded, Step, decode_masked, training_mask
@@ -78,7 +84,10 @@ def config(values: dict[str, Any]) -> ShowoConfig:
     }
     clip_width = values["clip_variant"]["feature_dim"]
     return ShowoConfig.from_released(
-        released, llm=values["llm"], vq=values["vq"], clip_width=clip_width
+        released,
+        llm=decoder_config(values["llm"]),
+        vq=tokenizer_config(values["vq"]),
+        clip_width=clip_width,
     )
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 
-from op_showo.config import ShowoConfig, tokenizer_config
+from op_showo.config import ShowoConfig, decoder_config, tokenizer_config
 from op_showo.magvit import Magvit
 from op_showo.model import Showo
 
@@ -43,7 +43,9 @@ def write_tiny(folder: Path, *, clip: bool = False, kind: str = "safetensors") -
     """Write the checkpoint; ``kind`` is safetensors, bin or sharded."""
     folder.mkdir(parents=True)
     about = released_config(clip)
-    config = ShowoConfig.from_released(about, llm=PHI, vq=VQ, clip_width=12)
+    config = ShowoConfig.from_released(
+        about, llm=decoder_config(PHI), vq=tokenizer_config(VQ), clip_width=12
+    )
     (folder / "config.json").write_text(json.dumps(about))
     write_tensors(random_weights(Showo(config), 1), folder, kind)
     vq = folder / "magvitv2"
