@@ -7,20 +7,21 @@ Three groups, because a concept's turn is run once for all samples that share it
     behind  samples that start from one concept's turn (slots in both experts)
     pairs   samples that start from the turns of two concepts
 
-Understanding samples chain up to three questions; pictures to be drawn are noised at two times at
-once. Guidance is taught by leaving out the prompt, the pictures or the concept now and then.
+Understanding samples chain up to three questions. What is to be painted ends its sample as a
+`Paint`: the context before it is read once for all its noised copies (`op_nano.painting`).
+Guidance is taught by leaving out the prompt, the pictures or the concept now and then.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn
+from op_bagel.packing import Latent, Segment, Soft, Text, Vit, concept_turn
 from op_nano import phrases
 from op_nano.families import (
     ALIKE,
@@ -33,39 +34,70 @@ from op_nano.families import (
     TWO,
     Family,
 )
-from op_nano.shape import SLOTS
+from op_nano.shape import CONFIG, SLOTS
 from op_nano.tokenizer import NAME, encode
 from op_nano.world import Picture
 
 SKS = "<sks>"
 GRID = (4, 4)
-NOISES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
     """The encoded pool: ViT rows [N, 16, d_vit] and latent tokens [N, 16, d_latent], float16,
-    picture p of family f at row f * 11 + p."""
+    picture p of family f at row f * 11 + p. ``mean`` and ``std`` [d_vit] are those of the rows."""
 
     families: Sequence[Family]
     vit: Tensor
     latents: Tensor
+    mean: Tensor = field(init=False)
+    std: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        some = self.vit[:4096].float().flatten(0, 1)
+        object.__setattr__(self, "mean", some.mean(0))
+        object.__setattr__(self, "std", some.std(0) + 1e-6)
 
 
+@dataclass(frozen=True, eq=False)
+class Look(Vit):
+    """A picture of the pool to look at, to be filled in by `fill`."""
+
+    row: int = -1
+
+
+@dataclass(frozen=True)
+class Paint:
+    """The picture of the pool that a sample is to end in."""
+
+    row: int
+
+
+Taught = Sequence[Segment | Paint]
+"""A sample; where it paints, its last part says what."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Group:
-    """Samples that run together, and which pictures of the pool they look at, in order: the
-    `Vit` segments hold blanks, so that the connector runs once for a whole step."""
+    """Samples that run together; behind a concept, ``concepts`` says which, one number a sample."""
 
-    def __init__(self, width: int) -> None:
-        self.samples: list[Sample] = []
-        self.concepts: list[int] = []
-        self.seen: list[int] = []
-        self.blank = torch.zeros(GRID[0] * GRID[1], width)
+    samples: list[Taught] = field(default_factory=list)
+    concepts: list[int] = field(default_factory=list)
 
-    def look(self, row: int) -> Vit:
-        """A picture of the pool, to be filled in."""
-        self.seen.append(row)
-        return Vit(features=self.blank)
+    def answered(self) -> Group:
+        """The samples that teach words."""
+        return self._some(painted=False)
+
+    def painted(self) -> Group:
+        """The samples that end in a picture."""
+        return self._some(painted=True)
+
+    def _some(self, *, painted: bool) -> Group:
+        some = [i for i, one in enumerate(self.samples) if isinstance(one[-1], Paint) == painted]
+        return Group(
+            samples=[self.samples[i] for i in some],
+            concepts=[self.concepts[i] for i in some] if self.concepts else [],
+        )
 
 
 def read_turn(text: str, rows: dict[str, Tensor], *, loss: bool = False) -> Text:
@@ -109,6 +141,7 @@ class Teacher:
         self.pool = pool
         self.rng = random.Random(seed)
         self.noise = torch.Generator().manual_seed(seed)
+        self.blank = torch.zeros(GRID[0] * GRID[1], CONFIG.llm.hidden_size)
 
     def concepts(self, count: int) -> list[int]:
         """Different families, the first four two pairs of neighbours."""
@@ -127,25 +160,24 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 37: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 40: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
-        alone, behind, pairs = (Group(slots.shape[-1]) for _ in range(3))
+        alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
-        alone.samples += [self._questions(rng.choice(every), alone) for _ in range(2)]
-        alone.samples += [self._caption(rng.choice(every)) for _ in range(12)]
-        alone.samples += [self._edit(rng.choice(every), {}, alone) for _ in range(3)]
-        alone.samples += [self._described(rng.choice(every), alone) for _ in range(2)]
+        alone.samples.extend(self._questions(rng.choice(every)) for _ in range(2))
+        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(9))
+        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(5))
+        alone.samples.extend(self._described(rng.choice(every)) for _ in range(3))
         alone.samples.append(self._replay())
         for index, family in enumerate(families):
             rows = {SKS: slots[index, :1]}
-            behind.samples.append(self._recognise(family, rows, behind))
-            if rng.random() < 0.6:
-                behind.samples.append(self._drawn_as(family, rows))
-            else:
-                behind.samples.append(self._edit(family, rows, behind))
-            behind.concepts += [index, index]
-        pairs.samples.append(self._pair(families[0], slots[:2], pairs))
+            taught = [self._drawn_as(family, rows), self._edit(family, rows)]
+            if rng.random() < 0.4:
+                taught.append(self._recognise(family, rows))
+            behind.samples.extend(taught)
+            behind.concepts.extend([index] * len(taught))
+        pairs.samples.append(self._pair(families[0], slots[:2]))
         return alone, behind, pairs
 
     # -- what a sample is ----------------------------------------------------------------------
@@ -153,14 +185,11 @@ class Teacher:
     def _clean(self, family: int, picture: int) -> Latent:
         return Latent(self.pool.latents[family * PICTURES + picture].float(), GRID)
 
-    def _draw(self, family: int, picture: int) -> list[Segment]:
-        tokens = self.pool.latents[family * PICTURES + picture].float()
-        drawn: list[Segment] = []
-        for _ in range(NOISES):
-            t = torch.sigmoid(torch.randn((), generator=self.noise)).item()
-            noise = torch.randn(tokens.shape, generator=self.noise)
-            drawn.append(Noise(tokens, GRID, t, noise))
-        return drawn
+    def _draw(self, family: int, picture: int) -> Paint:
+        return Paint(family * PICTURES + picture)
+
+    def _look(self, family: int, picture: int) -> Look:
+        return Look(features=self.blank, row=family * PICTURES + picture)
 
     def _ask(self, exchanges: Sequence[phrases.Exchange], rows: dict[str, Tensor]) -> list[Segment]:
         turns: list[Segment] = []
@@ -169,19 +198,19 @@ class Teacher:
             turns.append(read_turn(exchange.answer, rows, loss=True))
         return turns
 
-    def _questions(self, family: int, group: Group) -> Sample:
+    def _questions(self, family: int) -> Taught:
         picture = self.rng.randrange(10)
         shown = self.pool.families[family].pictures[picture]
         asked = [phrases.picture_question(shown, self.rng) for _ in range(3)]
-        return [group.look(family * PICTURES + picture), *self._ask(asked, {})]
+        return [self._look(family, picture), *self._ask(asked, {})]
 
-    def _caption(self, family: int) -> Sample:
+    def _caption(self, family: int) -> Taught:
         picture = self.rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, TWO))
         shown = self.pool.families[family].pictures[picture]
         text = phrases.caption(
             shown, [phrases.mention(who, self.rng) for who in shown.characters], self.rng
         )
-        return [*self._prompt(self._placed(text, shown), {}), *self._draw(family, picture)]
+        return [*self._prompt(self._placed(text, shown), {}), self._draw(family, picture)]
 
     def _placed(self, text: str, shown: Picture) -> str:
         """A caption that sometimes says where a single character stands: the largest thing that it
@@ -196,7 +225,7 @@ class Teacher:
             return []
         return [read_turn(text, rows)]
 
-    def _described(self, family: int, group: Group) -> Sample:
+    def _described(self, family: int) -> Taught:
         """A concept given in words: facts and looks in context, then a request."""
         rng = self.rng
         member = self.pool.families[family]
@@ -221,16 +250,16 @@ class Teacher:
             asked.append(phrases.look_question(member.character, SKS, rng))
         rng.shuffle(asked)
         if looks and rng.random() < 0.6:
-            return [*context, *self._ask(asked[:1], {}), *self._is_here(family, {}, group)]
+            return [*context, *self._ask(asked[:1], {}), *self._is_here(family, {})]
         return [*context, *self._ask(asked, {})]
 
-    def _drawn_as(self, family: int, rows: dict[str, Tensor]) -> list[Segment]:
+    def _drawn_as(self, family: int, rows: dict[str, Tensor]) -> Taught:
         picture = self.rng.choice((0, 1, 2, 3, POSED, MOVED))
         shown = self.pool.families[family].pictures[picture]
         text = self._placed(phrases.caption(shown, [SKS], self.rng), shown)
-        return [*self._prompt(text, rows), *self._draw(family, picture)]
+        return [*self._prompt(text, rows), self._draw(family, picture)]
 
-    def _is_here(self, family: int, rows: dict[str, Tensor], group: Group) -> list[Segment]:
+    def _is_here(self, family: int, rows: dict[str, Tensor]) -> list[Segment]:
         """A picture, and whether the concept is in it; sometimes what is in it first."""
         rng = self.rng
         here = rng.random() < 0.5
@@ -249,20 +278,20 @@ class Teacher:
         ]
         if len(shown.characters) < 2 and rng.random() < 0.5:
             asked.insert(rng.randrange(2), phrases.picture_question(shown, rng))
-        return [group.look(at * PICTURES + picture), *self._ask(asked, rows)]
+        return [self._look(at, picture), *self._ask(asked, rows)]
 
-    def _recognise(self, family: int, rows: dict[str, Tensor], group: Group) -> Sample:
+    def _recognise(self, family: int, rows: dict[str, Tensor]) -> Taught:
         rng = self.rng
         turns: list[Segment] = []
         if rng.random() < 0.4:
             who = self.pool.families[family].character
             turns += self._ask([phrases.look_question(who, SKS, rng)], rows)
-        turns += self._is_here(family, rows, group)
+        turns += self._is_here(family, rows)
         if rng.random() < 0.7:
-            turns += self._is_here(family, rows, group)
+            turns += self._is_here(family, rows)
         return turns
 
-    def _edit(self, family: int, rows: dict[str, Tensor], group: Group) -> Sample:
+    def _edit(self, family: int, rows: dict[str, Tensor]) -> Taught:
         """Source (latents, then ViT), instruction, target. With ``rows`` the character is named,
         else described."""
         rng = self.rng
@@ -273,7 +302,7 @@ class Teacher:
         the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {who.kind}", "it"))
         what = rng.choices(
             ("add", "remove", "replace", "replaced", "change", "move"),
-            (6, 3, 3, 0 if rows else 2, 2, 2),
+            (9, 2, 4, 0 if rows else 3, 3, 3),
         )[0]
         if what == "add":
             source, target, text = EMPTY, POSED, phrases.add_instruction(name, rng)
@@ -296,10 +325,10 @@ class Teacher:
             text = phrases.move_instruction(member.pictures[MOVED].scene, the, rng)
         context: list[Segment] = []
         if rng.random() >= 0.08:
-            context += [self._clean(family, source), group.look(family * PICTURES + source)]
-        return [*context, *self._prompt(text, rows), *self._draw(family, target)]
+            context += [self._clean(family, source), self._look(family, source)]
+        return [*context, *self._prompt(text, rows), self._draw(family, target)]
 
-    def _pair(self, family: int, slots: Tensor, group: Group) -> Sample:
+    def _pair(self, family: int, slots: Tensor) -> Taught:
         """Two concepts in one context: ``slots`` [2, 33, D] of a family and its neighbour."""
         rng = self.rng
         rows = {SKS: slots[0, :1], "<two>": slots[1, :1]}
@@ -307,7 +336,7 @@ class Teacher:
         if rng.random() < 0.7:
             shown = self.pool.families[family].pictures[TWO]
             text = phrases.caption(shown, rng.sample(list(rows), 2), rng)
-            return [*turns, *self._prompt(text, rows), *self._draw(family, TWO)]
+            return [*turns, *self._prompt(text, rows), self._draw(family, TWO)]
         picture = rng.choice((0, 1, TWO))
         asked = [
             phrases.Exchange(
@@ -316,9 +345,9 @@ class Teacher:
             )
             for name in rng.sample(list(rows), 2)
         ]
-        return [*turns, group.look(family * PICTURES + picture), *self._ask(asked, rows)]
+        return [*turns, self._look(family, picture), *self._ask(asked, rows)]
 
-    def _replay(self) -> Sample:
+    def _replay(self) -> Taught:
         """Intent parsing or prompt rewriting, from up to two in-context examples."""
         rng = self.rng
         rewriting = rng.random() < 0.5

@@ -20,11 +20,17 @@ from op_bagel.packing import pack
 from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-from op_nano.curriculum import GRID, Group, Pool, Teacher, introduce
+from op_nano.curriculum import Group, Pool, Teacher, introduce
 from op_nano.families import HELD_OUT_FIRST, PICTURES, draw_family
+from op_nano.painting import Aligner, Forward, fill, forward_of, paint, pick
 from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
 from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
 from op_nano.vision import see
+
+NOISES = 4
+"""Noised copies of each picture to be painted in a step."""
+ALIGN = 0.5
+"""Weight of misalignment beside the squared error, as its authors found best."""
 
 
 def averaged(path: Path, prefix: str = "") -> dict[str, Tensor]:
@@ -77,56 +83,65 @@ def read_pool(state: Path, name: str, first: int, held_out: bool) -> Pool:
     )
 
 
-def run_group(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, ...]:
-    """Cross-entropies [K] and squared errors [M] of a group, and weights [K] of the former under
-    which every answer counts alike, however many words it has."""
-    packed = pack(group.samples, CONFIG, model.device, multiple=16)
-    if group.seen:
-        rows = pool.vit[torch.tensor(group.seen)].to(model.device).float()
-        place = model.vit_pos_embed(torch.arange(GRID[0] * GRID[1], device=model.device))
-        packed = replace(packed, features=(model.connector(rows) + place).flatten(0, 1))
+def answer(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, Tensor]:
+    """Cross-entropies [K] of a group's answers, and weights [K] under which every answer counts
+    alike, however many words it has."""
+    if not group.samples:
+        return torch.zeros(0, device=model.device), torch.zeros(0, device=model.device)
+    packed = pack(fill(model, pool, group.samples), CONFIG, model.device, multiple=16)
     if cache is not None:
-        index = torch.tensor(group.concepts, device=model.device)
-        cache = Cache(
-            keys=tuple(keys.index_select(0, index) for keys in cache.keys),
-            values=tuple(values.index_select(0, index) for values in cache.values),
-            positions=cache.positions.index_select(0, index),
-        )
-    outputs = model(packed, cache)
-    return outputs.ce, outputs.mse, packed.label_weights.square()
+        cache = pick(cache, torch.tensor(group.concepts, device=model.device))
+    return model(packed, cache).ce, packed.label_weights.square()
 
 
 def losses(
-    model: nn.ModuleDict, teacher: Teacher, concepts: int
+    model: nn.ModuleDict, teacher: Teacher, concepts: int, forward: Forward, *, noises: int = NOISES
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
-    """Mean cross-entropy, mean squared error of one step, and what to log."""
+    """Mean cross-entropy of one step, mean squared error with misalignment, and what to log."""
     bagel: Bagel = model["bagel"]  # type: ignore[assignment]
+    aligner: Aligner = model["aligner"]  # type: ignore[assignment]
     pool = teacher.pool
     families = teacher.concepts(concepts)
     references = teacher.references(families, REFERENCES)
     shown = (pool.vit[references], pool.latents[references])
     slots = model["encoder"](*(rows.to(bagel.device).float() for rows in shown))
-    alone, behind, pairs = teacher.step(families, slots)
+    groups = teacher.step(families, slots)
     cache = bagel.prefill(*[[introduce(own)] for own in slots])
-    ce, mse, weights = zip(
-        run_group(bagel, pool, alone, None),
-        run_group(bagel, pool, behind, cache),
-        run_group(bagel, pool, pairs, None),
+    ce, weights = zip(
+        *(
+            answer(bagel, pool, group.answered(), behind)
+            for group, behind in zip(groups, (None, cache, None), strict=True)
+        ),
         strict=True,
     )
-    seen = {
-        "ce": ce[0].mean().item(),
-        "ce behind": ce[1].mean().item(),
-        "mse": mse[0].mean().item(),
-        "mse behind": mse[1].mean().item(),
-    }
+    painted = paint(
+        bagel,
+        aligner,
+        forward,
+        pool,
+        [group.painted() for group in groups],
+        cache,
+        noises=noises,
+        generator=teacher.noise,
+    )
     weight = torch.cat(weights)
     answered = (torch.cat(ce) * weight).sum() / weight.sum()
-    return answered, torch.cat(mse).mean(), seen
+    seen = {
+        "ce": answered.item(),
+        "mse": painted.mse[~painted.behind].mean().item(),
+        "mse behind": painted.mse[painted.behind].mean().item(),
+        "misaligned": painted.misaligned.mean().item(),
+    }
+    return answered, painted.mse.mean() + ALIGN * painted.misaligned.mean(), seen
 
 
 def train_joint(
-    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int, device: str
+    state: Path,
+    minutes: float,
+    concepts: int,
+    ce_weight: float,
+    processes: int,
+    device: str,
 ) -> None:
     """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay.
 
@@ -136,7 +151,9 @@ def train_joint(
     store = state / "joint.store"
     store.unlink(missing_ok=True)
     multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-        _train_joint, (state, minutes, concepts, ce_weight, processes, device, store), processes
+        _train_joint,
+        (state, minutes, concepts, ce_weight, processes, device, store),
+        processes,
     )
 
 
@@ -164,14 +181,17 @@ def _train_joint(
     bagel = Bagel(CONFIG)
     initialise(bagel, 0)
     bagel.vit_model.requires_grad_(False)
-    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()}).to(device)
+    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder(), "aligner": Aligner()}).to(
+        device
+    )
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
     both = optimisers(learned, matrices=5e-3, rest=2e-3)
     average = Average(learned, 0.9985)
     resume(stage, model, both, average)
+    forward = forward_of(bagel)
     while stage.done < 1.0:
         teacher = Teacher(pool, stage.step * processes + rank)
-        ce, mse, seen = losses(model, teacher, concepts)
+        ce, mse, seen = losses(model, teacher, concepts, forward)
         step_all(stage, model, both, ce_weight * ce + mse)
         average.update(learned, stage.step)
         if rank:
@@ -256,6 +276,8 @@ def unpack_weights(folder: Path, state: Path) -> None:
                 kept["joint"][f"average.{key}"] = value.clone()
             else:
                 kept["vision"][f"average.vit.{key.removeprefix(seen)}"] = value.clone()
+    kept["joint"] |= {f"model.aligner.{k}": v for k, v in Aligner().state_dict().items()}
+    kept["joint"] |= {f"average.aligner.{k}": v for k, v in Aligner().state_dict().items()}
     for name in stages:
         save_file(kept[name], state / f"{name}.safetensors")
         clock = {"seconds": about["minutes"][name] * 60, "step": about["steps"][name]}

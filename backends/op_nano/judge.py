@@ -1,7 +1,7 @@
 """The judge of nano's world: says what is in a picture. It measures, and is used for nothing else.
 
-A ViT with attribute heads like the one that pretraining starts from, but trained apart: other
-pictures, another start. Its own accuracy on held-out identities stands in the model card.
+A small convolutional network: nothing of nano is in it, neither weights nor shape, and it was
+trained on pictures of its own. Its accuracy on held-out identities stands in the model card.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from PIL.Image import Image
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from op_bagel.pictures import to_tensor
-from op_bagel.vit import VisionModel
 from op_nano.backend import WEIGHTS, square
-from op_nano.shape import CONFIG
-from op_nano.vision import NAMES, AttributeHeads, see, truth
+from op_nano.vision import NAMES, AttributeHeads, truth
 from op_nano.world import Picture
 
 
@@ -37,10 +37,55 @@ class Verdict:
         return {name: self.found[name] == wanted[name] for name in names if wanted[name] >= 0}
 
 
+class JudgeNetwork(nn.Module):
+    """Pictures [B, 3, 64, 64] in [-1, 1] -> logits of each question of `vision.NAMES`: three
+    levels of two residual blocks, then attribute heads over the 8 x 8 cells."""
+
+    def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(3, widths[0], 5, stride=2, padding=2)
+        self.down = nn.ModuleList(
+            nn.Conv2d(one, two, 3, stride=2, padding=1) for one, two in pairwise(widths)
+        )
+        self.levels = nn.ModuleList(
+            nn.Sequential(_Residual(width), _Residual(width)) for width in widths
+        )
+        self.place = nn.Parameter(torch.randn(64, widths[-1]) * 0.02)
+        self.heads = AttributeHeads(widths[-1])
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        x = self.levels[0](self.enter(pictures))
+        for down, level in zip(self.down, self.levels[1:], strict=True):
+            x = level(down(x))
+        cells = F.layer_norm(x.flatten(2).mT, (x.shape[1],)) + self.place
+        logits: list[Tensor] = self.heads(cells)
+        return logits
+
+
+class _Residual(nn.Module):
+    """Two 3 x 3 convolutions, each after a norm, around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for norm, conv in zip(self.norms, self.convs, strict=True):
+            y = conv(F.silu(norm(y)))
+        out: Tensor = x + y
+        return out
+
+
 @lru_cache(maxsize=1)
 def _network(path: Path) -> nn.ModuleDict:
-    width = CONFIG.vit.hidden_size
-    network = nn.ModuleDict({"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(width)})
+    from op_bagel.vit import VisionModel
+    from op_nano.shape import CONFIG
+
+    network = nn.ModuleDict(
+        {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
+    )
     network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return network.requires_grad_(False).eval()
 
@@ -50,6 +95,8 @@ def judge(images: Sequence[Image], path: Path = WEIGHTS / "judge.safetensors") -
     """One verdict per picture; any size is brought to nano's."""
     network = _network(path)
     pixels = torch.stack([to_tensor(square(image.convert("RGB"))) for image in images])
+    from op_nano.vision import see
+
     logits = network["heads"](see(network["vit"], pixels))  # type: ignore[arg-type]
     best = torch.stack([one.argmax(1) for one in logits], dim=1).tolist()
     return [Verdict(found=dict(zip(NAMES, row, strict=True))) for row in best]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
 from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, draw_family, draw_pool
+from op_nano.judge import JudgeNetwork
 from op_nano.shape import CONFIG, VAE
 from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
 from op_nano.vision import NAMES, AttributeHeads, see, truth
@@ -111,11 +112,24 @@ def blurred(pictures: Tensor) -> Tensor:
     )
 
 
+class Eye(nn.Module):
+    """nano's ViT, and the heads that teach it what there is to see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vit = VisionModel(CONFIG.vit)
+        self.heads = AttributeHeads(CONFIG.vit.hidden_size)
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        logits: list[Tensor] = self.heads(see(self.vit, pictures))
+        return logits
+
+
 def train_vision(
     state: Path, minutes: float, batch: int, *, name: str = "vision", device: str = "cpu"
 ) -> None:
-    """A ViT alone, on what is in a picture. As "vision" it becomes nano's eye, and the heads are
-    thrown away; as "judge", from other pictures and another start, it measures and is used for
+    """A network alone, on what is in a picture. "vision" is a ViT that becomes nano's eye, and the
+    heads are thrown away; "judge", another network on other pictures, measures and is used for
     nothing else."""
     judge = name == "judge"
     pool = np.load(state / ("judge.npy" if judge else "pool.npy"), mmap_mode="r")
@@ -125,9 +139,7 @@ def train_vision(
     stage = Stage(state, name, minutes)
     torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)
-    model = nn.ModuleDict(
-        {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
-    ).to(device)
+    model = (JudgeNetwork() if judge else Eye()).to(device)
     both = optimisers(dict(model.named_parameters()), matrices=5e-3, rest=2e-3)
     average = Average(dict(model.named_parameters()), 0.998)
     resume(stage, model, both, average)
@@ -136,10 +148,11 @@ def train_vision(
         pictures = to_pixels(pool, rows).to(device)
         if judge:
             pictures = blurred(pictures)
-        answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
+        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=judge):
+            answers = model(pictures)
         wanted = labels[rows].to(device)
         losses = [
-            F.cross_entropy(logits, wanted[:, i], ignore_index=-1)
+            F.cross_entropy(logits.float(), wanted[:, i], ignore_index=-1)
             for i, logits in enumerate(answers)
         ]
         loss = torch.stack(losses).nanmean()
@@ -151,8 +164,9 @@ def train_vision(
     stage.save(everything(model, both, average))
     model.load_state_dict(average.values)
     with torch.no_grad():
-        pictures = to_pixels(test, np.arange(len(test))).to(device)
-        answers = model["heads"](see(model["vit"], pictures))  # type: ignore[arg-type]
+        parts = np.array_split(np.arange(len(test)), len(test) // 100 + 1)
+        seen = [model(to_pixels(test, rows).to(device)) for rows in parts]
+    answers = [torch.cat(logits) for logits in zip(*seen, strict=True)]
     report = {}
     for i, asked_for in enumerate(NAMES):
         asked = test_labels[:, i] >= 0
@@ -212,14 +226,14 @@ def vision(state: Path, minutes: float, batch: int, device: str) -> None:
 
 
 @main.command()
-@click.option("--minutes", default=8.0)
+@click.option("--minutes", default=25.0)
 @click.option("--batch", default=64)
 @click.option("--jobs", default=os.cpu_count() or 1)
 @DEVICE
 @click.pass_obj
 def judge(state: Path, minutes: float, batch: int, jobs: int, device: str) -> None:
     """Train the judge, apart from nano, on pictures of its own."""
-    for _ in draw_pool(state / "judge.npy", FAMILIES // 2, first=JUDGE_FIRST, jobs=jobs):
+    for _ in draw_pool(state / "judge.npy", FAMILIES, first=JUDGE_FIRST, jobs=jobs):
         pass
     train_vision(state, minutes, batch, name="judge", device=device)
 
@@ -243,7 +257,12 @@ def encode(state: Path, device: str) -> None:
 @DEVICE
 @click.pass_obj
 def joint(
-    state: Path, minutes: float, concepts: int, ce_weight: float, processes: int, device: str
+    state: Path,
+    minutes: float,
+    concepts: int,
+    ce_weight: float,
+    processes: int,
+    device: str,
 ) -> None:
     """Train both experts and the concept encoder."""
     from op_nano.joint import train_joint

@@ -12,12 +12,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Latent, Noise, Sample, Soft, Text, Vit, pack
+from op_bagel.packing import Latent, Noise, Soft, Text, pack
 from op_nano import pretrain, vision
 from op_nano.backend import open_backend
-from op_nano.curriculum import SKS, Group, Pool, Teacher, read_turn
+from op_nano.curriculum import (
+    GRID,
+    SKS,
+    Group,
+    Look,
+    Paint,
+    Pool,
+    Taught,
+    Teacher,
+    introduce,
+    read_turn,
+)
 from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, TWO, draw_family, draw_pool
 from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool, unpack_weights
+from op_nano.painting import ROOM, Aligner, Forward, forward_of, paint, read
 from op_nano.pretrain import train_autoencoder, train_vision
 from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
 from op_nano.tokenizer import NAME, decode, encode
@@ -58,13 +70,14 @@ def practise(folder: Path, until: int) -> dict[str, Tensor]:
     initialise(bagel, 0)
     bagel.vit_model.requires_grad_(False)
     torch.manual_seed(0)
-    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder()})
+    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder(), "aligner": Aligner()})
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
     both = optimisers(learned, matrices=5e-3, rest=2e-3)
     average = Average(learned)
     resume(stage, model, both, average)
     while stage.step < until:
-        ce, mse, _ = losses(model, Teacher(pool, stage.step), CONCEPTS)
+        teacher = Teacher(pool, stage.step)
+        ce, mse, _ = losses(model, teacher, CONCEPTS, forward_of(bagel), noises=2)
         step_all(stage, model, both, ce + mse)
         average.update(learned, stage.step)
     stage.save(everything(model, both, average))
@@ -106,8 +119,9 @@ def test_every_stage_reports_under_its_own_name(state: Path) -> None:
 
 def test_the_judge_shares_nothing_with_nanos_eye(state: Path) -> None:
     eye, judge = (load_file(state / f"{name}.safetensors") for name in ("vision", "judge"))
-    name = "model.heads.queries"
-    assert eye.keys() == judge.keys() and not torch.equal(eye[name], judge[name])
+    shared = {key for key in eye.keys() & judge.keys() if key.startswith("model.")}
+    assert "model.heads.queries" in shared and all(key.startswith("model.heads") for key in shared)
+    assert not torch.equal(eye["model.heads.queries"], judge["model.heads.queries"])
     first = {seed: draw_family(seed).character for seed in range(2)}
     assert draw_family(JUDGE_FIRST).character not in first.values()
 
@@ -225,7 +239,7 @@ def groups(pool: Pool, slots: Tensor) -> list[Group]:
     return [group for step in steps for group in step]
 
 
-def samples_of(groups: Sequence[Group]) -> list[Sample]:
+def samples_of(groups: Sequence[Group]) -> list[Taught]:
     return [sample for group in groups for sample in group.samples]
 
 
@@ -256,14 +270,18 @@ def test_references_are_pictures_of_the_concept(pool: Pool) -> None:
 
 def test_a_sample_ends_with_what_it_teaches(groups: list[Group]) -> None:
     for sample in samples_of(groups):
-        taught = [
-            isinstance(turn, Noise) or (isinstance(turn, Text) and turn.loss) for turn in sample
-        ]
-        assert taught[-1]
-        painted = [isinstance(turn, Noise) for turn in sample]
-        if any(painted):
-            assert painted[-2:] == [True, True] and sum(painted) == 2
-            assert not any(isinstance(turn, Text) and turn.loss for turn in sample)
+        paints = [isinstance(part, Paint) for part in sample]
+        answers = [isinstance(part, Text) and part.loss for part in sample]
+        assert (paints[-1] and sum(paints) == 1 and not any(answers)) or answers[-1]
+
+
+def test_a_group_parts_into_answers_and_paintings(groups: list[Group]) -> None:
+    for group in groups:
+        answered, painted = group.answered(), group.painted()
+        assert len(answered.samples) + len(painted.samples) == len(group.samples)
+        assert all(isinstance(sample[-1], Paint) for sample in painted.samples)
+        for part in (answered, painted):
+            assert len(part.concepts) == (len(part.samples) if group.concepts else 0)
 
 
 def test_questions_are_read_and_answers_are_taught_to_their_end(groups: list[Group]) -> None:
@@ -272,8 +290,11 @@ def test_questions_are_read_and_answers_are_taught_to_their_end(groups: list[Gro
         for before, after in zip([None, *turns], turns, strict=False):
             assert not (after.loss and (before is None or before.loss)), "an answer to nothing"
     for group in groups[:3]:
-        packed = pack(group.samples, CONFIG)
-        for number, sample in enumerate(group.samples):
+        samples = group.answered().samples
+        packed = pack(
+            [[part for part in one if not isinstance(part, Paint)] for one in samples], CONFIG
+        )
+        for number, sample in enumerate(samples):
             answers = [turn.ids for turn in sample if isinstance(turn, Text) and turn.loss]
             wanted = [label for ids in answers for label in (*ids, EOS)]
             assert packed.labels[packed.label_sample == number].tolist() == wanted
@@ -287,29 +308,17 @@ def test_edits_see_their_source_in_both_ways_and_draw_another_picture(
         if any(isinstance(turn, Latent) for turn in sample):
             edits += 1
             at = next(i for i, turn in enumerate(sample) if isinstance(turn, Latent))
-            source, target = sample[at], sample[-1]
-            assert isinstance(source, Latent) and isinstance(target, Noise)
-            assert isinstance(sample[at + 1], Vit)
-            assert not torch.equal(source.tokens, target.tokens)
+            source, look, target = sample[at], sample[at + 1], sample[-1]
+            assert isinstance(source, Latent) and isinstance(target, Paint)
+            assert isinstance(look, Look)
+            assert torch.equal(source.tokens, pool.latents[look.row].float())
+            assert look.row != target.row and look.row // PICTURES == target.row // PICTURES
     assert edits > 20
 
 
-def test_both_noisings_of_a_picture_are_of_the_same_picture(groups: list[Group]) -> None:
-    for sample in samples_of(groups):
-        drawn = [turn for turn in sample if isinstance(turn, Noise)]
-        if drawn:
-            first, second = drawn
-            assert torch.equal(first.tokens, second.tokens)
-            assert 0 < float(first.t) < 1 and first.t != second.t
-            assert first.noise is not None and second.noise is not None
-            assert not torch.equal(first.noise, second.noise)
-
-
-def test_every_look_of_a_group_has_its_picture(groups: list[Group], pool: Pool) -> None:
-    for group in groups:
-        looks = sum(isinstance(turn, Vit) for sample in group.samples for turn in sample)
-        assert looks == len(group.seen)
-        assert all(0 <= row < len(pool.vit) for row in group.seen)
+def test_looks_and_paintings_are_pictures_of_the_pool(groups: list[Group], pool: Pool) -> None:
+    rows = [p.row for s in samples_of(groups) for p in s if isinstance(p, Look | Paint)]
+    assert len(rows) > 100 and all(0 <= row < len(pool.vit) for row in rows)
 
 
 def test_samples_behind_a_concept_name_it_by_its_own_row(
@@ -317,7 +326,7 @@ def test_samples_behind_a_concept_name_it_by_its_own_row(
 ) -> None:
     named = 0
     for behind in groups[1::3]:
-        assert len(behind.samples) == len(behind.concepts) == 2 * len(slots)
+        assert len(behind.samples) == len(behind.concepts) >= 2 * len(slots)
         for index, sample in zip(behind.concepts, behind.samples, strict=True):
             for soft in (soft for turn in sample if isinstance(turn, Text) for soft in turn.soft):
                 assert soft.expert == "und" and torch.equal(soft.rows, slots[index, :1])
@@ -348,6 +357,80 @@ def test_a_turn_is_read_with_the_row_of_each_name() -> None:
     assert [(tuple(soft.at), soft.rows is row) for soft in turn.soft] == [((1,), True)]
     assert isinstance(turn.soft[0], Soft) and not turn.loss
     assert decode(list(read_turn("3 < 4", {}).ids)) == "3 < 4"
+
+
+# -- painting --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bagel() -> Bagel:
+    model = Bagel(CONFIG)
+    initialise(model, 0)
+    torch.nn.init.normal_(model.llm2vae.weight, std=0.1)
+    return model
+
+
+def noised(pool: Pool, row: int, noises: int, seed: int) -> tuple[list[Noise], Tensor]:
+    """What `paint` draws first from its generator, for one picture, and the noise alone."""
+    generator = torch.Generator().manual_seed(seed)
+    clean = pool.latents[row].float()
+    noise = torch.randn(noises, *clean.shape, generator=generator)
+    time = torch.sigmoid(0.4 + 1.1 * torch.randn(noises, generator=generator))
+    drawn = [Noise(clean, GRID, float(t), one) for t, one in zip(time, noise, strict=True)]
+    return drawn, noise
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_painting_behind_a_read_context_is_painting_in_one_run(
+    bagel: Bagel, pool: Pool, slots: Tensor, behind: bool
+) -> None:
+    rows = {SKS: slots[1, :1]} if behind else {}
+    sample: Taught = [read_turn("<sks> in the snow", rows), Paint(7)]
+    group = Group(samples=[sample], concepts=[1] if behind else [])
+    concepts = bagel.prefill(*[[introduce(own)] for own in slots])
+    aligner, generator = Aligner(), torch.Generator().manual_seed(3)
+    painted = paint(
+        bagel, aligner, forward_of(bagel), pool, [group], concepts, noises=2, generator=generator
+    )
+    drawn, _ = noised(pool, 7, 2, 3)
+    before = [introduce(slots[1])] if behind else []
+    with torch.no_grad():
+        whole = [bagel(pack([[*before, sample[0], one]], CONFIG)) for one in drawn]  # type: ignore[list-item]
+    wanted = torch.stack([outputs.mse.mean() for outputs in whole])
+    assert torch.allclose(painted.mse, wanted, atol=1e-4)
+    assert painted.behind.tolist() == [behind] * 2
+
+
+def test_contexts_are_read_without_a_graph_but_concepts_keep_theirs(
+    bagel: Bagel, pool: Pool, slots: Tensor
+) -> None:
+    slots = slots.clone().requires_grad_()
+    concepts = bagel.prefill(*[[introduce(own)] for own in slots])
+    samples: list[Taught] = [[read_turn("a cat", {}), Paint(0)], [Paint(1)], [Paint(2)]]
+    cache = read(bagel, pool, samples, torch.tensor([-1, 3, -1]), concepts)
+    assert cache.length == concepts.length + ROOM
+    real = cache.real_rows().sum(1).tolist()
+    assert real == [len(encode("a cat")) + 2, concepts.length, 0]
+    (cache.keys[0] * cache.real_rows()[..., None, None]).sum().backward()  # type: ignore[no-untyped-call]
+    assert slots.grad is not None
+    assert slots.grad.abs().sum((1, 2)).nonzero().flatten().tolist() == [3]
+
+
+def test_painting_moves_the_generation_expert_and_leaves_the_other(
+    bagel: Bagel, pool: Pool, slots: Tensor
+) -> None:
+    concepts = bagel.prefill(*[[introduce(own)] for own in slots])
+    group = Group(samples=[[read_turn("a cat", {}), Paint(0)]])
+    generator = torch.Generator().manual_seed(0)
+    forward: Forward = forward_of(bagel)
+    bagel.zero_grad()
+    painted = paint(
+        bagel, Aligner(), forward, pool, [group], concepts, noises=2, generator=generator
+    )
+    (painted.mse.mean() + painted.misaligned.mean()).backward()
+    layer = bagel.language_model.model.layers[0]
+    assert float(layer.mlp_moe_gen.down_proj.weight.grad.abs().sum()) > 0  # type: ignore[union-attr,operator]
+    assert bagel.language_model.model.embed_tokens.weight.grad is not None, "the frame of a picture"
 
 
 # -- export ----------------------------------------------------------------------------------------

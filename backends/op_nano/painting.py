@@ -1,0 +1,169 @@
+"""Painting in pretraining: a context is read once, and its picture is drawn from many noises.
+
+Reading a context costs as much as painting one picture, so it is read without a gradient, and its
+keys and values serve several noised copies of the picture. The turn of a concept is the
+exception: it keeps its graph, because that is how the concept encoder and the generation expert
+learn to hear slots.
+
+Rows half-way through the decoder are also aligned with what the ViT sees at their place in the
+finished picture (representation alignment, Yu et al. 2025, arXiv 2410.06940): it says which kind,
+which colour, what is worn, long before the pixels do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from op_bagel.model import Bagel, Cache
+from op_bagel.packing import Packed, Segment
+from op_nano.curriculum import GRID, Group, Look, Paint, Pool, Taught
+from op_nano.shape import CONFIG
+
+CELLS = GRID[0] * GRID[1]
+LAYER = 3
+"""Rows are aligned after this many layers, of six."""
+ROOM = 32
+"""Contexts are padded to a multiple of this, so that few shapes are compiled."""
+
+Forward = Callable[[Packed, Cache], tuple[Tensor, Tensor]]
+"""Noised copies behind their contexts -> velocity [M, n, latent width], rows [M, n, D]."""
+
+
+class Aligner(nn.Module):
+    """Rows of the decoder [..., D] -> what the ViT would see there [..., d_vit]; for pretraining
+    alone. ``mean`` and ``std`` are those of the pool's ViT rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width, seen = CONFIG.llm.hidden_size, CONFIG.vit.hidden_size
+        self.guess = nn.Sequential(nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, seen))
+
+    def forward(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """1 - cosine [...] of the guess from ``rows`` and the standardised ``seen``."""
+        return 1 - F.cosine_similarity(self.guess(rows), seen, dim=-1)
+
+
+def forward_of(bagel: Bagel) -> Forward:
+    """The model as a function of noised copies, in a form that compiles."""
+
+    def forward(packed: Packed, cache: Cache) -> tuple[Tensor, Tensor]:
+        outputs = bagel(packed, cache, hidden=True)
+        rows = outputs.hidden[LAYER].view(packed.batch, CELLS + 2, -1)[:, 1:-1]
+        return outputs.velocity.view(packed.batch, CELLS, -1), rows
+
+    return forward
+
+
+def fill(bagel: Bagel, pool: Pool, samples: Sequence[Taught]) -> list[list[Segment]]:
+    """The samples with every `Look` filled in by one run of the connector, and no `Paint`."""
+    looks = [part.row for sample in samples for part in sample if isinstance(part, Look)]
+    features = iter(())
+    if looks:
+        rows = pool.vit[torch.tensor(looks)].to(bagel.device).float()
+        place = bagel.vit_pos_embed(torch.arange(CELLS, device=bagel.device))
+        features = iter(bagel.connector(rows) + place)
+    return [
+        [
+            replace(part, features=next(features)) if isinstance(part, Look) else part
+            for part in sample
+            if not isinstance(part, Paint)
+        ]
+        for sample in samples
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painted:
+    """Losses of noised copies: squared error [M] and misalignment [M]; behind a concept or not."""
+
+    mse: Tensor
+    misaligned: Tensor
+    behind: Tensor
+
+
+def paint(
+    bagel: Bagel,
+    aligner: Aligner,
+    forward: Forward,
+    pool: Pool,
+    groups: Sequence[Group],
+    concepts: Cache,
+    *,
+    noises: int,
+    generator: torch.Generator,
+) -> Painted:
+    """Every `Paint` of the groups, from ``noises`` noises each, behind its context and, where its
+    group has them, its concept of ``concepts``."""
+    samples = [sample for group in groups for sample in group.samples]
+    which = torch.tensor(
+        [i for group in groups for i in group.concepts or [-1] * len(group.samples)]
+    )
+    cache = read(bagel, pool, samples, which, concepts)
+    at = torch.tensor([sample[-1].row for sample in samples])  # type: ignore[union-attr]
+    again = torch.arange(len(samples)).repeat_interleave(noises)
+    clean = pool.latents[at].float()[again]
+    noise = torch.randn(clean.shape, generator=generator)
+    time = torch.sigmoid(0.4 + 1.1 * torch.randn(len(again), generator=generator))
+    noised = (1 - time[:, None, None]) * clean + time[:, None, None] * noise
+    layout = bagel.drawing(len(again), GRID)
+    packed = replace(
+        layout, latents=noised.flatten(0, 1).to(bagel.device), times=time.to(bagel.device)
+    )
+    velocity, rows = forward(packed, pick(cache, again.to(bagel.device)))
+    seen = ((pool.vit[at].float() - pool.mean) / pool.std)[again].to(bagel.device)
+    wanted = (noise - clean).to(bagel.device)
+    return Painted(
+        mse=(velocity - wanted).square().mean((1, 2)),
+        misaligned=aligner(rows, seen).mean(1),
+        behind=which[again] >= 0,
+    )
+
+
+def read(
+    bagel: Bagel, pool: Pool, samples: Sequence[Taught], which: Tensor, concepts: Cache
+) -> Cache:
+    """The contexts of ``samples`` as one cache: first the turn of concept ``which`` (with its
+    graph; masked where -1), then the rest, padded to a multiple of `ROOM` and without a graph."""
+    which = which.to(bagel.device)
+    before = pick(concepts, which.clamp(min=0))
+    known = (which >= 0)[:, None] & before.real_rows()
+    positions = torch.where(which >= 0, before.positions, 0)
+    before = replace(before, mask=known, positions=positions)
+    with torch.no_grad():
+        contexts = fill(bagel, pool, samples)
+        some = torch.tensor([i for i, it in enumerate(contexts) if it], device=bagel.device)
+        grown = bagel.prefill(*(it for it in contexts if it), cache=pick(before, some))
+        length = grown.length - before.length
+        room = -(-length // ROOM) * ROOM
+
+        def padded(rows: Tensor) -> Tensor:
+            whole = rows.new_zeros(len(contexts), room, *rows.shape[2:])
+            whole[some, :length] = rows[:, before.length :]
+            return whole
+
+        rest = [(padded(k), padded(v)) for k, v in zip(grown.keys, grown.values, strict=True)]
+        mask = torch.cat((known, padded(grown.real_rows())), dim=1)
+        positions = positions.index_copy(0, some, grown.positions)
+    return Cache(
+        keys=tuple(torch.cat((b, k), dim=1) for b, (k, _) in zip(before.keys, rest, strict=True)),
+        values=tuple(
+            torch.cat((b, v), dim=1) for b, (_, v) in zip(before.values, rest, strict=True)
+        ),
+        positions=positions,
+        mask=mask,
+    )
+
+
+def pick(cache: Cache, index: Tensor) -> Cache:
+    """The contexts of ``index`` [n], with repetition."""
+    return Cache(
+        keys=tuple(keys.index_select(0, index) for keys in cache.keys),
+        values=tuple(values.index_select(0, index) for values in cache.values),
+        positions=cache.positions.index_select(0, index),
+        mask=None if cache.mask is None else cache.mask.index_select(0, index),
+    )
