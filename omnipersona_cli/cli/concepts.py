@@ -63,7 +63,9 @@ def show(name: str, probe: bool, as_json: bool) -> None:
     if as_json:
         output.answer_json(_as_data(header, path))
         return
-    output.answer(f"<{header.name}>" + (f", a {header.class_word}" if header.class_word else ""))
+    article = "an" if header.class_word[:1].lower() in tuple("aeiou") else "a"
+    what = f", {article} {header.class_word}" if header.class_word else ""
+    output.answer(f"<{header.name}>{what}")
     _answer_rows(
         [
             ("kind", header.kind),

@@ -176,6 +176,9 @@ def command(
     if dry_run:
         show_plan(engine.plan(photos, **material), as_json=as_json)
         return
+    click.get_current_context().meta[output.WHEN_INTERRUPTED] = (
+        "the same command with --resume goes on from the last checkpoint"
+    )
     with output.progress() as on_progress:
         learned = engine.learn(
             photos,

@@ -127,6 +127,8 @@ class Op(click.Group):
                 return super().invoke(ctx)
             except (KeyboardInterrupt, EOFError, click.Abort):
                 output.note("Interrupted.")
+                if output.WHEN_INTERRUPTED in ctx.meta:
+                    output.hint(ctx.meta[output.WHEN_INTERRUPTED])
                 ctx.exit(INTERRUPTED)
 
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 QUIET = "omnipersona.quiet"
 VERBOSE = "omnipersona.verbose"
+WHEN_INTERRUPTED = "omnipersona.when_interrupted"
+"""Where a command leaves the hint that is given after Ctrl-C, in ``meta``."""
 
 
 def quiet() -> bool:

@@ -131,4 +131,8 @@ def _check_rows(name: str, key: str, rows: Tensor | None, backend: Backend) -> N
 
 
 def _relearn(pack: Pack, backend: Backend) -> str:
-    return f"op learn PHOTOS --name {pack.name} -b {backend.info.name}"
+    """The command that learns it here; what was learned on other weights of this very backend is in
+    the way, and has to be replaced."""
+    here = any(slot.about.get("backend") == backend.info.name for slot in pack.slots.values())
+    force = " --force" if here else ""
+    return f"op learn PHOTOS --name {pack.name} -b {backend.info.name}{force}"

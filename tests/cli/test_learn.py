@@ -1,6 +1,7 @@
 """`op learn`, as a person types it."""
 
 import json
+from importlib import import_module
 
 import pytest
 
@@ -94,3 +95,16 @@ def test_a_probe_marks_every_fact_and_says_where_there_are_none(disc, op):
         op("concepts", "facts", "bo", "rm", "1")
     bare = op("concepts", "show", "bo", "--probe")
     assert bare.stdout == "" and "no facts" in bare.stderr and "Hint:" in bare.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on(sketch, op, monkeypatch):
+    def stop(*anything, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("omnipersona_cli.engine.learn"), "optimise", stop)
+    done = op("learn", "photos", "--name", "bo")
+    assert done.exit_code == 130 and Library().names() == ()
+    assert done.stderr.splitlines()[-2:] == [
+        "Interrupted.",
+        "Hint: the same command with --resume goes on from the last checkpoint",
+    ]

@@ -52,8 +52,9 @@ def test_a_pack_of_another_base_names_both_and_the_way_out(backend, pack):
 
 def test_another_revision_is_refused(backend, pack):
     backend.fingerprint = "sketch@2:0"
-    with pytest.raises(SlotError, match=r"sketch@1:0.*sketch@2:0"):
+    with pytest.raises(SlotError, match=r"sketch@1:0.*sketch@2:0") as caught:
         from_slot(pack, backend)
+    assert caught.value.hint.endswith("--force"), "the old slot is in the way of the new one"
 
 
 @pytest.mark.parametrize(
