@@ -45,9 +45,10 @@ class BackendInfo:
     absent is refused. Where one repository does not serve every task, ``weights`` says which one
     each needs, and ``default_model`` names them all, joined by "+". ``parts`` are read from other
     repositories besides. ``sizes`` are (width, height) in pixels, the default first. ``memory_gb``
-    is what the default model needs to run. ``learn_steps``, ``learn_rate`` and ``batch`` (lessons
-    per optimiser step, all tasks together) are what learning takes where a person names nothing
-    else; ``replay_examples`` is how many in-context examples replay shows to the model. ``notes``
+    is what the default model needs to run, ``memory_by_model`` what others of ``models`` do.
+    ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per optimiser step, all tasks together)
+    are what learning takes where a person names nothing else; ``replay_examples`` is how many
+    in-context examples replay shows to the model. ``notes``
     are what else a person should know before choosing it, a sentence each.
     """
 
@@ -63,6 +64,7 @@ class BackendInfo:
     pictures: str
     licence: str
     memory_gb: float
+    memory_by_model: Mapping[str, float] = field(default_factory=dict)
     steps: int = 50
     guidance: float = 4.0
     learn_steps: int = 2000

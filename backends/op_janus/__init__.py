@@ -21,12 +21,20 @@ INFO = BackendInfo(
     sizes=((384, 384),),
     pictures="photographs",
     licence="DeepSeek Model License",
-    memory_gb=6.0,
+    memory_gb=5.0,
+    memory_by_model={
+        "deepseek-community/Janus-Pro-7B": 15.3,
+        "FreedomIntelligence/Janus-4o-7B": 17.2,
+    },
     steps=576,
     guidance=5.0,
     learn_steps=1000,
     learn_rate=1e-3,
     batch=8,
+    notes=(
+        "FreedomIntelligence/Janus-4o-7B edits natively; a copy is known by its folder's name.",
+        "Learning needs 13 or 36 GB (1B or 7B), and 6 or 17 GB with --batch-size 1.",
+    ),
 )
 
 

@@ -14,6 +14,7 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.errors import MissingError
 from op_autoregressive import loading
 from op_autoregressive.checkpoint import check_shapes, configured, shapes_of, silently
+from op_autoregressive.memory import SPARE, cache_gb, weights_gb
 from op_janus import INFO, original
 from op_janus.backend import BOI, EOI, JanusBackend
 
@@ -26,6 +27,10 @@ NEEDED_TENSORS = {
 EDITORS = ("janus-4o",)
 """Names of models that learned to edit from a source picture. Their files are like those of models
 that did not, so that the name is all there is to go by."""
+
+
+PROMPT = 100
+"""Positions of a prompt with its concepts, for counting memory."""
 
 
 def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
@@ -53,7 +58,10 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
     edit = "native" if edits_natively(name, folder) else INFO.tasks["edit"]
     return JanusBackend(
         info=replace(
-            INFO, sizes=((sight.image_size, sight.image_size),), tasks={**INFO.tasks, "edit": edit}
+            INFO,
+            sizes=((sight.image_size, sight.image_size),),
+            tasks={**INFO.tasks, "edit": edit},
+            memory_gb=painting_gb(janus, native=edit == "native", size=kind.itemsize),
         ),
         model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
         fingerprint=loading.fingerprint(folder, files, name),
@@ -67,6 +75,20 @@ def edits_natively(name: str, folder: Path) -> bool:
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     named = (name.rpartition("/")[2] if not Path(name).is_dir() else folder.name, cached)
     return any(editor in it.lower() for editor in EDITORS for it in named)
+
+
+def painting_gb(janus: JanusForConditionalGeneration, *, native: bool, size: int = 2) -> float:
+    """GiB for painting one picture, or where the model edits natively, for an edit."""
+    sight: Any = janus.config.vision_config
+    parts = 3 if native else 1  # a picture seen, its codes, and those that are drawn
+    cached = cache_gb(
+        janus.config.get_text_config(),
+        rows=3 if native else 2,
+        positions=parts * sight.num_image_tokens + PROMPT,
+        size=size,
+    )
+    whole = weights_gb(janus, size=size, exact=janus.model.vqmodel)
+    return round(whole + cached + SPARE, 1)
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:

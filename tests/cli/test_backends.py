@@ -20,6 +20,7 @@ KEYS = {
     "pictures",
     "licence",
     "memory_gb",
+    "memory_by_model",
     "steps",
     "guidance",
     "learn_steps",
