@@ -18,16 +18,17 @@ lint: $(INSTALLED) ## what the suite also checks, alone
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Goes on where it was interrupted. JUDGES="toy clip" asks several, the first that is able.
+# Goes on where it was interrupted; after a change of weights or judges: rm -r bench. JUDGES="toy clip" asks several, the first that is able.
 CONCEPTS ?= 20
 SEEDS ?= 3
 WORKERS ?= 2
 JUDGES ?= toy
 
 bench-toy: $(INSTALLED) ## every method on characters that nano never met; results in bench/
-	test -d bench/toyset || $(BIN)/op bench export-toy bench/toyset --concepts $(CONCEPTS)
+	test -d bench/toyset || { rm -rf bench/drawing && mkdir -p bench && \
+	  $(BIN)/op bench export-toy bench/drawing --concepts $(CONCEPTS) && mv bench/drawing bench/toyset; }
 	$(BIN)/op bench run bench/toyset -b nano --method all $(addprefix --judge ,$(JUDGES)) \
-	  --seeds $(SEEDS) --workers $(WORKERS) -o bench/results
+	  --seeds $(SEEDS) --workers $(WORKERS) -o bench/results > /dev/null
 	$(BIN)/op bench report bench/results --data bench/toyset --html bench/report.html \
 	  > bench/report.md
 	cat bench/report.md

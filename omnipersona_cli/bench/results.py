@@ -79,7 +79,7 @@ class Results:
             if differing:
                 raise PersonaError(
                     f"{self.folder} holds another run: {', '.join(differing)} differ",
-                    hint="name another folder with -o",
+                    hint="name another folder with -o, or delete this one",
                 )
         elif any(it.name != LOCK for it in self.folder.iterdir()):
             raise PersonaError(

@@ -197,6 +197,7 @@ def learn(
         backend=learner(backend, recipe),
         steps=order.steps,
         seed=seed,
+        samples=0,  # the report card's pictures: the bench paints its own
         library=library,
     )
     about: Record = {

@@ -86,8 +86,9 @@ A slot fits only the backbone that it was learned on; facts fit all.""",
     "network": (
         "When the network is used, and how to forbid it.",
         """\
-The network is used only by `op backends fetch` and when a backend opens whose weights are not here
-yet; both say so first. --offline, or HF_HUB_OFFLINE=1, forbids it. The backend nano has its weights
+The network is used only by `op backends fetch`, when a backend opens whose weights are not here
+yet, and by the judge vlm of `op bench`, which sends questions and pictures to the endpoint that you
+name; all say so first. --offline, or HF_HUB_OFFLINE=1, forbids it. The backend nano has its weights
 in the package and never needs the network. Nothing is ever reported anywhere.""",
     ),
 }

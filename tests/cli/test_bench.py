@@ -22,6 +22,20 @@ def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
     assert all(keys <= json.loads(line).keys() for line in lines)
 
 
+    done = op("bench", "report", "results", "--html", "nowhere/page.html")
+    assert done.exit_code == 1 and "cannot be written" in done.stderr
+    done = op(*words, "--tasks", "recognition,qa,parg", "--judge", "vlm")
+    assert done.exit_code == 3 and "OMNIPERSONA_VLM_URL is not set" in done.stderr
+
+
+def test_judges_are_listed_with_what_they_need_and_their_licence(op):
+    listed = op("bench", "judges").stdout
+    assert "hf download openai/clip-vit-base-patch32" in listed
+    assert "non-commercial research only" in listed
+    names = {judge["name"] for judge in json.loads(op("bench", "judges", "--json").stdout)}
+    assert {"clip", "dino", "face", "toy", "vlm"} <= names
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -30,6 +44,7 @@ def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
         (["report", "nowhere"], 3, "no results"),
         (["export-toy", "photos"], 1, "not empty"),
         (["export-toy", "new", "--set", "toi"], 3, "no made-up set"),
+        (["run", "nowhere", "--judge", "vlm", "-o", "out"], 3, "not a benchmark"),
     ],
 )
 def test_wrong_input_is_one_line_a_hint_and_a_code(sketch, op, words, code, said):
