@@ -29,6 +29,14 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=4,
+    notes=(
+        "each checkpoint is a download of about 35 GB; a concept is learned on both of a pair",
+        "--model CHAT+GEN names a pair of your own, --model FOLDER a folder that holds both; one "
+        "checkpoint alone does what its name says, and everything where it says nothing",
+        "a picture is looked at and learned from at about 512x512 pixels",
+        "painting takes a step for each 8x8 pixels, so that --steps has no say",
+        "an edit repaints a region: --mask, --box, or where none is given, one that is looked for",
+    ),
 )  # fmt: skip
 
 

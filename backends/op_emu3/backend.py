@@ -460,7 +460,7 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
             sizes=layout.sizes(painter.areas, painter.positions),
         ),
         # a path would tell of this machine
-        model=folder.name if model and folder.is_dir() else "+".join(names),
+        model=folder.resolve().name if model and folder.is_dir() else "+".join(names),
         sources=found,
         device=device,
         dtype=kind,

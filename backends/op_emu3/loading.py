@@ -224,7 +224,14 @@ def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Source]:
 
 def _of_one(name: str) -> dict[Task, Source]:
     source = _source(name)
-    return {task: source for task in tasks_of(name)}
+    known = name if not Path(name).expanduser().is_dir() else _known_as(source.folder)
+    return {task: source for task in tasks_of(known)}
+
+
+def _known_as(folder: Path) -> str:
+    """A folder's name; for one in the hub's cache, which is named by its revision, the
+    repository's."""
+    return folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
 
 
 def _pair(reader: Source, painter: Source) -> dict[Task, Source]:

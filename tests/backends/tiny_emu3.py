@@ -1,9 +1,11 @@
-"""A tiny random Emu3, written to disk in the layout of the released checkpoints."""
+"""A tiny random Emu3, written to disk in the layout of the released checkpoints; its lessons."""
 
 from pathlib import Path
 
 import torch
+from PIL.Image import Image
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
 from transformers import (
     Emu3Config,
     Emu3ForConditionalGeneration,
@@ -12,6 +14,14 @@ from transformers import (
     Emu3TextConfig,
     PreTrainedTokenizerFast,
 )
+
+from omnipersona_cli.backend import ConceptTokens, Lesson, Task
+from omnipersona_cli.concepts.mentions import to_turn
+from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
+from omnipersona_cli.testing import drawing
+from op_emu3 import layout, pictures
+from op_emu3.backend import Emu3Backend, open_backend
+from op_emu3.loading import Checkpoint
 
 BOS, EOS, EOL, EOF = "<|extra_203|>", "<|extra_204|>", "<|extra_200|>", "<|extra_201|>"
 CODES = 64
@@ -94,3 +104,39 @@ def write(
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+def opened(folder: Path | str, dtype: str | None = None) -> Emu3Backend:
+    backend = open_backend(str(folder), "cpu", dtype)
+    assert isinstance(backend, Emu3Backend)
+    return backend
+
+
+def photos() -> list[Image]:
+    return [drawing("red", seed) for seed in range(4)]
+
+
+def taught(backend: Emu3Backend, name: str = "bo") -> ConceptTokens:
+    return backend.new_tokens(name, understand=4, generate=3, photos=photos(), seed=0)
+
+
+def with_experts(backend: Emu3Backend) -> ConceptTokens:
+    named = named_tensors(copy_of(taught(backend))) | backend.new_experts(seed=0)
+    return copy_of(from_named_tensors("bo", named), trainable=True)
+
+
+def lesson(task: Task, image: Image | None = None, target: Image | None = None) -> Lesson:
+    text = {"understand": "is <bo> here?", "generate": "a picture of <bo>", "edit": "add <bo>"}
+    return Lesson(
+        task=task,
+        kind="recognise",
+        request=to_turn(text[task]),
+        image=image,
+        target=target,
+        answer="yes",
+    )
+
+
+def codes_of(model: Checkpoint, image: Image) -> Tensor:
+    grid = layout.grid_for(image.size, min(model.source.areas))
+    return pictures.encode(model.emu3, pictures.to_tensor(image, grid, model.processor))
