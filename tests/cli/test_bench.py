@@ -21,7 +21,6 @@ def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
     keys = {"prompt", "rewritten", "paint_seed", "answer", "scores", "judges", "picture"}
     assert all(keys <= json.loads(line).keys() for line in lines)
 
-
     done = op("bench", "report", "results", "--html", "nowhere/page.html")
     assert done.exit_code == 1 and "cannot be written" in done.stderr
     done = op(*words, "--tasks", "recognition,qa,parg", "--judge", "vlm")
