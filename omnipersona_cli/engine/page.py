@@ -77,7 +77,7 @@ def write_page(story: Story, path: Path) -> None:
     """Write the page, whole or not at all. Raises ResourceError where it cannot be written."""
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(as_page(story), encoding="utf-8")
+        part.write_text(as_page(story), encoding="utf-8", errors="backslashreplace")
         part.replace(path)
     except OSError as error:
         with suppress(OSError):

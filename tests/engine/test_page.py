@@ -49,6 +49,7 @@ def test_a_persons_words_cannot_become_markup(sketch, library, tmp_path):
     folder.mkdir()
     for seed in range(4):
         drawing("red", seed).save(folder / f"<img src=x onerror=alert({seed})>.png")
+    drawing("red", 5).save(folder / "\udcff.png")  # a name that is not Unicode
     learn(
         [folder],
         name="bo",
@@ -61,7 +62,7 @@ def test_a_persons_words_cannot_become_markup(sketch, library, tmp_path):
     )
     seen = read(tmp_path / "bo.html")
     assert "script" not in seen.tags and "b" not in seen.tags
-    assert "onerror=alert(3)" in seen.text
+    assert "onerror=alert(3)" in seen.text and "\\udcff.png" in seen.text
     assert all(link.startswith("data:") for link in seen.links)
 
 
