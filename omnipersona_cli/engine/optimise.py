@@ -172,7 +172,8 @@ def optimise(
                     )
                 )
             due = done % every == 0 or time.monotonic() - saved > SAVE_SECONDS
-            if save is not None and (due or interrupted()) and done < settings.steps:
+            due = due or done == settings.steps  # what comes after may fail, or be interrupted
+            if save is not None and (due or interrupted()):
                 save(standing())
                 saved = time.monotonic()
             if interrupted():

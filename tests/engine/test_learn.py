@@ -176,3 +176,29 @@ def test_foreign_photos_are_learned_with_a_note_that_names_other_backends(
     result = learn([photos], name="bo", backend=sketch, library=library, steps=1)
     (note,) = [note for note in result.notes if "odd" in note]
     assert note.startswith("these are odd; ") and "for photographs: bagel, " in note
+
+
+def test_a_run_that_is_stopped_after_the_last_step_need_not_learn_again(
+    sketch, photos, library, tmp_path
+):
+    whole = learn([photos], name="bo", backend=sketch, steps=4, out=tmp_path / "whole.opconcept")
+
+    def stop(event):
+        if event.phase == "painting samples":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn([photos], name="bo", backend=sketch, steps=4, library=library, on_progress=stop)
+    assert library.names() == ()
+    phases = []
+    resumed = learn(
+        [photos],
+        name="bo",
+        backend=sketch,
+        steps=4,
+        library=library,
+        resume=True,
+        on_progress=lambda event: phases.append(event.phase),
+    )
+    assert resumed.resumed_from == 4 and "learning" not in phases
+    assert resumed.pack.hash == whole.pack.hash
