@@ -231,7 +231,7 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "the reference picture counts against it, although the instruction names no place.",
             "",
             "The joint stage ran in three sittings, each going on from the weights of the last",
-            "with fresh optimisers (… unpack): 57 and 30 minutes on 6,000 families, and the rest on",
+            "with fresh optimisers (… unpack): 57 and 30 minutes on 6,000 families, the rest on",
             "12,000 (draw --families 12000), beside other work on the same two cores. Painting",
             "behind contexts that are read once, and its alignment with the ViT, are of the third.",
             "The mix of samples changed between sittings: the commands above make a model of the",

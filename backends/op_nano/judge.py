@@ -79,13 +79,8 @@ class _Residual(nn.Module):
 
 
 @lru_cache(maxsize=1)
-def _network(path: Path) -> nn.ModuleDict:
-    from op_bagel.vit import VisionModel
-    from op_nano.shape import CONFIG
-
-    network = nn.ModuleDict(
-        {"vit": VisionModel(CONFIG.vit), "heads": AttributeHeads(CONFIG.vit.hidden_size)}
-    )
+def _network(path: Path) -> JudgeNetwork:
+    network = JudgeNetwork()
     network.load_state_dict({key: value.float() for key, value in load_file(path).items()})
     return network.requires_grad_(False).eval()
 
@@ -95,8 +90,6 @@ def judge(images: Sequence[Image], path: Path = WEIGHTS / "judge.safetensors") -
     """One verdict per picture; any size is brought to nano's."""
     network = _network(path)
     pixels = torch.stack([to_tensor(square(image.convert("RGB"))) for image in images])
-    from op_nano.vision import see
-
-    logits = network["heads"](see(network["vit"], pixels))  # type: ignore[arg-type]
+    logits = network(pixels)
     best = torch.stack([one.argmax(1) for one in logits], dim=1).tolist()
     return [Verdict(found=dict(zip(NAMES, row, strict=True))) for row in best]

@@ -227,6 +227,8 @@ def test_codes_outside_the_region_stay_and_a_step_is_a_free_code(model: Checkpoi
     assert torch.equal(fast[~free], known[~free])
     assert not torch.equal(fast[free], known[free])
     assert len(steps) == int(free.sum()) + 1 and steps[-1] == (30, 30)
+    roomy = greedy(model, grid, known=known, free=free, static=True)
+    assert torch.equal(roomy, fast)
     # read one by one, nothing comes out differently: each free code is the best after its prefix
     rows = both(model, SCENE, grid)
     for index in free.flatten().nonzero()[:, 0].tolist():

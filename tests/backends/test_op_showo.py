@@ -25,6 +25,7 @@ from op_showo.loading import open_backend
 from op_showo.magvit import Magvit
 from op_showo.model import Soft
 from op_showo.region import covered, window
+from op_showo.sampling import training_mask
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +138,18 @@ def test_heads_run_only_where_something_is_labelled(
     hook = showo.net.showo.lm_head.register_forward_hook(
         lambda _, given, __: rows.append(given[0][..., 0].numel())
     )
-    lessons = understanding(showo)[1:2]
-    showo.loss(showo.prepare(lessons), tokens, seed=0)
+    said = understanding(showo)[1:2]
+    paint = to_turn("A photo of <bo>.")
+    painted = Lesson(task="generate", kind="depict", request=paint, target=drawing("red", 1))
+    for lessons in (said, [painted, painted]):
+        showo.loss(showo.prepare(lessons), tokens, seed=0)
     hook.remove()
-    assert rows == [len(" no") + 1]
+    draw = torch.Generator().manual_seed(0)
+    hidden = 0
+    for _ in range(2):
+        u, order = torch.rand(1, generator=draw), torch.rand(1, 16, generator=draw)
+        hidden += int(training_mask(u, order)[0].sum())
+    assert rows == [len(" no") + 1, hidden] and hidden < 2 * 16
 
 
 def test_the_concept_stands_where_each_prompt_wants_it(
