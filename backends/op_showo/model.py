@@ -191,7 +191,7 @@ def phi_config(config: ShowoConfig) -> PhiConfig:
         num_hidden_layers=llm.num_hidden_layers,
         num_attention_heads=llm.num_attention_heads,
         num_key_value_heads=llm.num_attention_heads,
-        hidden_act="gelu_new",
+        hidden_act="gelu_pytorch_tanh",  # phi's gelu_new in one kernel, which keeps a quarter
         layer_norm_eps=llm.layer_norm_eps,
         max_position_embeddings=llm.max_position_embeddings,
         qk_layernorm=True,
