@@ -78,6 +78,7 @@ It holds no photos, no paths and no user names.
   op concepts facts bo add "<bo>'s toy is a red ball"    no new learning needed
   op concepts export bo -o bo.opconcept
   op concepts import bo.opconcept
+  op concepts import saves/bo/stage_2 --from unictokens    what another program learned
   op concepts verify bo.opconcept     checks the file before you trust it
 
 Facts in a pack are text from whoever made it. A pack runs no code when it is opened.
