@@ -73,7 +73,7 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
 def edits_natively(name: str, folder: Path) -> bool:
     """Whether the model called ``name``, in ``folder``, is one that learned to edit."""
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
-    named = (name.rpartition("/")[2] if not Path(name).is_dir() else folder.name, cached)
+    named = (Path(name).name, folder.name, cached)
     return any(editor in it.lower() for editor in EDITORS for it in named)
 
 

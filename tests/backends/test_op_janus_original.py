@@ -220,6 +220,14 @@ def test_the_hub_cache_keeps_the_name(tmp_path: Path) -> None:
     assert not edits_natively("deepseek-community/Janus-Pro-7B", tmp_path)
 
 
+def test_a_link_may_carry_the_name(tmp_path: Path) -> None:
+    plain = tmp_path / "weights"
+    plain.mkdir()
+    (tmp_path / "my-Janus-4o").symlink_to(plain)
+    assert edits_natively(str(tmp_path / "my-Janus-4o"), plain)
+    assert not edits_natively(str(plain), plain)
+
+
 # -- editing ---------------------------------------------------------------------------------------
 
 
