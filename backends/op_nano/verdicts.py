@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
 
+from PIL import Image as images
 from PIL.Image import Image
 
 from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
@@ -46,6 +47,7 @@ class ToyJudge:
     def __init__(self) -> None:
         self.id = f"toy@{sha256(WEIGHTS_FILE.read_bytes()).hexdigest()[:16]}"
         self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._seen(images.new("RGB", (64, 64)))  # reads the weights now: the id speaks of these
 
     def score(self, item: JudgeItem) -> Verdict:
         """The verdict; failed where the truth that it needs is not known."""
