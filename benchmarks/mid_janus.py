@@ -32,9 +32,23 @@ class Bytes:
         return 256
 
 
-def mid_janus(*, side: int, device: str) -> JanusBackend:
-    """``side`` pixels are (side / 16)^2 codes; bfloat16 where it is not the processor."""
+def mid_janus(*, side: int, device: str, released_encoders: bool = False) -> JanusBackend:
+    """``side`` pixels are (side / 16)^2 codes; bfloat16 where it is not the processor.
+
+    SigLIP and the image tokenizer are small like the language model, or of the released sizes,
+    which are the same for all released language models.
+    """
     width = 512
+    tower = (
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+        if released_encoders
+        else {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6}
+    )
+    painter = (
+        {"base_channels": 128, "num_res_blocks": 2}
+        if released_encoders
+        else {"base_channels": 64, "num_res_blocks": 1}
+    )
     made: Any = JanusConfig(
         tie_word_embeddings=False,
         text_config={
@@ -43,14 +57,12 @@ def mid_janus(*, side: int, device: str) -> JanusBackend:
             "num_key_value_heads": 8, "max_position_embeddings": 4096,
         },
         vision_config={
-            "hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6,
-            "image_size": side, "patch_size": 16, "projection_dim": width, "depth": 2,
+            **tower, "image_size": side, "patch_size": 16, "projection_dim": width, "depth": 2,
             "num_image_tokens": (side // 16) ** 2,
         },
         vq_config={
-            "embed_dim": 8, "num_embeddings": 16_384, "latent_channels": 256, "base_channels": 64,
-            "num_res_blocks": 1, "projection_dim": width, "image_token_embed_dim": width,
-            "num_hidden_layers": 2,
+            "embed_dim": 8, "num_embeddings": 16_384, "latent_channels": 256, **painter,
+            "projection_dim": width, "image_token_embed_dim": width, "num_hidden_layers": 2,
         },
     )  # fmt: skip
     torch.manual_seed(0)
