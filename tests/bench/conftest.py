@@ -33,13 +33,28 @@ class ColourJudge:
         return Verdict(score=1 - float(np.abs(np.mean(near, 0) - mean[-1]).mean()) / 255)
 
 
+class FaceJudge:
+    """Sees a face in red pictures, and fails at all others."""
+
+    id = "faces@1"
+    kinds = frozenset({"face"})
+    remarks = ()
+
+    def score(self, item: JudgeItem) -> Verdict:
+        red, green, blue = np.asarray(item.images[0].convert("RGB")).mean((0, 1))
+        if red <= max(green, blue):
+            return Verdict(score=None, detail="no face in the picture", failed=True)
+        return Verdict(score=0.5)
+
+
 class BenchPlugin(SketchPlugin):
-    """The sketch backend and the judge of colours."""
+    """The sketch backend and the judges of colours and faces."""
 
     @hookimpl
     def op_judges(self) -> list[JudgeInfo]:
         return [
             JudgeInfo(name="colours", summary="mean colours", judge=f"{__name__}:ColourJudge"),
+            JudgeInfo(name="faces", summary="red faces", judge=f"{__name__}:FaceJudge"),
         ]
 
 
@@ -124,8 +139,8 @@ def bench_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     """The plugin installed, and a home of its own."""
     monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path / "home"))
     real = registry.load
-    own = f"{__name__}:ColourJudge"
-    monkeypatch.setattr(registry, "load", lambda it: ColourJudge if it == own else real(it))
+    own = {f"{__name__}:{judge.__name__}": judge for judge in (ColourJudge, FaceJudge)}
+    monkeypatch.setattr(registry, "load", lambda it: own.get(it) or real(it))
     plugin = BenchPlugin()
     registry.plugin_manager().register(plugin, name="bench-for-tests")
     yield

@@ -182,6 +182,20 @@ def test_what_a_judge_failed_at_is_asked_again_when_that_is_wanted(order, monkey
     assert [it["scores"]["edit-sc"] for it in again if it["task"] == "editing"] == [1.0, 1.0]
 
 
+def test_faces_are_compared_of_people_in_plain_pictures_and_a_missing_one_counts(order, discs):
+    for name in ("bo", "mia"):
+        path = discs / "concept/train" / name / "info.json"
+        word = "woman" if name == "mia" else "disc"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"class": word}))
+    records = run(replace(order, judges=("faces",), tasks=("generation", "parg")))
+    asked = [it for it in records if "face" in it["scores"]]
+    assert [(it["concept"], it["prompt"]) for it in asked] == [("mia", "A photo of <mia>")]
+    assert asked[0]["failed"] == ["face"] and asked[0]["details"]["face"].startswith("no face")
+    strict = report.tabulate(records)["full"]
+    assert strict["face"].mean == 0 and strict["face-found"].mean == 0
+    assert "face" not in report.tabulate(records, profile="compat")["full"]
+
+
 def test_the_time_left_is_told_from_what_learning_and_answers_took():
     one, two = Unit(concept="bo", seed=0), Unit(concept="bo", seed=1)
     clock = Clock(items=20, before=5, learnings={(one, "full"), (two, "full")}, workers=2)
