@@ -6,24 +6,39 @@ from omnipersona_cli.engine.calibrate import (
     UNCALIBRATED,
     UNSURE,
     auroc,
+    balanced_accuracy,
     balanced_interval,
-    best_threshold,
     calibrate,
     calibration_error,
     from_dict,
     left_out,
     recall_interval,
+    settled_threshold,
 )
 
 
-def test_the_threshold_lies_in_the_middle_of_the_gap():
-    assert best_threshold([3.0, 5.0], [-1.0, 0.0]) == (1.5, 1.0)
+def test_the_threshold_parts_the_sides_wherever_a_model_leans():
+    for lean in (-20.0, 0.0, 20.0):
+        here = [lean + score for score in (3.0, 4.0, 5.0)]
+        elsewhere = [lean + score for score in (-3.0, -4.0, -5.0)]
+        threshold = settled_threshold(here, elsewhere)
+        assert balanced_accuracy(here, elsewhere, threshold) == 1.0
 
 
-def test_overlapping_scores_give_the_best_balanced_accuracy():
-    threshold, accuracy = best_threshold([1.0, 2.0, 4.0], [0.0, 1.5])
-    assert 1.5 < threshold < 4.0 or 0.0 < threshold < 1.0
-    assert math.isclose(accuracy, 0.5 * (2 / 3 + 1.0))
+def test_inside_a_wide_gap_the_threshold_keeps_to_even_odds():
+    assert abs(settled_threshold([2.0, 3.0], [-8.0, -9.0])) < 0.3
+    assert 1.0 < settled_threshold([5.0, 6.0], [0.9, 0.0]) < 3.0
+
+
+def test_one_odd_picture_among_many_does_not_move_the_threshold():
+    here, elsewhere = [3.0, 4.0, 5.0] * 10, [-4.0, -5.0, -6.0] * 10
+    assert abs(settled_threshold([*here, -1.9], elsewhere)) < 1.0, "not half way"
+    assert -3.0 < settled_threshold([3.0, 4.0, -1.9], elsewhere) < -1.9, "among few it does"
+
+
+def test_overlapping_scores_give_the_balanced_accuracy_of_the_threshold():
+    assert math.isclose(balanced_accuracy([1.0, 2.0, 4.0], [0.0, 1.5], 1.7), 0.5 * (2 / 3 + 1.0))
+    assert 0.0 < settled_threshold([1.0, 2.0, 4.0], [0.0, 1.5]) < 2.0
 
 
 def test_auroc_counts_pairs_and_ties_by_half():
