@@ -79,7 +79,13 @@ def take_in(
     kept = library.save(pack, force=force)
     loaded = library.load(chosen)
     check_kept(loaded, backend, tokens)
-    tell(on_progress, [f"the files do not name their base; <{chosen}> is bound to {backend.model}"])
+    tell(
+        on_progress,
+        (
+            f"the files do not name their base; <{chosen}> is bound to {backend.model}",
+            f"yes and no about <{chosen}> are not calibrated: no photos came along",
+        ),
+    )
     return TakenIn(pack=loaded, path=kept, foreign=foreign)
 
 

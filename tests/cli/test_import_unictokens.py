@@ -42,6 +42,7 @@ def test_the_concept_is_kept_and_what_was_understood_is_said(work: Path, op: Op)
         "token_0 to 23 become its painting part",
         "called <bo> after its folder",
         "<bo> is bound to tiny",
+        "not calibrated",
     ):
         assert said in done.stderr
     shown = op("concepts", "show", "bo").stdout
