@@ -1,6 +1,7 @@
 """Show-o: a learning step that prepares once, against the step of its published personalisation.
 
     python benchmarks/learn_step_showo.py --rounds 3
+    python benchmarks/learn_step_showo.py --rounds 3 --task understand
 
 One lesson of painting and one of understanding a step, as in UniCTokens' second stage, on a random
 Show-o of 512 x 8 layers with 58,523 rows and 256 codes a picture. *Ours*: codes are there, the
@@ -9,7 +10,8 @@ the optimiser holds the new rows alone. *Plain*: both pictures are encoded, both
 whole, logits are taken at every position for every row of the table, AdamW runs over the whole
 embedding and head, and every old row is restored. Both see the same hidden codes and reach the same
 losses and gradients, which is checked in every round. Rounds are interleaved and the order
-alternates. The image tokenizer has half the released width, which favours the plain step.
+alternates. With ``--task`` the step holds that lesson alone. The image tokenizer has half the
+released width, which favours the plain step.
 """
 
 from __future__ import annotations
@@ -125,35 +127,48 @@ def plain_loss(
     tables: Tables,
     seed: int,
 ) -> Tensor:
-    """Encode, read both rows whole, logits everywhere."""
+    """Encode, read every row whole, logits everywhere."""
     backend.pictures.encoded.clear()
-    paint, ask = taught
-    assert paint.target is not None and ask.image is not None  # for the type checker
-    vocab, who = MID.vocab, placing.company((tokens,), MID.vocab.size)
-    codes, seen = backend.pictures.encode(paint.target), backend.pictures.encode(ask.image)
-    draw = torch.Generator().manual_seed(seed)
-    u, order = torch.rand(1, generator=draw), torch.rand(1, MID.image_tokens, generator=draw)
-    hidden = training_mask(u, order)[0]
-    block = prompts.text_block(placing.request_ids(paint.request, who, backend.words), MID)
-    painted = torch.cat((torch.tensor([block]), prompts.picture_ids(codes, hidden, MID)), dim=1)
-    labels = torch.full_like(painted, prompts.IGNORE)
-    labels[:, MID.text_length + 2 : -1][hidden] = codes[hidden] + vocab.image_offset
-    asked = backend._question((ask.request,), who)
-    said = [*placing.answer_ids(ask.answer, who, backend.words), vocab.eos]
-    row = torch.cat((prompts.seen_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1)
-    told = torch.full_like(row, prompts.IGNORE)
-    told[0, -len(said) :] = torch.tensor(said)
-    reading = prompts.reading_attend(row.shape[1], slice(0, MID.image_tokens + 3))
+    who = placing.company((tokens,), MID.vocab.size)
     total = torch.zeros(())
-    for ids, wanted, attend, task in (
-        (painted, labels, prompts.painting_attend(painted, MID), "generate"),
-        (row, told, reading, "understand"),
-    ):
+    for lesson in taught:
+        row = painted_row if lesson.task == "generate" else read_row
+        ids, wanted, attend = row(backend, lesson, who, seed)
         states, _ = backend.net(functional.embedding(ids, tables.embedding), attend)
         logits = functional.linear(states, tables.head, tables.bias)
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
-        total = total + WEIGHTS[task] * loss
+        total = total + WEIGHTS[lesson.task] * loss
     return total
+
+
+def painted_row(
+    backend: ShowoBackend, lesson: Lesson, who: placing.Company, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, labels and mask of a lesson of painting, whose picture is encoded here."""
+    assert lesson.target is not None  # for the type checker
+    codes = backend.pictures.encode(lesson.target)
+    draw = torch.Generator().manual_seed(seed)
+    u, order = torch.rand(1, generator=draw), torch.rand(1, MID.image_tokens, generator=draw)
+    hidden = training_mask(u, order)[0]
+    block = prompts.text_block(placing.request_ids(lesson.request, who, backend.words), MID)
+    ids = torch.cat((torch.tensor([block]), prompts.picture_ids(codes, hidden, MID)), dim=1)
+    labels = torch.full_like(ids, prompts.IGNORE)
+    labels[:, MID.text_length + 2 : -1][hidden] = codes[hidden] + MID.vocab.image_offset
+    return ids, labels, prompts.painting_attend(ids, MID)
+
+
+def read_row(
+    backend: ShowoBackend, lesson: Lesson, who: placing.Company, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of a lesson of understanding."""
+    assert lesson.image is not None  # for the type checker
+    seen = backend.pictures.encode(lesson.image)
+    asked = backend._question((lesson.request,), who)
+    said = [*placing.answer_ids(lesson.answer, who, backend.words), MID.vocab.eos]
+    ids = torch.cat((prompts.seen_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1)
+    labels = torch.full_like(ids, prompts.IGNORE)
+    labels[0, -len(said) :] = torch.tensor(said)
+    return ids, labels, prompts.reading_attend(ids.shape[1], slice(0, MID.image_tokens + 3))
 
 
 def restore(tables: Tables, kept: Sequence[Tensor]) -> None:
@@ -187,12 +202,14 @@ def gap(tables: Tables, tokens: ConceptTokens) -> float:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--task", type=click.Choice(("both", "generate", "understand")), default="both")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
-def main(rounds: int, threads: int) -> None:
+def main(rounds: int, task: str, threads: int) -> None:
     """Time a learning step both ways and print the ratio."""
     torch.set_num_threads(threads)
-    backend, taught = mid_backend(), lessons()
-    photos = [it.target or it.image for it in taught]
+    backend = mid_backend()
+    photos = [it.target or it.image for it in lessons()]
+    taught = [it for it in lessons() if task in ("both", it.task)]
     start = backend.new_tokens(
         "bo", understand=16, generate=8, photos=[it for it in photos if it], seed=0
     )
