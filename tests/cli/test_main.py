@@ -289,8 +289,10 @@ def test_offline_forbids_the_hub(
 
 def test_interrupt_of_the_real_process_exits_130(tmp_path: Path) -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from omnipersona_cli.cli import doctor, main\n"
+        # A suite that runs in the background inherits interrupts that are ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def wait(): print('ready', flush=True); time.sleep(30)\n"
         "doctor._devices = wait\n"
         "main.cli(['doctor'], prog_name='op')"
