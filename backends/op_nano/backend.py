@@ -103,7 +103,7 @@ class NanoBackend(BagelBackend):
             if np.median(restored) < FOREIGN_PSNR:
                 notes.append(
                     f"these do not look like nano's cartoons (it restores them at "
-                    f"{np.median(restored):.0f} dB, its own world at 27 dB): learning goes on, but "
+                    f"{np.median(restored):.0f} dB, its own world at 27 dB); "
                     "photographs want another backend: op backends"
                 )
         return notes

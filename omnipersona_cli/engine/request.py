@@ -280,8 +280,13 @@ def _no_common_backend(packs: Mapping[str, Pack]) -> SlotError:
 
 
 def _unmentioned(text: str, names: Sequence[str], library: Library) -> Iterator[str]:
-    """A hint for a request that was meant to mention the only concept there is."""
+    """A hint for a request that was meant to mention a concept: the one whose name it has without
+    brackets, or the only one there is."""
+    if names:
+        return
     known = library.names()
-    if not names and len(known) == 1:
-        only = known[0]
-        yield (f'no concept is mentioned; write "<{only}> …" in quotes, or add --concept {only}')
+    bare = [name for name in known if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)]
+    meant = bare or known
+    if len(meant) == 1:
+        only = meant[0]
+        yield f'no concept is mentioned; write "<{only}> …" in quotes, or add --concept {only}'

@@ -74,6 +74,17 @@ def test_a_fact_answers_what_it_says(answer, question, expected):
         assert said.facts
 
 
+@pytest.mark.parametrize(
+    ("question", "hint"),
+    [("what is bo's toy?", '"<bo> …"'), ("is mam here?", '"<mam> …"'), ("a bow for mamma?", "")],
+)
+def test_a_name_without_brackets_brings_a_hint(answer, question, hint):
+    beats = []
+    answer(question, on_progress=beats.append)
+    notes = [it.note for it in beats if "no concept is mentioned" in it.note]
+    assert len(notes) == bool(hint) and all(hint in note for note in notes)
+
+
 def test_its_means_the_only_concept_there_is(answer):
     assert answer("what is its toy?", concepts=["bo"]).text == "a red ball"
 
