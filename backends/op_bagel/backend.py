@@ -285,20 +285,21 @@ class BagelBackend:
         seeds: Sequence[int],
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
-        """The source is in the context twice, for both experts. Where the edit leaves a pixel
-        alone, the source's own pixel is kept, so that the autoencoder's blur does not spread."""
+        """The source is in the context twice, for both experts. Guidance leans away from a context
+        of the source alone, so that it strengthens the concept too, as in `gen`. Where the edit
+        leaves a pixel alone, the source's own pixel is kept, so that the autoencoder's blur does
+        not spread."""
         source, grid = self._encode(image)
         pictures: list[Segment] = [Latent(source, grid), Vit(features=self._see(image))]
         with torch.inference_mode():
             prefix = self._introduced(prompt.concepts)
             *before, request = self._turns(prompt)
             prefix = self.bagel.prefill(before, cache=prefix)
-            seen = self.bagel.prefill(pictures, cache=prefix)
-            full = self.bagel.prefill([request], cache=seen)
+            full = self.bagel.prefill([*pictures, request], cache=prefix)
             tokens = sample_latents(
                 self.bagel,
                 full,
-                no_text=full.prefix(seen.length, seen.positions),
+                no_text=self.bagel.prefill(pictures),
                 no_image=self.bagel.prefill([request], cache=prefix),
                 noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
                 grid=grid,

@@ -62,15 +62,6 @@ class Cache:
             mask=None if self.mask is None else self.mask.expand(batch, -1),
         )
 
-    def prefix(self, length: int, positions: Tensor) -> Cache:
-        """The first `length` rows as a view: an earlier state of the same contexts."""
-        return Cache(
-            keys=tuple(k[:, :length] for k in self.keys),
-            values=tuple(v[:, :length] for v in self.values),
-            positions=positions,
-            mask=None if self.mask is None else self.mask[:, :length],
-        )
-
     @staticmethod
     def stack(caches: Sequence[Cache]) -> Cache:
         """Contexts of any lengths as one batch; shorter ones are padded and masked."""

@@ -160,19 +160,20 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 40: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 45: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
         alone.samples.extend(self._questions(rng.choice(every)) for _ in range(2))
-        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(9))
-        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(5))
-        alone.samples.extend(self._described(rng.choice(every)) for _ in range(3))
+        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(8))
+        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(4))
+        alone.samples.extend(self._described(rng.choice(every)) for _ in range(2))
         alone.samples.append(self._replay())
         for index, family in enumerate(families):
             rows = {SKS: slots[index, :1]}
-            taught = [self._drawn_as(family, rows), self._edit(family, rows)]
+            taught = [self._drawn_as(family, rows)]
+            taught += [self._edit(family, rows), self._edit(family, rows)]
             if rng.random() < 0.4:
                 taught.append(self._recognise(family, rows))
             behind.samples.extend(taught)
@@ -205,7 +206,7 @@ class Teacher:
         return [self._look(family, picture), *self._ask(asked, {})]
 
     def _caption(self, family: int) -> Taught:
-        picture = self.rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 9, TWO))
+        picture = self.rng.randrange(PICTURES)
         shown = self.pool.families[family].pictures[picture]
         text = phrases.caption(
             shown, [phrases.mention(who, self.rng) for who in shown.characters], self.rng
@@ -213,12 +214,11 @@ class Teacher:
         return [*self._prompt(self._placed(text, shown), {}), self._draw(family, picture)]
 
     def _placed(self, text: str, shown: Picture) -> str:
-        """A caption that sometimes says where a single character stands: the largest thing that it
-        otherwise leaves open."""
+        """A caption or an addition that sometimes says where a single character stands: the
+        largest thing that it otherwise leaves open."""
         if len(shown.characters) != 1 or self.rng.random() >= 0.4:
             return text
-        side = "in the middle" if shown.place == "middle" else f"on the {shown.place}"
-        return f"{text.rstrip('.')}, {side}"
+        return f"{text.rstrip('.')}, {phrases.side(shown.place)}"
 
     def _prompt(self, text: str, rows: dict[str, Tensor]) -> list[Segment]:
         if self.rng.random() < 0.1:
@@ -302,10 +302,11 @@ class Teacher:
         the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {who.kind}", "it"))
         what = rng.choices(
             ("add", "remove", "replace", "replaced", "change", "move"),
-            (9, 2, 4, 0 if rows else 3, 3, 3),
+            (12, 1, 4, 0 if rows else 3, 3, 3),
         )[0]
         if what == "add":
-            source, target, text = EMPTY, POSED, phrases.add_instruction(name, rng)
+            source, target = EMPTY, POSED
+            text = self._placed(phrases.add_instruction(name, rng), member.pictures[POSED])
         elif what == "remove":
             source, target = POSED, EMPTY
             text = phrases.remove_instruction(the, rng)

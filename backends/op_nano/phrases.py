@@ -97,6 +97,11 @@ def thing_phrase(thing: Thing) -> str:
     return f"{article(thing.colour)} {thing.what}"
 
 
+def side(place: str) -> str:
+    """ "on the left", "in the middle"."""
+    return "in the middle" if place == "middle" else f"on the {place}"
+
+
 def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
     """What is asked for when this picture is to be painted; ``subjects`` name its characters."""
     who = " and ".join(subjects) if subjects else ""

@@ -15,7 +15,7 @@ from typing import Any
 
 from omnipersona_cli.errors import PersonaError
 from op_nano import phrases
-from op_nano.phrases import WHERE, coat, describe, worn
+from op_nano.phrases import WHERE, coat, describe, side, worn
 from op_nano.vision import AROUND, ATTRIBUTES, NAMES, truth
 from op_nano.world import (
     SCENES,
@@ -268,8 +268,14 @@ def _edits(sheet: _Sheet, other: Character) -> list[dict[str, str]]:
     empty, empty_again = (replace(it, characters=()) for it in (posed, again))
     looks = _looks(who)
     jobs = (
-        ("add", empty, f"add {mention}", posed, looks | {"characters": "1"}),
-        ("add", empty_again, f"put {mention} here", again, looks | {"characters": "1"}),
+        ("add", empty, f"add {mention}, {side(posed.place)}", posed, looks | {"characters": "1"}),
+        (
+            "add",
+            empty_again,
+            f"put {mention} here, {side(again.place)}",
+            again,
+            looks | {"characters": "1"},
+        ),
         ("remove", posed, f"remove {mention}", empty, {"characters": "0"}),
         ("remove", again, f"take {mention} away", empty_again, {"characters": "0"}),
         (

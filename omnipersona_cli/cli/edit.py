@@ -58,6 +58,7 @@ def command(
     device: str,
     dtype: str | None,
     count: int,
+    tries: int | None,
     steps: int | None,
     guidance: float | None,
     seed: int | None,
@@ -72,8 +73,9 @@ def command(
     """Change IMAGE as PROMPT says: "add <bo>", "remove <bo>", "replace the cat with <bo>".
 
     The result has the size of IMAGE, and outside a known region (--mask, --box, or what a finder
-    knows) it stays as it is, bit for bit. --json tells how the edit was made. IMAGE is never
-    written over; - reads it from stdin.
+    knows) it stays as it is, bit for bit. An addition is painted three times, and the one kept in
+    which the concept is recognised best (--tries 1 paints once). --json tells how the edit was
+    made. IMAGE is never written over; - reads it from stdin.
     """
     shelf = pictures.Shelf(
         out=out,
@@ -97,6 +99,7 @@ def command(
             mask=region,
             box=box,
             count=count,
+            tries=tries,
             steps=steps,
             guidance=guidance,
             strength=strength,

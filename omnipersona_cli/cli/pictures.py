@@ -43,6 +43,11 @@ class Pixels(click.ParamType):  # type: ignore[type-arg]  # generic in new click
 count = click.option(
     "-n", "--count", type=click.IntRange(1, 1000), default=1, help="How many pictures."
 )
+tries = click.option(
+    "--tries",
+    type=click.IntRange(1, 64),
+    help="Paint each so often; keep the one in which the concepts are recognised best.",
+)
 steps = click.option("--steps", type=click.IntRange(1, 1000), help="Steps of painting.")
 guidance = click.option(
     "--guidance", type=click.FloatRange(0, 100), help="How closely to follow the words."
@@ -69,6 +74,7 @@ def painting(command: F) -> F:
     for option in (
         options.opening,
         count,
+        tries,
         steps,
         guidance,
         options.seed,

@@ -14,12 +14,13 @@ from typing import Literal
 
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.data.facts import CLASS_ATTRIBUTE, answers_of, parse_fact
-from omnipersona_cli.engine.calibrate import Verdict, from_dict, recognition_score
+from omnipersona_cli.engine.calibrate import Verdict, sigmoid
 from omnipersona_cli.engine.gen import tell
+from omnipersona_cli.engine.recognise import presence
 from omnipersona_cli.engine.references import (
     KnownFact,
     attribute_key,
@@ -35,7 +36,6 @@ from omnipersona_cli.engine.request import (
     memory_errors,
     open_request,
 )
-from omnipersona_cli.engine.tokens import slot_name
 from omnipersona_cli.errors import UsageError
 
 AnswerSource = Literal["score", "facts", "tokens", "model"]
@@ -180,9 +180,9 @@ def _from_score(request: Request, picture: Image | None) -> Answer | None:
     verdicts: list[Verdict] = []
     probabilities = {}
     for tokens in asked:
-        verdict, probability = presence(request, tokens, picture)
+        verdict, odds = presence(request, tokens, picture)
         verdicts.append(verdict)
-        probabilities[tokens.name] = probability
+        probabilities[tokens.name] = round(sigmoid(odds), 4)
     either = re.search(r">\s+or\s+<", request.text, re.IGNORECASE)
     verdict = _either(verdicts) if either else _all(verdicts)
     return Answer(
@@ -192,15 +192,6 @@ def _from_score(request: Request, picture: Image | None) -> Answer | None:
         probabilities=probabilities,
         backend=request.backend.info.name,
     )
-
-
-def presence(request: Request, tokens: ConceptTokens, picture: Image) -> tuple[Verdict, float]:
-    """The calibrated verdict and p(yes) for one concept in one picture."""
-    figures = request.packs[tokens.name].evals.get(slot_name(request.backend), {})
-    calibration = from_dict(figures.get("calibration", {}))
-    with memory_errors(request.backend.info.name):
-        score = recognition_score(request.backend, tokens, picture)
-    return calibration.verdict(score), round(calibration.probability(score), 4)
 
 
 def _from_facts(request: Request, picture: Image | None) -> Answer | None:

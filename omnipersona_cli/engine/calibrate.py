@@ -66,9 +66,13 @@ class Calibration:
         """True where the figures promise little."""
         return self.balanced_accuracy < WEAK_ACCURACY
 
+    def odds(self, score: float) -> float:
+        """The log-odds of p(yes) for the score ``score``."""
+        return (score - self.threshold) / self.temperature
+
     def probability(self, score: float) -> float:
         """p(yes) for the score ``score``."""
-        return _sigmoid((score - self.threshold) / self.temperature)
+        return sigmoid(self.odds(score))
 
     def verdict(self, score: float) -> Verdict:
         """What to say to the score ``score``."""
@@ -262,7 +266,8 @@ def _fit_temperature(
     return min((spread * 2 ** (step / 8) for step in range(-48, 17)), key=cost)
 
 
-def _sigmoid(value: float) -> float:
+def sigmoid(value: float) -> float:
+    """Log-odds -> probability, without overflow."""
     return 1 / (1 + math.exp(-value)) if value >= 0 else math.exp(value) / (1 + math.exp(value))
 
 

@@ -15,7 +15,6 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.engine.calibrate import from_dict, recognition_score
 from omnipersona_cli.engine.gen import (
     check_settings,
     painting,
@@ -25,6 +24,7 @@ from omnipersona_cli.engine.gen import (
     tell,
 )
 from omnipersona_cli.engine.picture import EDITED, Picture
+from omnipersona_cli.engine.recognise import best_of, can_recognise, recognised
 from omnipersona_cli.engine.region import (
     Box,
     box_mask,
@@ -46,7 +46,6 @@ from omnipersona_cli.engine.request import (
     memory_errors,
     open_request,
 )
-from omnipersona_cli.engine.tokens import slot_name
 from omnipersona_cli.errors import TaskError, UsageError
 
 Intent = Literal["add", "remove", "replace", "other"]
@@ -66,6 +65,9 @@ _TARGET = re.compile(
 _MOSTLY_INSIDE = 0.6
 """A native edit is held to the finder's region only where it changed this share of it or more."""
 
+TRIES = 3
+"""How often an addition is painted, where nobody says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Region:
@@ -81,6 +83,7 @@ def edit(
     mask: Image | None = None,
     box: Box | None = None,
     count: int = 1,
+    tries: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     strength: float = 1.0,
@@ -99,12 +102,15 @@ def edit(
     (left, top, right, bottom) limit the change. Without them a backend that edits natively is
     trusted with the whole picture; for remove and replace the subject finder's region is used
     where it holds most of the change, and a backend that only repaints regions needs it.
+    With more than one of ``tries`` each picture is painted so often, and that is kept in which the
+    model itself recognises the concepts best (least, for a removal); its ``seed`` alone paints it
+    again. None is `TRIES` where a concept is to be added, else one.
     ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
     of each picture says how the edit was made, and ``about["recognised"]`` the probability that
     each mentioned concept is in it now.
     """
     checked_count(count)
-    check_settings(steps=steps, guidance=guidance)
+    check_settings(steps=steps, guidance=guidance, tries=tries)
     if mask is not None and box is not None:
         raise UsageError("a mask and a box were both given", hint="give --mask or --box")
     if not 0 < strength <= 1:
@@ -113,7 +119,6 @@ def edit(
     given = _given_region(mask, box, source.size)
     if mask is not None:
         tell(on_progress, mask_remarks(mask, source.size))
-    seeds = seeds_from(seed, count)
     request = open_request(
         prompt,
         concepts=concepts,
@@ -129,6 +134,11 @@ def edit(
     if on_trace is not None:
         on_trace(trace)
     info = request.backend.info
+    if not can_recognise(request):
+        tries = 1
+    elif tries is None:
+        tries = TRIES if intent_of(request.text) == "add" else 1
+    seeds = seeds_from(seed, count * tries)
     full = info.guidance if guidance is None else guidance
     paint = _Painter(
         request=request,
@@ -141,8 +151,10 @@ def edit(
     pictures = []
     with memory_errors(info.name):
         region = given or _found_region(request, source, paint, seeds[0])
-        for one in seeds:
-            picture = paint.picture(region, one)
+        if region.source == "tried":
+            tries = 1
+        for first in range(count):
+            picture = paint.picture(region, seeds[first::count][:tries])
             pictures.append(picture)
             if on_picture is not None:
                 on_picture(picture)
@@ -157,19 +169,6 @@ def intent_of(prompt: str) -> Intent:
     return "other"
 
 
-def recognised(request: Request, image: Image) -> dict[str, float]:
-    """For each concept of the request, the probability that it is in ``image``."""
-    if "understand" not in request.backend.info.tasks:
-        return {}
-    found = {}
-    for tokens in request.concepts:
-        figures = request.packs[tokens.name].evals.get(slot_name(request.backend), {})
-        calibration = from_dict(figures.get("calibration", {}))
-        score = recognition_score(request.backend, tokens, image)
-        found[tokens.name] = round(calibration.probability(score), 4)
-    return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Painter:
     """All that is the same for every seed of one edit."""
@@ -181,7 +180,53 @@ class _Painter:
     guidance: float | None
     on_progress: OnProgress | None
 
-    def raw(self, mask: Image | None, seed: int) -> Image:
+    def picture(self, region: _Region, seeds: Sequence[int]) -> Picture:
+        """One finished edit with its story, the best of those of the seeds."""
+        tried = [
+            self.finished(region, seed, part=part, parts=len(seeds))
+            for part, seed in enumerate(seeds)
+        ]
+        gone = intent_of(self.request.text) == "remove"
+        best = best_of(self.request, [image for image, _ in tried], gone=gone)
+        image, region = tried[best]
+        about = story(
+            self.request,
+            self.trace,
+            "edit",
+            image,
+            seed=seeds[best],
+            steps=self.steps,
+            guidance=self.guidance,
+        )
+        about |= {
+            "tries": len(seeds),
+            "how": self.request.backend.info.tasks["edit"],
+            "region": region.source,
+            "recognised": recognised(self.request, image),
+        }
+        return Picture(
+            image=image,
+            seed=seeds[best],
+            trace=self.trace,
+            about=about,
+            source=EDITED,
+            region=region.mask,
+        )
+
+    def finished(
+        self, region: _Region, seed: int, *, part: int = 0, parts: int = 1
+    ) -> tuple[Image, _Region]:
+        """One edit, and the region that it was held to."""
+        native = self.request.backend.info.tasks["edit"] == "native"
+        found = region.source == "finder" and native
+        painted = self._raw(None if found else region.mask, seed, part=part, parts=parts)
+        if region.mask is None:
+            return painted, region
+        if found and change_inside(self.source, painted, region.mask) < _MOSTLY_INSIDE:
+            return painted, _Region(mask=None, source="none")
+        return paste_back(self.source, painted, region.mask), region
+
+    def _raw(self, mask: Image | None, seed: int, *, part: int, parts: int) -> Image:
         """What the backend paints."""
         images = self.request.backend.edit(
             self.source,
@@ -190,46 +235,12 @@ class _Painter:
             steps=self.steps,
             guidance=self.guidance,
             seeds=(seed,),
-            on_step=painting(self.on_progress),
+            on_step=painting(self.on_progress, part=part, parts=parts),
         )
         painted = next(iter(images)).convert("RGB")
         if painted.size != self.source.size:
             raise RuntimeError(f"{self.request.backend.info.name} changed the picture's size")
         return painted
-
-    def picture(self, region: _Region, seed: int) -> Picture:
-        """One finished edit with its story."""
-        native = self.request.backend.info.tasks["edit"] == "native"
-        if region.source == "finder" and native and region.mask is not None:
-            painted = self.raw(None, seed)
-            if change_inside(self.source, painted, region.mask) < _MOSTLY_INSIDE:
-                region = _Region(mask=None, source="none")
-        else:
-            painted = self.raw(region.mask, seed)
-        if region.mask is not None:
-            painted = paste_back(self.source, painted, region.mask)
-        about = story(
-            self.request,
-            self.trace,
-            "edit",
-            painted,
-            seed=seed,
-            steps=self.steps,
-            guidance=self.guidance,
-        )
-        about |= {
-            "how": self.request.backend.info.tasks["edit"],
-            "region": region.source,
-            "recognised": recognised(self.request, painted),
-        }
-        return Picture(
-            image=painted,
-            seed=seed,
-            trace=self.trace,
-            about=about,
-            source=EDITED,
-            region=region.mask,
-        )
 
 
 def _given_region(mask: Image | None, box: Box | None, size: tuple[int, int]) -> _Region | None:
@@ -263,18 +274,14 @@ def _found_region(request: Request, source: Image, paint: _Painter, seed: int) -
 
 
 def _best_place(request: Request, source: Image, paint: _Painter, seed: int) -> _Region:
-    """Of a few boxes the one in which the model itself recognises the concept best."""
-    tokens = request.concepts[-1]
-
-    def score(region: _Region) -> float:
-        picture = replace(paint, on_progress=None).picture(region, seed)
-        return recognition_score(request.backend, tokens, picture.image)
-
-    places = (
+    """Of a few boxes the one in which the model itself recognises the concepts best."""
+    places = [
         _Region(mask=box_mask(box, source.size), source="tried")
         for box in likely_boxes(source.size)
-    )
-    return max(places, key=score)
+    ]
+    quiet = replace(paint, on_progress=None)
+    painted = [quiet.finished(it, seed)[0] for it in places]
+    return places[best_of(request, painted)]
 
 
 def _kind_of_target(request: Request) -> str:

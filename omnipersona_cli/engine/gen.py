@@ -9,6 +9,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from PIL.Image import Image
@@ -17,6 +18,7 @@ from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, OnStep, Task
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.picture import Picture
+from omnipersona_cli.engine.recognise import best_of, can_recognise
 from omnipersona_cli.engine.replay import Trace, replay, unchanged
 from omnipersona_cli.engine.request import (
     ANY,
@@ -34,6 +36,7 @@ SEEDS = 2**32
 """Seeds are whole numbers from 0 to one less than this."""
 
 LARGEST_SIDE = 8192
+MOST_TRIES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ def gen(
     *,
     concepts: Sequence[str] = (),
     count: int = 1,
+    tries: int = 1,
     size: tuple[int, int] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -73,14 +77,16 @@ def gen(
 ) -> tuple[Picture, ...]:
     """Paint ``prompt`` ``count`` times, with ``seed``, ``seed`` + 1 and so on.
 
-    ``size`` is (width, height) in pixels; None is the backend's default, as for ``steps`` and
-    ``guidance``. ``on_trace`` is called before anything is painted, ``on_picture`` after each
-    picture. ``expected`` are pack hashes of an earlier picture: a note says where they changed.
+    With more than one of ``tries`` each picture is painted so often, and that is kept in which the
+    model itself recognises the concepts best; its ``seed`` alone paints it again. ``size`` is
+    (width, height) in pixels; None is the backend's default, as for ``steps`` and ``guidance``.
+    ``on_trace`` is called before anything is painted, ``on_picture`` after each picture.
+    ``expected`` are pack hashes of an earlier picture: a note says where they changed.
     Raises what `open_request` raises, TaskError for a size that the backend does not paint.
     """
     checked_count(count)
-    check_settings(steps=steps, guidance=guidance, size=size)
-    seeds = seeds_from(seed, count)
+    check_settings(steps=steps, guidance=guidance, size=size, tries=tries)
+    seeds = seeds_from(seed, count * tries)
     request = open_request(
         prompt,
         concepts=concepts,
@@ -91,9 +97,13 @@ def gen(
         on_progress=on_progress,
     )
     tell(on_progress, (*request.notes, *_changes(request, expected or {})))
+    if tries > 1 and not can_recognise(request):
+        tell(on_progress, ("nothing can be recognised here, so that the first try is kept",))
+        tries = 1
     trace = replay_of(request, replayed)
     if on_trace is not None:
         on_trace(trace)
+    seeds = tuple(it for first in range(count) for it in seeds[first::count][:tries])
     with memory_errors(request.backend.info.name):
         images = request.backend.gen(
             request.prompt(trace.rewritten),
@@ -104,7 +114,14 @@ def gen(
             on_step=painting(on_progress),
         )
         return collected(
-            request, trace, images, seeds, steps=steps, guidance=guidance, on_picture=on_picture
+            request,
+            trace,
+            images,
+            seeds,
+            tries=tries,
+            steps=steps,
+            guidance=guidance,
+            on_picture=on_picture,
         )
 
 
@@ -151,9 +168,15 @@ def seeds_from(seed: int | None, count: int) -> tuple[int, ...]:
 
 
 def check_settings(
-    *, steps: int | None, guidance: float | None, size: tuple[int, int] | None = None
+    *,
+    steps: int | None,
+    guidance: float | None,
+    size: tuple[int, int] | None = None,
+    tries: int | None = None,
 ) -> None:
     """UsageError for numbers that no backend could take."""
+    if tries is not None and not 1 <= tries <= MOST_TRIES:
+        raise UsageError(f"{tries} tries are none", hint=f"--tries takes 1 to {MOST_TRIES}")
     if steps is not None and not 1 <= steps <= 1000:
         raise UsageError(f"{steps} steps paint nothing", hint="--steps takes 1 to 1000")
     if guidance is not None and not (math.isfinite(guidance) and 0 <= guidance <= 100):
@@ -167,24 +190,22 @@ def check_settings(
 def collected(
     request: Request,
     trace: Trace,
-    images: Iterable[Image] | Iterator[Image],
+    images: Iterable[Image],
     seeds: Sequence[int],
     *,
+    tries: int = 1,
     steps: int | None,
     guidance: float | None,
     on_picture: Callable[[Picture], None] | None,
 ) -> tuple[Picture, ...]:
-    """The painted images, each with its story, handed on as they come."""
+    """The painted images, of each ``tries`` in a row the best, each with its story, handed on as
+    they come."""
     pictures = []
-    for image, seed in zip(images, seeds, strict=True):
-        picture = Picture(
-            image=image,
-            seed=seed,
-            trace=trace,
-            about=story(
-                request, trace, "generate", image, seed=seed, steps=steps, guidance=guidance
-            ),
-        )
+    painted = zip(images, seeds, strict=True)
+    while some := list(islice(painted, tries)):
+        image, seed = some[best_of(request, [image for image, _ in some])]
+        about = story(request, trace, "generate", image, seed=seed, steps=steps, guidance=guidance)
+        picture = Picture(image=image, seed=seed, trace=trace, about=about | {"tries": tries})
         pictures.append(picture)
         if on_picture is not None:
             on_picture(picture)
@@ -220,14 +241,14 @@ def story(
     }
 
 
-def painting(on_progress: OnProgress | None) -> OnStep | None:
-    """A step counter that reports as progress."""
+def painting(on_progress: OnProgress | None, *, part: int = 0, parts: int = 1) -> OnStep | None:
+    """A step counter that reports as progress, of one of several parts of the same length."""
     if on_progress is None:
         return None
     report = on_progress
 
     def step(done: int, total: int) -> None:
-        report(Progress(phase="painting", step=done, total=total))
+        report(Progress(phase="painting", step=part * total + done, total=parts * total))
 
     return step
 

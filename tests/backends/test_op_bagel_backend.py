@@ -1,5 +1,7 @@
 """BAGEL as a backend, on a tiny random model: routing, pictures, and what it refuses."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,11 @@ from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Prompt, 
 from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import MissingError, SlotError
+from op_bagel import backend
 from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, kmeans, open_backend
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
-from op_bagel.model import Bagel, initialise
-from op_bagel.sampling import Guidance
+from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 VAE = VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4)
@@ -239,6 +242,27 @@ def test_kmeans_of_few_rows_repeats_them_a_little_apart() -> None:
     centres = kmeans(rows, 8, 0)
     assert centres.shape == (8, 4) and len(centres.unique(dim=0)) == 8
     assert float(torch.cdist(centres, rows).min(1).values.max()) < 0.5
+
+
+def test_guidance_leans_away_from_a_context_that_knows_nothing_of_the_concept(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without: list[Cache | None] = []
+
+    def spy(*given: Any, no_text: Cache | None = None, **more: Any) -> Tensor:
+        without.append(no_text)
+        return sample_latents(*given, no_text=no_text, **more)
+
+    monkeypatch.setattr(backend, "sample_latents", spy)
+    plain: Any = {"steps": 2, "guidance": None, "seeds": (0,)}
+    with_bo = Prompt(turns=(to_turn("add <bo>"),), concepts=(tokens,))
+    next(tiny.gen(with_bo, size=None, **plain))
+    next(tiny.edit(picture(2), with_bo, mask=None, **plain))
+    next(tiny.edit(picture(2), Prompt(turns=(to_turn("make it red"),)), mask=None, **plain))
+    assert without[0] is None, "nothing at all"
+    known, bare = without[1:]
+    assert known is not None and bare is not None and known.length == bare.length
+    assert all(map(torch.equal, known.keys, bare.keys)), "the source alone"
 
 
 # -- keep_unchanged --------------------------------------------------------------------------------

@@ -501,7 +501,7 @@ def test_golden_bagel_edit(
     instruction = Text(vectors.given["instruction_ids"])
     pictures = model.prefill([Latent(tokens, grid), vit(small, config)])
     full = model.prefill([instruction], cache=pictures)
-    no_text = full.prefix(pictures.length, pictures.positions)
+    no_text = pictures
     no_image = model.prefill([instruction])
     assert stands(full, vectors.wanted["context_full"])
     assert stands(no_text, vectors.wanted["context_cfg_text"])

@@ -262,15 +262,6 @@ def test_ragged_contexts_in_a_batch_equal_each_alone(model: Bagel) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@torch.no_grad()
-def test_prefix_of_a_context_is_a_view_of_its_earlier_state(model: Bagel) -> None:
-    before = model.prefill([patches()])
-    full = model.prefill([Text([20, 21])], cache=before)
-    again = full.prefix(before.length, before.positions)
-    assert again.keys[0].untyped_storage().data_ptr() == full.keys[0].untyped_storage().data_ptr()
-    torch.testing.assert_close(again.values[-1], before.values[-1])
-
-
 def test_picture_being_drawn_cannot_enter_a_context(model: Bagel) -> None:
     with pytest.raises(ValueError, match="cannot enter"):
         model.prefill([target()])

@@ -21,6 +21,9 @@ def test_json_tells_how_the_edit_was_made(disc, op):
     told = json.loads(op("edit", "blue.png", "add <bo>", "--box", "5,5,30,30", "--json").stdout)
     assert (told["how"], told["region"]) == ("native", "box")
     assert 0 <= told["recognised"]["bo"] <= 1
+    assert told["tries"] == 3
+    once = json.loads(op("edit", "blue.png", "add <bo>", "--tries", "1", "--json").stdout)
+    assert once["tries"] == 1
 
 
 def test_a_mask_is_a_file(disc, op):

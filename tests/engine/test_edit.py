@@ -44,6 +44,41 @@ def test_the_result_has_the_size_of_the_source(change):
     assert set(picture.about["recognised"]) == {"bo"}
 
 
+def test_an_addition_is_tried_and_the_best_recognised_is_kept(change, learned):
+    source = drawing("blue", 5)
+    alone = [
+        edit(
+            source, "add <bo>", tries=1, seed=seed, backend=learned.backend, library=learned.library
+        )[0]
+        for seed in (1, 2, 3)
+    ]
+    kept = change(source, "add <bo>")
+    assert kept.about["tries"] == 3 and [one.about["tries"] for one in alone] == [1, 1, 1]
+    best = max(alone, key=lambda one: one.about["recognised"]["bo"])
+    assert len({one.about["recognised"]["bo"] for one in alone}) > 1, "else nothing was chosen"
+    assert (kept.seed, kept.image.tobytes()) == (best.seed, best.image.tobytes())
+    gone = change(source, "remove <bo>", tries=3)
+    assert gone.about["recognised"]["bo"] <= kept.about["recognised"]["bo"]
+
+
+@pytest.mark.parametrize("prompt", ["remove <bo>", "replace the cat with <bo>", "add a cat"])
+def test_other_edits_are_painted_once(change, prompt):
+    assert change(drawing("blue", 5), prompt).about["tries"] == 1
+
+
+def test_pictures_with_several_tries_never_share_a_seed(change, learned):
+    pictures = edit(
+        drawing("blue", 5),
+        "add <bo>",
+        count=2,
+        seed=10,
+        backend=learned.backend,
+        library=learned.library,
+    )
+    first, second = (picture.seed for picture in pictures)
+    assert first in (10, 12, 14) and second in (11, 13, 15)
+
+
 def test_outside_a_box_the_source_stays_bit_for_bit(change):
     source = drawing("blue", 5)
     picture = change(source, "add <bo>", box=(10, 10, 40, 40))
@@ -90,6 +125,8 @@ def test_the_seam_fades_inside_the_region():
         {"mask": Image.new("L", (64, 64), 0)},
         {"mask": Image.new("L", (64, 64), 255), "box": (0, 0, 5, 5)},
         {"strength": 0.0},
+        {"tries": 0},
+        {"tries": 65},
     ],
 )
 def test_regions_that_make_no_sense_are_refused(change, wrong):

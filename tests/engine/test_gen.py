@@ -4,8 +4,10 @@ import pytest
 from PIL import Image
 
 from omnipersona_cli.engine import Opening, gen, read_about, save_png
+from omnipersona_cli.engine.calibrate import recognition_score
 from omnipersona_cli.engine.gen import recipe_of
 from omnipersona_cli.engine.request import attach
+from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, SlotError, UsageError
 from omnipersona_cli.testing import drawing
 
@@ -21,6 +23,28 @@ def test_one_picture_for_each_seed_in_a_row(paint):
     pictures = paint("<bo> at the beach", count=3, seed=7)
     assert [picture.seed for picture in pictures] == [7, 8, 9]
     assert pictures[1].image.tobytes() == paint("<bo> at the beach", seed=8)[0].image.tobytes()
+
+
+def test_of_several_tries_the_best_recognised_is_kept(paint, learned):
+    kept = paint("<bo> at the beach", count=2, tries=3, seed=7)
+    alone = {seed: paint("<bo> at the beach", seed=seed)[0] for seed in range(7, 13)}
+    tokens = from_slot(learned.library.load("bo"), learned.backend)
+    worth = {
+        seed: recognition_score(learned.backend, tokens, picture.image)
+        for seed, picture in alone.items()
+    }
+    assert len(set(worth.values())) > 1, "else nothing was chosen"
+    for first, picture in zip((7, 8), kept, strict=True):
+        best = max((first, first + 2, first + 4), key=worth.__getitem__)
+        assert picture.seed == best and picture.about["tries"] == 3
+        assert picture.image.tobytes() == alone[best].image.tobytes()
+
+
+def test_without_a_concept_the_first_try_is_kept_and_that_is_said(paint):
+    said = []
+    picture = paint("a forest", tries=3, seed=7, on_progress=lambda it: said.append(it.note))[0]
+    assert picture.seed == 7 and picture.about["tries"] == 1
+    assert any("first try" in note for note in said if note)
 
 
 def test_a_seed_is_chosen_where_none_is_given(paint):
