@@ -2,10 +2,11 @@
 
 A score is the log-odds d = log p("yes") - log p("no") of the recognition questions, averaged. Raw
 odds of a language model lean to one side, so the threshold is learned: that of least logistic loss
-on held-out pictures, pulled a little toward even odds, because few pictures are held out and the
-two nearest ones should not decide alone. Around it p(yes) = sigmoid((d - threshold) / temperature),
-the temperature fitted as in Platt (1999), whose softened targets keep few pictures from sounding
-sure.
+on held-out pictures, pulled to a quarter of what the concept's own photos score, because few
+pictures are held out and the two nearest ones should not decide alone. Photos of one concept score
+much alike, while what resembles it may come close: even odds are a little generous. Around it
+p(yes) = sigmoid((d - threshold) / temperature), the temperature fitted as in Platt (1999), whose
+softened targets keep few pictures from sounding sure.
 """
 
 from __future__ import annotations
@@ -28,12 +29,20 @@ UNSURE = 0.47
 """Between this probability and one minus it, the answer is "not sure"."""
 
 SHARPNESS = 0.25
-"""How near (nats) to the threshold a score has to be to have a say in where it lies. This and
-`PULL` were chosen on characters drawn for tuning."""
+"""How near (nats) to the threshold a score has to be to have a say in where it lies. This, `HOME`,
+`PULL` and `SOFTENED` were chosen on characters drawn for tuning."""
 
-PULL = 0.2
-"""What a threshold far from even odds costs for every nat, beside the loss. A picture of a few on
-the wrong side costs more, so a model that leans is followed as far as it leans."""
+HOME = 0.25
+"""Where a threshold lies when no held-out picture comes near: at this share of what the concept's
+own photos score on average."""
+
+PULL = 0.5
+"""What a threshold far from where it is pulled costs for every nat, beside the loss. A picture of
+a few on the wrong side costs more, so a model that leans is followed as far as it leans."""
+
+SOFTENED = 0.25
+"""How many pictures of the other kind are imagined on each side when the temperature is fitted.
+Platt takes 1, which makes three photos sound much too modest."""
 
 BINS = 5
 """Bins of the calibration error: few, because few pictures are held out."""
@@ -149,15 +158,16 @@ def calibrate(
 
 
 def settled_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """The threshold of least logistic loss, both sides weighing the same, with `PULL` toward even
-    odds. The loss is convex, so a search by thirds finds it.
+    """The threshold of least logistic loss, both sides weighing the same, with `PULL` toward
+    `HOME` of the positives' mean. The loss is convex, so a search by thirds finds it.
     """
+    home = HOME * sum(positives) / len(positives)
 
     def cost(threshold: float) -> float:
         missed = sum(_softplus((threshold - score) / SHARPNESS) for score in positives)
         taken = sum(_softplus((score - threshold) / SHARPNESS) for score in negatives)
         loss = missed / len(positives) + taken / len(negatives)
-        return loss + PULL * (math.hypot(1.0, threshold) - 1.0)
+        return loss + PULL * (math.hypot(1.0, threshold - home) - 1.0)
 
     low, high = min(0.0, *positives, *negatives), max(0.0, *positives, *negatives)
     for _ in range(60):
@@ -188,7 +198,7 @@ def left_out(
 ) -> list[tuple[float, bool]]:
     """(p(yes), is it the concept?) of every score, by a calibration that never saw its picture.
 
-    ``positives`` are grouped by photo (a photo and its mirror image leave together). Empty where a
+    ``positives`` are grouped by photo (a photo and its varied copies leave together). Empty where a
     side has fewer than two pictures: without one of them there is nothing to calibrate on.
     """
     if len(positives) < 2 or len(negatives) < 2:
@@ -246,13 +256,13 @@ def balanced_interval(yes: tuple[float, int], no: tuple[float, int]) -> tuple[fl
 def _fit_temperature(
     positives: Sequence[float], negatives: Sequence[float], threshold: float
 ) -> float:
-    """The temperature of least cross-entropy against Platt's softened targets, by a fine search.
+    """The temperature of least cross-entropy against softened targets, by a fine search.
 
     The search spans the scores' own scale, so that the result is finite even where the two sides
     are separated perfectly or not at all.
     """
-    high = (len(positives) + 1) / (len(positives) + 2)
-    low = 1 / (len(negatives) + 2)
+    high = (len(positives) + SOFTENED) / (len(positives) + 2 * SOFTENED)
+    low = SOFTENED / (len(negatives) + 2 * SOFTENED)
     spread = max(abs(score - threshold) for score in (*positives, *negatives)) or 1.0
 
     def cost(temperature: float) -> float:

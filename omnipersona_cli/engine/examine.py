@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Turn
@@ -77,12 +76,11 @@ def examine(
 ) -> Examined:
     """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
     them, and for tasks that the backend does not do, the figures that need them stay None."""
-    positives = [_both(backend, tokens, image) for image in material.positives]
+    positives = [_score(backend, tokens, image) for image in material.positives]
     negatives = [_score(backend, tokens, image) for image in _others(material)]
-    scores = [score for pair in positives for score in pair]
     understands = "understand" in backend.info.tasks
     calibration = (
-        calibrate(scores, negatives, held_out=material.positives_held_out)
+        calibrate(positives, negatives, held_out=material.positives_held_out)
         if understands
         else calibrate((), ())
     )
@@ -130,11 +128,6 @@ def numbered(photos: Sequence[Photo]) -> list[tuple[int, Photo]]:
     return found
 
 
-def _both(backend: Backend, tokens: ConceptTokens, image: Image) -> tuple[float, float]:
-    """The scores of a photo and of its mirror image: few photos are held out."""
-    return _score(backend, tokens, image), _score(backend, tokens, ImageOps.mirror(image))
-
-
 def _score(backend: Backend, tokens: ConceptTokens, image: Image) -> float:
     if "understand" not in backend.info.tasks:
         return 0.0
@@ -154,13 +147,11 @@ def _examined_photos(material: Material) -> list[tuple[int, Photo]]:
     ]
 
 
-def _by_photo(
-    material: Material, positives: Sequence[tuple[float, float]]
-) -> dict[int, list[float]]:
-    """The scores of each photo, its mirror image and its varied copies, by its number."""
+def _by_photo(material: Material, positives: Sequence[float]) -> dict[int, list[float]]:
+    """The scores of each photo and its varied copies, by its number."""
     groups: dict[int, list[float]] = {}
-    for (number, _), pair in zip(_examined_photos(material), positives, strict=True):
-        groups.setdefault(number, []).extend(pair)
+    for (number, _), score in zip(_examined_photos(material), positives, strict=True):
+        groups.setdefault(number, []).append(score)
     return groups
 
 
