@@ -106,7 +106,9 @@ class Tally:
 
     def means(self) -> dict[str, float]:
         """The mean of each figure."""
-        return {name: round(float(np.mean(values)), 4) for name, values in self.noted.items()}
+        return {
+            name: round(float(np.mean(values)), 4) for name, values in self.noted.items() if values
+        }
 
 
 # -- one character, in a process of its own ----------------------------------------------------
@@ -303,10 +305,10 @@ class Exam:
             changed = change(source, made.image) > CHANGED
             grown = _grown(changed)
             self.tally.note("add: changed", float(changed.mean()))
-            if not grown.all():
-                self.tally.note("add: background ssim", ssim(source, made.image, ~grown))
             stands = max(places, key=lambda place: float(change(source, made.image)[place].sum()))
-            self.tally.note("add: background ssim by place", ssim(source, made.image, ~stands))
+            for name, where in (("", grown), (" by place", stands)):
+                kept = ssim(source, made.image, ~where)
+                self.tally.note(f"add: background ssim{name}", *([] if kept is None else [kept]))
 
     def removals(self) -> None:
         """The character taken out of pictures."""
@@ -325,7 +327,8 @@ class Exam:
             self.tally.note("remove: gone", *gone.values())
             self.tally.note("remove: not recognised", self.verdict(made.image) == "no")
             stood = _grown(np.asarray(subject_mask(picture)) > 127)
-            self.tally.note("remove: background ssim", ssim(source, made.image, ~stood))
+            kept = ssim(source, made.image, ~stood)
+            self.tally.note("remove: background ssim", *([] if kept is None else [kept]))
 
 
 def _same(said: str, value: str) -> bool:

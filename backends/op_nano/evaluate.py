@@ -121,8 +121,8 @@ def edits(backend: Backend, count: int) -> dict[str, dict[str, float]]:
         found[what]["success"].append(float(all(verdict.values())))
         found[what]["attributes"].append(float(np.mean(list(verdict.values()))))
         if what != "move":
-            outside = ~touched(source, target)
-            found[what]["background ssim"].append(ssim(before, image, outside))
+            kept = ssim(before, image, ~touched(source, target))
+            found[what]["background ssim"] += [] if kept is None else [kept]
     return {
         what: {name: round(float(np.mean(values)), 3) for name, values in rows.items()}
         for what, rows in found.items()
@@ -162,9 +162,12 @@ def touched(source: Picture, target: Picture) -> NDArray[np.bool_]:
     return inside
 
 
-def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float:
+def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float | None:
     """Mean structural similarity (Wang et al. 2004; uniform windows of 7 pixels, per channel) over
-    the pixels of ``where``."""
+    the windows that lie wholly in ``where`` [H, W]; None where there is none."""
+    whole = cv2.erode(where.astype(np.uint8), np.ones((7, 7), dtype=np.uint8)) > 0
+    if not whole.any():
+        return None
     x, y = (np.asarray(image, dtype=np.float64) for image in (before, after))
 
     def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -176,7 +179,7 @@ def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float:
     both = unbiased * (mean(x * y) - mx * my)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(values.mean(axis=2)[where].mean())
+    return float(values.mean(axis=2)[whole].mean())
 
 
 def card(figures: dict[str, Any], about: dict[str, Any]) -> str:

@@ -99,8 +99,10 @@ def outside(mask: Image, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float | None:
     """Mean structural similarity (Wang et al. 2004; uniform windows of 7 pixels, per channel) over
-    the pixels of ``where`` [H, W]; ``after`` is brought to the size of ``before``."""
-    if not where.any():
+    the windows that lie wholly in ``where`` [H, W], so that what may change is not compared;
+    ``after`` is brought to the size of ``before``. None where there is no such window."""
+    whole = cv2.erode(where.astype(np.uint8), np.ones((7, 7), dtype=np.uint8)) > 0
+    if not whole.any():
         return None
     if after.size != before.size:
         after = after.resize(before.size)
@@ -115,7 +117,7 @@ def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float | None:
     both = unbiased * (mean(x * y) - mx * my)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(values.mean(axis=2)[where].mean())
+    return float(values.mean(axis=2)[whole].mean())
 
 
 def _matches(reference: Sequence[str], said: Sequence[str], n: int) -> tuple[int, int]:
