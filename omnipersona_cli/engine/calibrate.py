@@ -2,11 +2,11 @@
 
 A score is the log-odds d = log p("yes") - log p("no") of the recognition questions, averaged. Raw
 odds of a language model lean to one side, so the threshold is learned: that of least logistic loss
-on held-out pictures, pulled to a quarter of what the concept's own photos score, because few
-pictures are held out and the two nearest ones should not decide alone. Photos of one concept score
-much alike, while what resembles it may come close: even odds are a little generous. Around it
-p(yes) = sigmoid((d - threshold) / temperature), the temperature fitted as in Platt (1999), whose
-softened targets keep few pictures from sounding sure.
+on held-out pictures, pulled to odds of two to one, because few pictures are held out and the two
+nearest ones should not decide alone. Even odds are a little generous: photos of one concept score
+much alike, while what resembles it comes close. Around the threshold p(yes) is
+sigmoid((d - threshold) / temperature), the temperature fitted as in Platt (1999), whose softened
+targets keep few pictures from sounding sure.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ SHARPNESS = 0.25
 """How near (nats) to the threshold a score has to be to have a say in where it lies. This, `HOME`,
 `PULL` and `SOFTENED` were chosen on characters drawn for tuning."""
 
-HOME = 0.25
-"""Where a threshold lies when no held-out picture comes near: at this share of what the concept's
-own photos score on average."""
+HOME = math.log(2)
+"""Where a threshold lies when no held-out picture comes near: odds of two to one."""
 
 PULL = 0.5
 """What a threshold far from where it is pulled costs for every nat, beside the loss. A picture of
@@ -159,17 +158,16 @@ def calibrate(
 
 def settled_threshold(positives: Sequence[float], negatives: Sequence[float]) -> float:
     """The threshold of least logistic loss, both sides weighing the same, with `PULL` toward
-    `HOME` of the positives' mean. The loss is convex, so a search by thirds finds it.
+    `HOME`. The loss is convex, so a search by thirds finds it.
     """
-    home = HOME * sum(positives) / len(positives)
 
     def cost(threshold: float) -> float:
         missed = sum(_softplus((threshold - score) / SHARPNESS) for score in positives)
         taken = sum(_softplus((score - threshold) / SHARPNESS) for score in negatives)
         loss = missed / len(positives) + taken / len(negatives)
-        return loss + PULL * (math.hypot(1.0, threshold - home) - 1.0)
+        return loss + PULL * (math.hypot(1.0, threshold - HOME) - 1.0)
 
-    low, high = min(0.0, *positives, *negatives), max(0.0, *positives, *negatives)
+    low, high = min(HOME, *positives, *negatives), max(HOME, *positives, *negatives)
     for _ in range(60):
         third = (high - low) / 3
         if cost(low + third) <= cost(high - third):
