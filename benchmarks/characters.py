@@ -1,6 +1,6 @@
 """Characters that the backbone has never seen: what learning them with defaults reaches.
 
-    python benchmarks/characters.py --characters 20 --first 32000000 --workers 2 -o characters.jsonl
+    python benchmarks/characters.py --characters 20 --first 33000000 --workers 2 -o characters.jsonl
 
 Each character is drawn as `op toy photos` draws it (ten pictures and facts.yaml), learned by
 `engine.learn` with its defaults in a process and a home of its own, and measured on pictures that
