@@ -234,7 +234,7 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "the reference picture counts against it, although the instruction names no place.",
             "",
             "The joint stage ran in four sittings, each going on from the weights of the last:",
-            "57 and 30 minutes on 6,000 families, 84 and 80 on 12,000 (draw --families 12000),",
+            "57 and 30 minutes on 6,000 families, 84 and 73 on 12,000 (draw --families 12000),",
             "beside other work on the same two cores. Painting behind contexts that are read once,",
             "and its alignment with the ViT, began in the third; captions of empty scenes, and",
             "additions at a place that is named, in the fourth. The commands above make a model of",
