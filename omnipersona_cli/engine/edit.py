@@ -62,8 +62,9 @@ _TARGET = re.compile(
     r"\s*(?:$|[.,!]|\b(?:with|by|for|into|to|from|in|on|at|next)\b)",
     re.IGNORECASE,
 )
-_MOSTLY_INSIDE = 0.6
-"""A native edit is held to the finder's region only where it changed this share of it or more."""
+_MOSTLY_INSIDE = 0.97
+"""A native edit is held to the finder's region only where this share of its change lies inside or
+more: a hat that the finder missed has to go with its head."""
 
 TRIES = 3
 """How often an addition is painted, where nobody says."""
