@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from PIL.Image import Image
@@ -15,6 +16,7 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.engine.calibrate import sigmoid
 from omnipersona_cli.engine.gen import (
     check_settings,
     painting,
@@ -24,7 +26,7 @@ from omnipersona_cli.engine.gen import (
     tell,
 )
 from omnipersona_cli.engine.picture import EDITED, Picture
-from omnipersona_cli.engine.recognise import best_of, can_recognise, recognised
+from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
     Box,
     box_mask,
@@ -105,7 +107,8 @@ def edit(
     where it holds most of the change, and a backend that only repaints regions needs it.
     With more than one of ``tries`` each picture is painted so often, and that is kept in which the
     model itself recognises the concepts best (least, for a removal); its ``seed`` alone paints it
-    again. None is `TRIES` where a concept is to be added, else one.
+    again. None is `TRIES` where a concept is to be added, else one; where a few places are tried,
+    one at each.
     ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
     of each picture says how the edit was made, and ``about["recognised"]`` the probability that
     each mentioned concept is in it now.
@@ -116,6 +119,7 @@ def edit(
         raise UsageError("a mask and a box were both given", hint="give --mask or --box")
     if not 0 < strength <= 1:
         raise UsageError(f"a strength of {strength} is none", hint="--strength goes up to 1")
+    (start,) = seeds_from(seed, 1)
     source = checked_picture(image)
     given = _given_region(mask, box, source.size)
     if mask is not None:
@@ -135,11 +139,12 @@ def edit(
     if on_trace is not None:
         on_trace(trace)
     info = request.backend.info
-    if not can_recognise(request):
+    regions = (given,) if given else _found_regions(request, source)
+    if not can_recognise(request) or (tries is None and len(regions) > 1):
         tries = 1
     elif tries is None:
         tries = TRIES if intent_of(request.text) == "add" else 1
-    seeds = seeds_from(seed, count * tries)
+    seeds = seeds_from(start, count * tries)
     full = info.guidance if guidance is None else guidance
     paint = _Painter(
         request=request,
@@ -151,11 +156,10 @@ def edit(
     )
     pictures = []
     with memory_errors(info.name):
-        region = given or _found_region(request, source, paint, seeds[0])
-        if region.source == "tried":
-            tries = 1
         for first in range(count):
-            picture = paint.picture(region, seeds[first::count][:tries])
+            picture, region = paint.picture(regions, seeds[first::count])
+            if len(regions) > 1:
+                regions = (region,)
             pictures.append(picture)
             if on_picture is not None:
                 on_picture(picture)
@@ -181,41 +185,43 @@ class _Painter:
     guidance: float | None
     on_progress: OnProgress | None
 
-    def picture(self, region: _Region, seeds: Sequence[int]) -> Picture:
-        """One finished edit with its story, the best of those of the seeds."""
+    def picture(self, regions: Sequence[_Region], seeds: Sequence[int]) -> tuple[Picture, _Region]:
+        """One finished edit with its story, the best of all regions and seeds, and its region."""
+        pairs = list(product(regions, seeds))
         tried = [
-            self.finished(region, seed, part=part, parts=len(seeds))
-            for part, seed in enumerate(seeds)
+            self._finished(region, one, part=part, parts=len(pairs))
+            for part, (region, one) in enumerate(pairs)
         ]
-        gone = intent_of(self.request.text) == "remove"
-        best = best_of(self.request, [image for image, _ in tried], gone=gone)
-        image, region = tried[best]
+        odds = [odds_of(self.request, image) for image, _ in tried]
+        best = best_of(odds, gone=intent_of(self.request.text) == "remove")
+        (image, region), (_, seed) = tried[best], pairs[best]
         about = story(
             self.request,
             self.trace,
             "edit",
             image,
-            seed=seeds[best],
+            seed=seed,
             steps=self.steps,
             guidance=self.guidance,
         )
         about |= {
-            "tries": len(seeds),
+            "tries": len(pairs),
             "how": self.request.backend.info.tasks["edit"],
             "region": region.source,
-            "recognised": recognised(self.request, image),
+            "recognised": {name: round(sigmoid(value), 4) for name, value in odds[best].items()},
         }
-        return Picture(
+        picture = Picture(
             image=image,
-            seed=seeds[best],
+            seed=seed,
             trace=self.trace,
             about=about,
             source=EDITED,
             region=region.mask,
         )
+        return picture, region
 
-    def finished(
-        self, region: _Region, seed: int, *, part: int = 0, parts: int = 1
+    def _finished(
+        self, region: _Region, seed: int, *, part: int, parts: int
     ) -> tuple[Image, _Region]:
         """One edit, and the region that it was held to."""
         native = self.request.backend.info.tasks["edit"] == "native"
@@ -252,9 +258,9 @@ def _given_region(mask: Image | None, box: Box | None, size: tuple[int, int]) ->
     return None
 
 
-def _found_region(request: Request, source: Image, paint: _Painter, seed: int) -> _Region:
-    """The region where a person gave none; TaskError where the backend needs one and none is
-    found."""
+def _found_regions(request: Request, source: Image) -> Sequence[_Region]:
+    """The region where a person gave none, or a few places to try; TaskError where the backend
+    needs one and none is found."""
     intent = intent_of(request.text)
     native = request.backend.info.tasks["edit"] == "native"
     if intent in ("remove", "replace"):
@@ -263,26 +269,16 @@ def _found_region(request: Request, source: Image, paint: _Painter, seed: int) -
             mask = subject.mask or box_mask(subject.box, source.size)
             binary = mask.convert("L").point([0] * 128 + [255] * 128)
             if binary.size == source.size and binary.getbbox() is not None:
-                return _Region(mask=grown(binary), source="finder")
+                return (_Region(mask=grown(binary), source="finder"),)
     if native:
-        return _Region(mask=None, source="none")
+        return (_Region(mask=None, source="none"),)
     if intent == "add" and request.concepts:
-        return _best_place(request, source, paint, seed)
+        places = likely_boxes(source.size)
+        return [_Region(mask=box_mask(box, source.size), source="tried") for box in places]
     raise TaskError(
         f"{request.backend.info.name} repaints regions, and it is not clear which one",
         hint="say where: --box x,y,width,height or --mask FILE",
     )
-
-
-def _best_place(request: Request, source: Image, paint: _Painter, seed: int) -> _Region:
-    """Of a few boxes the one in which the model itself recognises the concepts best."""
-    places = [
-        _Region(mask=box_mask(box, source.size), source="tried")
-        for box in likely_boxes(source.size)
-    ]
-    quiet = replace(paint, on_progress=None)
-    painted = [quiet.finished(it, seed)[0] for it in places]
-    return places[best_of(request, painted)]
 
 
 def _kind_of_target(request: Request) -> str:

@@ -18,7 +18,7 @@ from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, OnStep, Task
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.picture import Picture
-from omnipersona_cli.engine.recognise import best_of, can_recognise
+from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.replay import Trace, replay, unchanged
 from omnipersona_cli.engine.request import (
     ANY,
@@ -203,7 +203,8 @@ def collected(
     pictures = []
     painted = zip(images, seeds, strict=True)
     while some := list(islice(painted, tries)):
-        image, seed = some[best_of(request, [image for image, _ in some])]
+        best = best_of([odds_of(request, image) for image, _ in some]) if tries > 1 else 0
+        image, seed = some[best]
         about = story(request, trace, "generate", image, seed=seed, steps=steps, guidance=guidance)
         picture = Picture(image=image, seed=seed, trace=trace, about=about | {"tries": tries})
         pictures.append(picture)

@@ -6,12 +6,12 @@ few tries is found: the model is its own critic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from PIL.Image import Image
 
 from omnipersona_cli.backend import ConceptTokens
-from omnipersona_cli.engine.calibrate import Verdict, from_dict, recognition_score, sigmoid
+from omnipersona_cli.engine.calibrate import Verdict, from_dict, recognition_score
 from omnipersona_cli.engine.request import Request, memory_errors
 from omnipersona_cli.engine.tokens import slot_name
 
@@ -30,23 +30,21 @@ def can_recognise(request: Request) -> bool:
     return bool(request.concepts) and "understand" in request.backend.info.tasks
 
 
-def recognised(request: Request, image: Image) -> dict[str, float]:
-    """For each concept of the request, the probability that it is in ``image``; nothing where the
+def odds_of(request: Request, image: Image) -> dict[str, float]:
+    """For each concept of the request, the log-odds that it is in ``image``; nothing where the
     backend only paints."""
     if not can_recognise(request):
         return {}
-    odds = {tokens.name: presence(request, tokens, image)[1] for tokens in request.concepts}
-    return {name: round(sigmoid(value), 4) for name, value in odds.items()}
+    return {tokens.name: presence(request, tokens, image)[1] for tokens in request.concepts}
 
 
-def best_of(request: Request, images: Sequence[Image], *, gone: bool = False) -> int:
-    """Which of the pictures to keep: that in which the concepts are recognised best. Of several
-    concepts the one that is recognised least counts; ``gone`` turns it round, for a removal."""
-    if len(images) == 1 or not can_recognise(request):
-        return 0
+def best_of(tried: Sequence[Mapping[str, float]], *, gone: bool = False) -> int:
+    """Which of several pictures to keep, by the odds of each: that in which the concepts are
+    recognised best. Of several concepts the one that is recognised least counts; ``gone`` turns it
+    round, for a removal. The first where there are no odds."""
 
-    def worth(image: Image) -> float:
-        found = [presence(request, tokens, image)[1] for tokens in request.concepts]
-        return -max(found) if gone else min(found)
+    def worth(index: int) -> float:
+        odds = tried[index].values()
+        return -max(odds, default=0.0) if gone else min(odds, default=0.0)
 
-    return max(range(len(images)), key=lambda index: worth(images[index]))
+    return max(range(len(tried)), key=worth)

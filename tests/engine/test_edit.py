@@ -105,7 +105,8 @@ def test_a_masked_backend_is_given_a_region_or_says_that_it_needs_one(learned, c
     masked = replace(learned.backend.info, tasks={**learned.backend.info.tasks, "edit": "masked"})
     monkeypatch.setattr(learned.backend, "info", masked)
     assert change(drawing("blue", 5), "remove <bo>").about["region"] == "finder"
-    assert change(drawing("blue", 5), "add <bo>").about["region"] == "tried"
+    about = change(drawing("blue", 5), "add <bo>").about
+    assert (about["region"], about["tries"]) == ("tried", 3), "one try at each of three places"
     with pytest.raises(TaskError) as caught:
         change(drawing("blue", 5), "make it blue")
     assert "--box" in caught.value.hint

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omnipersona_cli.engine.recognise import best_of, can_recognise, presence, recognised
+from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of, presence
 from omnipersona_cli.engine.request import open_request
 from omnipersona_cli.testing import drawing
 
@@ -14,33 +14,31 @@ def asked(learned):
     )
 
 
-def test_verdict_odds_and_probability_agree(asked):
+def test_verdict_and_odds_agree(asked):
     request = asked("add <bo>")
     (bo,) = request.concepts
     verdict, odds = presence(request, bo, drawing("red", 99))
-    assert verdict == "yes" and odds > 0 and recognised(request, drawing("red", 99))["bo"] > 0.5
+    assert verdict == "yes" and odds > 0 and odds_of(request, drawing("red", 99)) == {"bo": odds}
     verdict, odds = presence(request, bo, drawing("blue", 99))
-    assert verdict == "no" and odds < 0 and recognised(request, drawing("blue", 99))["bo"] < 0.5
+    assert verdict == "no" and odds < 0 and odds_of(request, drawing("blue", 99)) == {"bo": odds}
 
 
 def test_the_best_recognised_is_kept_and_for_a_removal_the_least(asked):
-    pictures = [drawing("blue", 99), drawing("red", 99), drawing("green", 99)]
-    assert best_of(asked("add <bo>"), pictures) == 1
-    assert best_of(asked("remove <bo>"), pictures, gone=True) != 1
+    request = asked("add <bo>")
+    tried = [odds_of(request, drawing(colour, 99)) for colour in ("blue", "red", "green")]
+    assert best_of(tried) == 1
+    assert best_of(tried, gone=True) == 0
 
 
 def test_of_two_concepts_the_one_that_is_recognised_least_counts(asked):
     request = asked("add <bo> and <mam>")
-    pictures = [drawing("red", 99), drawing("blue", 99)]
-    least = [
-        min(presence(request, tokens, picture)[1] for tokens in request.concepts)
-        for picture in pictures
-    ]
-    assert least[0] != least[1]
-    assert best_of(request, pictures) == least.index(max(least))
+    odds = odds_of(request, drawing("red", 99))
+    assert set(odds) == {"bo", "mam"} and odds["bo"] > odds["mam"]
+    assert best_of([{"bo": 9.0, "mam": -1.0}, {"bo": 1.0, "mam": 0.5}]) == 1
+    assert best_of([{"bo": -9.0, "mam": 2.0}, {"bo": -1.0, "mam": 0.5}], gone=True) == 1
 
 
 def test_where_nothing_can_be_recognised_the_first_is_kept(asked):
     request = asked("add a cat")
-    assert not can_recognise(request) and recognised(request, drawing("red", 99)) == {}
-    assert best_of(request, [drawing("blue", 99), drawing("red", 99)]) == 0
+    assert not can_recognise(request) and odds_of(request, drawing("red", 99)) == {}
+    assert best_of([{}, {}]) == 0
