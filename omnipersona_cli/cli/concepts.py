@@ -9,15 +9,14 @@ from typing import Any
 
 import click
 
-from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli import facts, options, output
 from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
-from omnipersona_cli.concepts.facts import Fact, new_fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.concepts.pack import PackHeader, read_header, verify_bytes
 from omnipersona_cli.concepts.pack import verify as problems_of
-from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError, nearest
+from omnipersona_cli.errors import PackError, PersonaError, UsageError
 
 _name = click.argument("name", shell_complete=options.complete_concepts)
 
@@ -37,6 +36,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
         settings = ctx.default_map or {}
         verb = ctx.invoked_subcommand
         ctx.default_map = {**settings, verb: {**settings.get(verb, {}), "as_json": True}}
+
+
+command.add_command(facts.command, "facts")
 
 
 @command.command("list", epilog="Example:  op concepts list --json")
@@ -70,7 +72,7 @@ def show(name: str, probe: bool, as_json: bool) -> None:
         [
             ("kind", header.kind),
             ("aliases", ", ".join(header.aliases)),
-            *(("fact", f"{n}  {_told(fact)}") for n, fact in enumerate(header.facts, 1)),
+            *(("fact", f"{n}  {facts.told(fact)}") for n, fact in enumerate(header.facts, 1)),
         ]
     )
     for slot in header.slots:
@@ -102,41 +104,6 @@ def _probe(name: str, as_json: bool) -> None:
         output.hint(f'op concepts facts {check_name(name)} add "its toy is a red ball"')
     rows = [(it.attribute, it.value, it.said or "-", it.knowledge) for it in found]
     output.answer_table(("attribute", "fact", "tokens say", ""), rows)
-
-
-@command.command(
-    epilog='Examples:  op concepts facts bo add "the toy of <bo> is a red ball"'
-    "  |  op concepts facts bo rm 1"
-)
-@_name
-@click.argument("change", type=click.Choice(["add", "rm"]), required=False)
-@click.argument("text", required=False)
-@options.as_json
-@options.talk
-def facts(name: str, change: str | None, text: str | None, as_json: bool) -> None:
-    """List the facts of a concept, add one, or remove one.
-
-    No learning is needed after a change. TEXT of a fact to remove may be its number.
-    """
-    library = Library()
-    header = library.header(name)
-    if change and not text:
-        raise UsageError(
-            f"{change} what?", hint=f'op concepts facts {header.name} {change} "TEXT OF THE FACT"'
-        )
-    known = header.facts
-    if change == "add" and text:
-        known = _add_fact(library, header, text)
-    elif change == "rm" and text:
-        known = _remove_fact(library, header, text)
-    if as_json:
-        output.answer_json([_fact_as_data(fact) for fact in known])
-    elif not change:
-        for number, fact in enumerate(known, 1):
-            output.answer(f"{number}  {_told(fact)}")
-        if not known:
-            output.note(f"no facts about <{header.name}> yet")
-            output.hint(f'op concepts facts {header.name} add "<{header.name}> likes apples"')
 
 
 @command.command(
@@ -366,45 +333,6 @@ def _list(as_json: bool) -> None:
         output.warn(f"skipped: {problem}")
 
 
-def _add_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
-    fact = new_fact(text, name=header.name)
-
-    def add(known: tuple[Fact, ...]) -> tuple[Fact, ...]:
-        if any(other.text.casefold() == fact.text.casefold() for other in known):
-            output.note(f"<{header.name}> has that fact already")
-            return known
-        return (*known, fact)
-
-    changed = library.change_facts(header.name, add)
-    if len(changed.facts) > len(header.facts):
-        output.note(f"added to <{header.name}>: {fact.text}")
-    return changed.facts
-
-
-def _remove_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ...]:
-    gone = _find_fact(header, text)
-    changed = library.change_facts(
-        header.name, lambda known: tuple(fact for fact in known if fact.text != gone.text)
-    )
-    output.note(f"removed from <{header.name}>: {gone.text}")
-    return changed.facts
-
-
-def _find_fact(header: PackHeader, text: str) -> Fact:
-    """The fact with this text, or with this number, counted from 1."""
-    texts = [fact.text.casefold() for fact in header.facts]
-    wanted = " ".join(text.casefold().split())
-    if wanted in texts:
-        return header.facts[texts.index(wanted)]
-    if wanted.isascii() and wanted.isdecimal() and 1 <= int(wanted[:9]) <= len(texts):
-        return header.facts[int(wanted[:9]) - 1]
-    guess = nearest(wanted, texts)
-    number = f" rm {texts.index(guess) + 1}" if guess else ""
-    raise MissingError(
-        f"<{header.name}> has no such fact", hint=f"op concepts facts {header.name}{number}"
-    )
-
-
 def _read_stdin() -> bytes:
     return sys.stdin.buffer.read(FILE_LIMIT + 1)
 
@@ -434,7 +362,7 @@ def _as_data(header: PackHeader, path: Path) -> dict[str, Any]:
         "aliases": list(header.aliases),
         "class_word": header.class_word,
         "kind": header.kind,
-        "facts": [_fact_as_data(fact) for fact in header.facts],
+        "facts": [facts.as_data(fact) for fact in header.facts],
         "slots": {
             name: {
                 "tensors": {key: list(tensor.shape) for key, tensor in slot.tensors.items()},
@@ -452,10 +380,6 @@ def _as_data(header: PackHeader, path: Path) -> dict[str, Any]:
         "size": header.size,
         "path": str(path),
     }
-
-
-def _fact_as_data(fact: Fact) -> dict[str, str]:
-    return {"text": fact.text, "source": fact.source}
 
 
 def _answer_slot(header: PackHeader, name: str) -> None:
@@ -486,10 +410,6 @@ def _answer_rows(rows: Sequence[tuple[str, str]]) -> None:
     for key, value in rows:
         if value:
             output.answer(f"  {key:<{width}} {value}")
-
-
-def _told(fact: Fact) -> str:
-    return fact.text if fact.source == "user" else f"{fact.text}  (seen in the photos)"
 
 
 def _brief(value: object) -> str:
