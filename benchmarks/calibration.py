@@ -33,7 +33,7 @@ from typing import Any
 
 import click
 import numpy as np
-from characters import NAME, as_done, draw_folder, finished, interval
+from series import NAME, as_done, draw_folder, finished, interval
 
 POSITIVES, ALIKE, OTHERS, EMPTY = 20, 20, 10, 10
 QUESTION = f"is <{NAME}> here?"

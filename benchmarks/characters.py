@@ -28,8 +28,6 @@ keeps one line of JSON for each character; those already there are not repeated.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import random
@@ -40,7 +38,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -51,15 +49,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageFilter
 from PIL.Image import Image
+from series import NAME, as_done, draw_folder, finished, interval
 
-NAME = "bo"
 POSITIVES, ALIKE, OTHERS, EMPTY = 10, 10, 5, 5
 SCENE_PROMPTS = 4
 EDITS = 3
 CHANGED = 24
 """A pixel that differs by more than this in some channel belongs to the subject."""
-
-RESAMPLES = 10_000
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("recognition", "recognition, ½(recall₊ + recall₋), as answered", "≥ 0.85"),
@@ -112,14 +108,6 @@ class Tally:
 
 
 # -- one character, in a process of its own ----------------------------------------------------
-
-
-def draw_folder(folder: Path, seed: int) -> None:
-    """Exactly what `op toy photos FOLDER --seed N` draws."""
-    from op_nano import toy
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        toy.command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
 
 
 def measure(seed: int, *, steps: int | None, judge_file: Path, began: float) -> dict[str, Any]:
@@ -377,28 +365,6 @@ def _grown(mask: Mask) -> Mask:
 # -- all of them -------------------------------------------------------------------------------
 
 
-def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Characters that are in ``out`` already; a line that was cut off is dropped from it."""
-    if out is None or not out.exists():
-        return {}
-    lines, found = [], {}
-    for line in out.read_text(encoding="utf-8").splitlines():
-        try:
-            result = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if result["setting"] != setting:
-            raise click.ClickException(
-                f"{out} holds characters of other weights or steps: name another file"
-            )
-        lines.append(line)
-        found[int(result["seed"])] = result
-    kept = out.with_name(out.name + ".part")
-    kept.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    kept.replace(out)
-    return found
-
-
 def run_one(seed: int, *, steps: int | None, judge_file: Path) -> dict[str, Any]:
     """`measure` in a fresh process with one thread."""
     command = [sys.executable, __file__, "--only", str(seed), "--judge", str(judge_file)]
@@ -415,14 +381,6 @@ def run_one(seed: int, *, steps: int | None, judge_file: Path) -> dict[str, Any]
         raise click.ClickException(f"character {seed} failed; what it said stands above")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean."""
-    rng = np.random.default_rng(0)
-    picks = rng.integers(len(values), size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.asarray(values)[picks].mean(axis=1), (2.5, 97.5))
-    return float(low), float(high)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -504,19 +462,6 @@ def main(
                     file.write(json.dumps(result) + "\n")
             click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
     click.echo(table([results[seed] for seed in wanted]))
-
-
-def as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Results as they come; after a failure nothing new is begun."""
-    from concurrent.futures import as_completed
-
-    futures = [pool.submit(run, seed) for seed in seeds]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
 
 
 if __name__ == "__main__":

@@ -1,0 +1,66 @@
+"""What benchmarks over a series of characters share: folders, results that are kept, intervals."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+NAME = "bo"
+RESAMPLES = 10_000
+
+
+def draw_folder(folder: Path, seed: int) -> None:
+    """Exactly what `op toy photos FOLDER --seed N` draws."""
+    from op_nano import toy
+
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        toy.command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
+
+
+def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Characters that are in ``out`` already; a line that was cut off is dropped from it."""
+    if out is None or not out.exists():
+        return {}
+    lines, found = [], {}
+    for line in out.read_text(encoding="utf-8").splitlines():
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if result["setting"] != setting:
+            raise click.ClickException(
+                f"{out} holds characters of other weights or steps: name another file"
+            )
+        lines.append(line)
+        found[int(result["seed"])] = result
+    kept = out.with_name(out.name + ".part")
+    kept.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    kept.replace(out)
+    return found
+
+
+def as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Results as they come; after a failure nothing new is begun."""
+    futures = [pool.submit(run, seed) for seed in seeds]
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean."""
+    rng = np.random.default_rng(0)
+    picks = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    low, high = np.percentile(np.asarray(values)[picks].mean(axis=1), (2.5, 97.5))
+    return float(low), float(high)
