@@ -1,9 +1,10 @@
-"""BAGEL: one decoder that reads pictures and text, and draws, at any size.
+"""BAGEL: one decoder that reads pictures and text, and generates both, at any size.
 
-Every decoder layer holds two experts; the kind of a row picks one, attention is shared by all.
-Understanding rows and generation rows stay two dense tensors through the layers, and meet only
-around attention, in a padded layout. Tensor names and shapes are those of the released
-`ema.safetensors`; without generation rows the generation expert is never touched.
+Every decoder layer holds two experts, one for understanding and one for generation; the kind of a
+row picks one, attention is shared by all rows. The rows of each expert (`und`, `gen`) stay one
+dense tensor through the layers; they meet only in attention, in a padded layout. Tensor names and
+shapes are those of the released `ema.safetensors`; without generation rows the generation expert is
+never read.
 
 Source: BAGEL release ("Emerging Properties in Unified Multimodal Pretraining", arXiv 2505.14683),
 modelling code; Qwen2.5 decoder with q/k norms, SigLIP picture encoder, rectified flow.
@@ -25,14 +26,15 @@ from op_bagel.pictures import Grid, position_ids, sincos_table
 from op_bagel.vit import TwoLinears, VisionModel
 
 GEN = "_moe_gen"
+"""What the released names of the generation expert's tensors add to the understanding expert's."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cache:
-    """What B contexts left behind: per layer keys (normed, rotated) and values [B, P, Hkv, Dh].
+    """The key-value cache of B contexts: per layer keys (normed, rotated), values [B, P, Hkv, Dh].
 
     `positions` [B] is the next rotary position; `mask` [B, P] marks the real rows, None where
-    all are. Caches are values: growing one gives a new one.
+    all are. A cache never changes: appending to it gives a new one.
     """
 
     keys: tuple[Tensor, ...]
@@ -105,26 +107,21 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outputs:
-    """What the heads say; a head without rows gives an empty tensor.
+    """What the heads compute; a head without rows gives an empty tensor.
 
     `hidden` holds the rows in reading order: before layer 0, after each layer, after the norms.
     """
 
     ce: Tensor  # [K] cross-entropy of each label
-    velocity: Tensor  # [M, latent width] at the tokens to be drawn
+    velocity: Tensor  # [M, latent width] at the noised tokens
     mse: Tensor  # [M] mean over the channels; empty without a target
     logits: Tensor | None = None  # [K, vocab]
     hidden: tuple[Tensor, ...] = ()
 
-    def loss(self, *, ce_weight: float = 1.0, mse_weight: float = 1.0) -> Tensor:
-        """Weighted sum of the mean cross-entropy and the mean squared error; absent ones are 0."""
-        total = self.ce.sum() * (ce_weight / max(len(self.ce), 1))
-        return total + self.mse.sum() * (mse_weight / max(len(self.mse), 1))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Frame:
-    """Where the rows of one forward sit in attention."""
+class Frame:
+    """Where the rows of one forward pass sit in attention."""
 
     batch: int
     length: int
@@ -133,6 +130,15 @@ class _Frame:
     cos: Tensor  # [N, 1, Dh / 2]
     sin: Tensor
     mask: Tensor | None  # [B, 1, L, P + L]
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """Rotary positions, half layout: [N, heads, Dh] -> the same."""
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat((a * self.cos - b * self.sin, b * self.cos + a * self.sin), dim=-1)
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Rows [N, heads, Dh] at their places in the padded batch [B, L, heads, Dh]."""
+        return x.index_select(0, self.gather).view(self.batch, self.length, *x.shape[1:])
 
 
 class RMSNorm(nn.Module):
@@ -150,38 +156,46 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Two sets of projections around one attention."""
+    """One attention over all rows. Each expert has its own projections into it and out of it."""
 
     def __init__(self, c: DecoderConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = (
-            c.num_attention_heads,
-            c.num_key_value_heads,
-            c.head_dim,
-        )
+        self.heads, self.kv_heads = c.num_attention_heads, c.num_key_value_heads
+        self.head_dim = c.head_dim
+        width = c.hidden_size
         wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        self.qk_norm = c.qk_norm
-        for expert in ("", GEN):
-            self.add_module("q_proj" + expert, nn.Linear(c.hidden_size, wide))
-            self.add_module("k_proj" + expert, nn.Linear(c.hidden_size, narrow))
-            self.add_module("v_proj" + expert, nn.Linear(c.hidden_size, narrow))
-            self.add_module("o_proj" + expert, nn.Linear(wide, c.hidden_size, bias=False))
-            if c.qk_norm:
-                self.add_module("q_norm" + expert, RMSNorm(c.head_dim, c.rms_norm_eps))
-                self.add_module("k_norm" + expert, RMSNorm(c.head_dim, c.rms_norm_eps))
 
-    def project(self, x: Tensor, expert: str) -> tuple[Tensor, Tensor, Tensor]:
-        """[n, D] -> q [n, H, Dh], k and v [n, Hkv, Dh], before rotation."""
-        n = len(x)
-        q = getattr(self, "q_proj" + expert)(x).view(n, self.heads, self.head_dim)
-        k = getattr(self, "k_proj" + expert)(x).view(n, self.kv_heads, self.head_dim)
-        v = getattr(self, "v_proj" + expert)(x).view(n, self.kv_heads, self.head_dim)
-        if self.qk_norm:
-            q = getattr(self, "q_norm" + expert)(q)
-            k = getattr(self, "k_norm" + expert)(k)
-        return q, k, v
+        # Understanding expert
+        self.q_proj = nn.Linear(width, wide)
+        self.k_proj = nn.Linear(width, narrow)
+        self.v_proj = nn.Linear(width, narrow)
+        self.o_proj = nn.Linear(wide, width, bias=False)
+        self.q_norm = head_norm(c)
+        self.k_norm = head_norm(c)
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        # Generation expert
+        self.q_proj_moe_gen = nn.Linear(width, wide)
+        self.k_proj_moe_gen = nn.Linear(width, narrow)
+        self.v_proj_moe_gen = nn.Linear(width, narrow)
+        self.o_proj_moe_gen = nn.Linear(wide, width, bias=False)
+        self.q_norm_moe_gen = head_norm(c)
+        self.k_norm_moe_gen = head_norm(c)
+
+    def understanding_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed und rows [n, D] -> q [n, H, Dh], k and v [n, Hkv, Dh], before rotation."""
+        q = self.q_proj(x).view(len(x), self.heads, self.head_dim)
+        k = self.k_proj(x).view(len(x), self.kv_heads, self.head_dim)
+        v = self.v_proj(x).view(len(x), self.kv_heads, self.head_dim)
+        return self.q_norm(q), self.k_norm(k), v
+
+    def generation_heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed gen rows [n, D] -> q [n, H, Dh], k and v [n, Hkv, Dh], before rotation."""
+        q = self.q_proj_moe_gen(x).view(len(x), self.heads, self.head_dim)
+        k = self.k_proj_moe_gen(x).view(len(x), self.kv_heads, self.head_dim)
+        v = self.v_proj_moe_gen(x).view(len(x), self.kv_heads, self.head_dim)
+        return self.q_norm_moe_gen(q), self.k_norm_moe_gen(k), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q [B, L, H, Dh] over k, v [B, P + L, Hkv, Dh] -> [B * L, H * Dh]."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         shared = self.heads != self.kv_heads
@@ -191,6 +205,11 @@ class Attention(nn.Module):
             shared = False
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared)
         return out.transpose(1, 2).reshape(-1, self.heads * self.head_dim)
+
+
+def head_norm(c: DecoderConfig) -> nn.Module:
+    """The norm of queries or keys, over one head, where the model has such norms."""
+    return RMSNorm(c.head_dim, c.rms_norm_eps) if c.qk_norm else nn.Identity()
 
 
 class MLP(nn.Module):
@@ -207,66 +226,71 @@ class MLP(nn.Module):
         return out
 
 
-def _rotate(x: Tensor, frame: _Frame) -> Tensor:
-    """Rotary positions, half layout: [N, heads, Dh] -> the same."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * frame.cos - b * frame.sin, b * frame.cos + a * frame.sin), dim=-1)
-
-
 class Layer(nn.Module):
-    """One decoder layer: shared attention, then an MLP, each weight held per expert."""
+    """One decoder layer: attention that all rows share, then an MLP; each expert has its own
+    weights for both (a mixture of transformers)."""
 
     def __init__(self, c: DecoderConfig) -> None:
         super().__init__()
         self.self_attn = Attention(c)
-        for expert in ("", GEN):
-            self.add_module("mlp" + expert, MLP(c))
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                self.add_module(name + expert, RMSNorm(c.hidden_size, c.rms_norm_eps))
+
+        # Understanding expert
+        self.mlp = MLP(c)
+        self.input_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(c.hidden_size, c.rms_norm_eps)
+
+        # Generation expert
+        self.mlp_moe_gen = MLP(c)
+        self.input_layernorm_moe_gen = RMSNorm(c.hidden_size, c.rms_norm_eps)
+        self.post_attention_layernorm_moe_gen = RMSNorm(c.hidden_size, c.rms_norm_eps)
 
     def forward(
         self,
         rows: Rows,
-        frame: _Frame,
+        frame: Frame,
         past: tuple[Tensor, Tensor] | None,
         keep: tuple[Tensor, Tensor] | None,
     ) -> tuple[Rows, Tensor, Tensor]:
-        """Next rows, and the keys and values [B, P + L, Hkv, Dh] they attended.
+        """Next rows, and the keys and values [B, P + L, Hkv, Dh] that they attended to.
 
         With `keep` (indices of und rows, of gen rows) only those rows come out.
         """
-        parts = [self._project(rows.und, "")]
-        if rows.gen is not None:
-            parts.append(self._project(rows.gen, GEN))
-        q, k, v = (torch.cat(xs) if len(xs) > 1 else xs[0] for xs in zip(*parts, strict=True))
-        q, k, v = (
-            x.index_select(0, frame.gather).unflatten(0, (frame.batch, frame.length))
-            for x in (_rotate(q, frame).to(v.dtype), _rotate(k, frame).to(v.dtype), v)
-        )
+        und, gen = rows.und, rows.gen
+
+        # Each expert norms its own rows and projects them to queries, keys and values.
+        q, k, v = self.self_attn.understanding_heads(self.input_layernorm(und))
+        if gen is not None:
+            of_gen = self.self_attn.generation_heads(self.input_layernorm_moe_gen(gen))
+            q, k, v = (torch.cat(both) for both in zip((q, k, v), of_gen, strict=True))
+
+        # Rotary positions; then every row goes to its place in its sample, after the cache.
+        q = frame.arrange(frame.rotate(q).to(v.dtype))
+        k = frame.arrange(frame.rotate(k).to(v.dtype))
+        v = frame.arrange(v)
         if past is not None:
             k, v = torch.cat((past[0], k), dim=1), torch.cat((past[1], v), dim=1)
         if keep is not None and not len(keep[0]) and not len(keep[1]):
-            return Rows(und=rows.und[:0], gen=None), k, v
-        mixed = self.self_attn.mix(q, k, v, frame.mask)
-        at_und, at_gen = frame.place[: len(rows.und)], frame.place[len(rows.und) :]
-        und, gen = rows.und, rows.gen
+            return Rows(und=und[:0], gen=None), k, v  # the keys and values were all that is needed
+
+        # One attention over the rows of both experts.
+        attended = self.self_attn.attend(q, k, v, frame.mask)
+
+        # Back to two streams. In the last layer, only the rows that a head reads go on.
+        und_place, gen_place = frame.place[: len(und)], frame.place[len(und) :]
         if keep is not None:
-            und, at_und = und.index_select(0, keep[0]), at_und.index_select(0, keep[0])
+            und, und_place = und.index_select(0, keep[0]), und_place.index_select(0, keep[0])
             if gen is not None:
-                gen, at_gen = gen.index_select(0, keep[1]), at_gen.index_select(0, keep[1])
-        und = self._finish(und, mixed.index_select(0, at_und), "")
+                gen, gen_place = gen.index_select(0, keep[1]), gen_place.index_select(0, keep[1])
+
+        # Understanding expert: output projection, MLP, each added to its rows.
+        und = und + self.self_attn.o_proj(attended.index_select(0, und_place))
+        und = und + self.mlp(self.post_attention_layernorm(und))
+
+        # Generation expert: the same with its own weights.
         if gen is not None and len(gen):
-            gen = self._finish(gen, mixed.index_select(0, at_gen), GEN)
+            gen = gen + self.self_attn.o_proj_moe_gen(attended.index_select(0, gen_place))
+            gen = gen + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen))
         return Rows(und=und, gen=gen), k, v
-
-    def _project(self, x: Tensor, expert: str) -> tuple[Tensor, Tensor, Tensor]:
-        return self.self_attn.project(getattr(self, "input_layernorm" + expert)(x), expert)
-
-    def _finish(self, x: Tensor, mixed: Tensor, expert: str) -> Tensor:
-        x = x + getattr(self.self_attn, "o_proj" + expert)(mixed)
-        h = getattr(self, "post_attention_layernorm" + expert)(x)
-        out: Tensor = x + getattr(self, "mlp" + expert)(h)
-        return out
 
 
 class Decoder(nn.Module):
@@ -332,7 +356,8 @@ class PositionTable(nn.Module):
 class Bagel(nn.Module):
     """The whole model but the autoencoder, which works on pictures alone.
 
-    `forward` serves training and prefill alike: packed rows, optionally behind a cache.
+    `forward` takes packed rows, optionally after a cache: for training and scoring. `prefill`
+    grows a cache; `next_logits` and `velocity` are the steps of text and picture generation.
     """
 
     def __init__(self, config: BagelConfig) -> None:
@@ -356,7 +381,7 @@ class Bagel(nn.Module):
     def device(self) -> torch.device:
         return self.language_model.model.norm.weight.device
 
-    # --- in -------------------------------------------------------------------------------
+    # --- inputs ---------------------------------------------------------------------------
 
     def see(self, patches: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
         """Pictures as patch rows -> their features [n, D], ready for `Vit(features=...)`."""
@@ -391,7 +416,7 @@ class Bagel(nn.Module):
             gen.append(packed.soft_gen.to(dtype))
         return Rows(und=torch.cat(und), gen=torch.cat(gen) if gen else None)
 
-    # --- through --------------------------------------------------------------------------
+    # --- layers ---------------------------------------------------------------------------
 
     def forward(
         self,
@@ -402,7 +427,7 @@ class Bagel(nn.Module):
         logits: bool = False,
         hidden: bool = False,
     ) -> Outputs:
-        """Run a batch, optionally behind a cache (of one context, or one per sample).
+        """Run a batch, optionally after a cache (of one context, or one per sample).
 
         The cache may carry a graph: a concept's turn can be computed once for a whole batch.
         `rows` replaces `embed(packed)`. `logits` and `hidden` ask for what `Outputs` says.
@@ -419,24 +444,25 @@ class Bagel(nn.Module):
         keep: tuple[Tensor, Tensor] | None,
         trace: bool = False,
     ) -> tuple[list[Tensor], Rows, list[tuple[Tensor, Tensor]]]:
-        """States in reading order (where traced), the last rows, and each layer's keys, values."""
+        """States in reading order (where traced), the last rows, and each layer's keys and values
+        [B, P + L, Hkv, Dh]."""
         rows = self.embed(packed) if rows is None else rows
         if cache is not None:
             cache = cache.expand(packed.batch)
         frame = self._frame(packed, cache)
         states = [rows.read(packed)] if trace else []
         layers = self.language_model.model.layers
-        seen = []
+        grown = []
         for i, layer in enumerate(layers):
             past = None if cache is None else (cache.keys[i], cache.values[i])
             last = i == len(layers) - 1
             rows, k, v = layer(rows, frame, past, keep if last else None)
-            seen.append((k, v))
+            grown.append((k, v))
             if trace:
                 states.append(rows.read(packed))
-        return states, rows, seen
+        return states, rows, grown
 
-    def _frame(self, packed: Packed, cache: Cache | None) -> _Frame:
+    def _frame(self, packed: Packed, cache: Cache | None) -> Frame:
         positions, mask = packed.positions, packed.mask
         if cache is not None:
             positions = positions + cache.positions.index_select(0, packed.sample)
@@ -450,7 +476,7 @@ class Bagel(nn.Module):
         steps = torch.arange(0, c.head_dim, 2, dtype=torch.float32, device=positions.device)
         frequency = 1.0 / (c.rope_theta ** (steps / c.head_dim))
         angle = positions.float()[:, None, None] * frequency
-        return _Frame(
+        return Frame(
             batch=packed.batch,
             length=packed.length,
             gather=packed.gather,
@@ -460,7 +486,7 @@ class Bagel(nn.Module):
             mask=mask,
         )
 
-    # --- out ------------------------------------------------------------------------------
+    # --- heads ----------------------------------------------------------------------------
 
     def _heads(
         self, packed: Packed, rows: Rows, states: list[Tensor], kept: bool, logits: bool
@@ -480,7 +506,7 @@ class Bagel(nn.Module):
             scores = self.language_model.logits(decoder.norm(und))
             ce = F.cross_entropy(scores.float(), packed.labels, reduction="none")
         if len(packed.noised_at):
-            assert rows.gen is not None  # for the type checker: noised tokens are gen rows
+            assert rows.gen is not None  # for the type checker: noised tokens are rows of gen
             gen = rows.gen if kept else rows.gen.index_select(0, packed.noised_at)
             velocity = self.llm2vae(decoder.norm_moe_gen(gen))
             if packed.target is not None:
@@ -496,7 +522,7 @@ class Bagel(nn.Module):
     # --- contexts -------------------------------------------------------------------------
 
     def empty_cache(self, batch: int = 1) -> Cache:
-        """The context that holds nothing."""
+        """The cache of empty contexts."""
         c = self.config.llm
         shape = (batch, 0, c.num_key_value_heads, c.head_dim)
         none = torch.zeros(shape, dtype=self.dtype, device=self.device)
@@ -510,29 +536,32 @@ class Bagel(nn.Module):
         """Append segments to a cache: one sequence of segments per context.
 
         One cache may start several contexts. Keeps the graph where gradients are on.
-        Raises ValueError for pictures to be drawn: those never enter a cache.
+        Raises ValueError for pictures to be generated: those never enter a cache.
         """
         cache = (self.empty_cache() if cache is None else cache).expand(len(contexts))
         if any(isinstance(segment, Noise) for context in contexts for segment in context):
-            raise ValueError("a picture to be drawn cannot enter a context")
+            raise ValueError("a picture to be generated cannot enter a context")
         if not any(contexts):
             return cache
         return self._append(pack(contexts, self.config, self.device), cache)
 
     def _append(self, packed: Packed, cache: Cache) -> Cache:
         none = packed.place[:0]
-        _, _, seen = self._run(packed, cache, None, (none, none))
-        return self._grown(packed, cache, seen)
+        _, _, layers = self._run(packed, cache, None, (none, none))
+        return self._grown(packed, cache, layers)
 
-    def _grown(self, packed: Packed, cache: Cache, seen: Sequence[tuple[Tensor, Tensor]]) -> Cache:
+    def _grown(
+        self, packed: Packed, cache: Cache, layers: Sequence[tuple[Tensor, Tensor]]
+    ) -> Cache:
+        """`cache` with the rows of `packed` at its end; `layers` hold the keys and values."""
         mask = None
         steps = torch.arange(packed.length, device=packed.lengths.device)
         real = steps < packed.lengths[:, None]
         if cache.mask is not None or packed.gather.shape != packed.place.shape:
             mask = torch.cat((cache.real_rows(), real), dim=1)
         return Cache(
-            keys=tuple(k for k, _ in seen),
-            values=tuple(v for _, v in seen),
+            keys=tuple(k for k, _ in layers),
+            values=tuple(v for _, v in layers),
             positions=cache.positions + packed.advance,
             mask=mask,
         )
@@ -541,12 +570,12 @@ class Bagel(nn.Module):
         """Feed one id per context -> logits [B, vocab] float32 of the next, and the grown cache."""
         packed = pack([[Text((i,), raw=True)] for i in ids], self.config, self.device)
         rows = torch.arange(len(ids), device=self.device)
-        _, last, seen = self._run(packed, cache, None, (rows, rows[:0]))
+        _, last, layers = self._run(packed, cache, None, (rows, rows[:0]))
         scores = self.language_model.logits(self.language_model.model.norm(last.und))
-        return scores.float(), self._grown(packed, cache.expand(len(ids)), seen)
+        return scores.float(), self._grown(packed, cache.expand(len(ids)), layers)
 
     def drawing(self, batch: int, grid: Grid) -> Packed:
-        """The layout of `batch` pictures to be drawn, to be used for every step of `velocity`."""
+        """The layout of `batch` pictures to be generated; every step of `velocity` takes it."""
         blank = torch.zeros(grid[0] * grid[1], self.config.latent_width)
         return pack([[Noise(blank, grid, 0.0)]] * batch, self.config, self.device)
 
@@ -586,7 +615,7 @@ def initialise(model: Bagel, seed: int) -> None:
                     module.bias.zero_()
         own = dict(model.named_parameters())
         for name, parameter in own.items():
-            if GEN in name:
+            if GEN in name:  # its twin of the understanding expert
                 parameter.copy_(own[name.replace(GEN, "")])
         model.llm2vae.weight.zero_()
         model.llm2vae.bias.zero_()

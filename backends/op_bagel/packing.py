@@ -74,10 +74,11 @@ class Latent:
 
 @dataclass(frozen=True, eq=False)
 class Noise:
-    """A picture to be drawn: clean `tokens` [n, latent width], a time `t` in [0, 1], `noise`.
+    """A picture to be generated: clean `tokens` [n, latent width], a time `t` in [0, 1], `noise`.
 
     The model reads (1 - t) * tokens + t * noise and is taught noise - tokens. Without `noise`
-    the tokens are read as they are and nothing is taught. Nothing later sees these rows.
+    the tokens are read as they are and nothing is taught. No row of another segment attends to
+    these rows.
     """
 
     tokens: Tensor
@@ -86,14 +87,7 @@ class Noise:
     noise: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Gap:
-    """No rows, but positions pass: an image left out for guidance training takes one."""
-
-    positions: int = 1
-
-
-Segment = Text | Vit | Latent | Noise | Gap
+Segment = Text | Vit | Latent | Noise
 Sample = Sequence[Segment]
 
 
@@ -123,7 +117,7 @@ class Packed:
     patch_counts: tuple[int, ...]  # patches of each picture
     features: Tensor | None  # [Nf, D]
     soft_und: Tensor | None  # [Nsu, D]
-    latents: Tensor | None  # [Nl, latent width], noised where they are to be drawn
+    latents: Tensor | None  # [Nl, latent width], noised where they are to be generated
     latent_ids: Tensor  # [Nl] into the latent table
     latent_image: Tensor  # [Nl] which entry of `times`
     times: Tensor  # [I] one per latent picture
@@ -132,7 +126,7 @@ class Packed:
     label_at: Tensor  # [K] und row that predicts each
     label_weights: Tensor  # [K] n^-0.5 per turn of n labels; 1 for a follow-up token
     label_sample: Tensor  # [K]
-    noised_at: Tensor  # [M] gen row of each token to be drawn
+    noised_at: Tensor  # [M] gen row of each noised token
     noised_sample: Tensor  # [M]
     target: Tensor | None  # [M, latent width], velocity from data to noise
 
@@ -183,9 +177,9 @@ def pack(
 
     L is rounded up to a `multiple`: attention over many short samples is faster at 16.
 
-    Positions: a text turn takes one per row; a picture one in all; a picture to be drawn none.
-    Masks: causal, but whole inside a picture; noised pictures are seen by themselves only.
-    Raises ValueError for an empty sample, a table too small, or shapes that do not agree.
+    Positions: a text turn takes one per row; a picture one in all; a picture to be generated none.
+    Masks: causal, but full inside a picture; noised pictures are visible to themselves only.
+    Raises ValueError for an empty sample, a position table too small, or shapes that do not agree.
     """
     build = _Build(config)
     for number, sample in enumerate(samples):
@@ -218,9 +212,6 @@ class _Build:
         row = position = 0
         for segment in segments:
             start = row
-            if isinstance(segment, Gap):
-                position += segment.positions
-                continue
             if isinstance(segment, Text):
                 row += self._text(sample, segment, row, position)
                 position += row - start
@@ -351,7 +342,7 @@ class _Build:
         if not self.lengths:
             raise ValueError("nothing to pack")
         if self.targets and len(self.targets) != len(self.noised):
-            raise ValueError("either every picture to be drawn comes with its noise, or none")
+            raise ValueError("either every picture to be generated comes with its noise, or none")
         groups = (self.text, self.patch, self.feature, self.soft_und, self.latent, self.soft_gen)
         batch, length = len(self.lengths), -(-max(self.lengths) // multiple) * multiple
         sample = _long([i for group in groups for i in group.sample])
@@ -413,7 +404,7 @@ class _Build:
         visible = causal | (same & (kind > 0)[:, :, None])
         visible &= same | (kind < 2)[:, None, :]
         if not even:
-            # Padding is seen by no real row; it sees itself, so that its softmax stays finite.
+            # No real row attends to padding; padding attends to itself: its softmax stays finite.
             padding = block < 0
             eye = torch.eye(length, dtype=torch.bool)
             visible &= ~padding[:, None, :] | eye

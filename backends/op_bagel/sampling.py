@@ -1,4 +1,4 @@
-"""Drawing and speaking with a BAGEL model: the flow sampler with its two guidances, and text.
+"""Generating with a BAGEL model: pictures by rectified flow with two guidances, and text.
 
 Source: BAGEL release, inference code; sampler defaults are those of its examples.
 """
@@ -52,7 +52,8 @@ def noise_tokens(grid: Grid, width: int, seeds: Sequence[int]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How far the drawing leans away from a context without the text, and without the pictures.
+    """Classifier-free guidance: how far a picture moves away from what the model would generate
+    without the text, and without the pictures of its context.
 
     Nothing is guided where `text` <= 1, nor outside lo < t <= hi. `image` acts above 1.
     `renorm_min` 1 switches the renorm off; 0 lets it shrink freely.
@@ -87,9 +88,10 @@ class Guidance:
         return guided * self._shrink(full, guided, (-1,) if self.renorm == "channel" else (-2, -1))
 
     def _shrink(self, full: Tensor, guided: Tensor, dims: tuple[int, ...]) -> Tensor:
-        wanted: Tensor = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
-        found: Tensor = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
-        return (wanted / (found + 1e-8)).clamp(min=self.renorm_min, max=1.0)
+        """What brings the guided norm down to that of the full context, `renorm_min` at least."""
+        target: Tensor = torch.linalg.vector_norm(full, dim=dims, keepdim=True)
+        present: Tensor = torch.linalg.vector_norm(guided, dim=dims, keepdim=True)
+        return (target / (present + 1e-8)).clamp(min=self.renorm_min, max=1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,7 +103,6 @@ class Step:
     t: float
     state: Tensor
     velocity: Tensor
-    clean: Tensor  # the picture as it looks from here: state before - t * velocity
     branches: dict[str, Tensor]  # "full" and, where they ran, "no_text" and "no_image"
 
 
@@ -120,7 +121,7 @@ def sample_latents(
     together: bool = True,
     on_step: Callable[[Step], None] | None = None,
 ) -> Tensor:
-    """Draw S pictures from `noise` [S, n, latent width] -> latent tokens of the same shape.
+    """Generate S pictures from `noise` [S, n, latent width] -> latent tokens of the same shape.
 
     `full` holds the whole context, `no_text` the one without the last text turn (an empty one
     where absent), `no_image` the one with text turns only (needed where guidance.image > 1);
@@ -158,11 +159,10 @@ def sample_latents(
     x = noise.to(model.device, torch.float32)
     times = time_grid(steps, shift).tolist()
     for index, (t, after) in enumerate(pairwise(times)):
-        found = velocities(x, t)
-        v = found["full"]
-        if len(found) > 1:
-            v = guidance.combine(v, found["no_text"], found.get("no_image"))
-        clean = x - t * v
+        predicted = velocities(x, t)
+        v = predicted["full"]
+        if len(predicted) > 1:
+            v = guidance.combine(v, predicted["no_text"], predicted.get("no_image"))
         x = x - (t - after) * v
         if on_step is not None:
             on_step(
@@ -172,8 +172,7 @@ def sample_latents(
                     t=t,
                     state=x,
                     velocity=v,
-                    clean=clean,
-                    branches=found,
+                    branches=predicted,
                 )
             )
     return x
@@ -188,10 +187,10 @@ def decode_text(
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
-    """Speak from one context: ids one by one, without bos, until eos or `max_new` ids.
+    """Generate text after one context: ids one by one, without bos, until eos or `max_new` ids.
 
     Greedy at temperature 0, else sampled with the (CPU) generator. To go on after the answer,
-    prefill it again as a text turn.
+    prefill it as a text turn.
     """
     special = model.config.special_tokens
     token = special.bos_token_id

@@ -261,8 +261,8 @@ class AutoEncoder(nn.Module):
     def encode(self, images: Tensor, eps: Tensor | None = None) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> scaled latents [B, z, h, w].
 
-        `eps` [B, z, h, w] is the standard normal noise of the draw, always drawn by the release;
-        without it the mean is taken. scaled = scale * (mean + exp(logvar / 2) * eps - shift).
+        `eps` [B, z, h, w] is standard normal noise; the release always samples. Without it the
+        mean is taken. scaled = scale * (mean + exp(logvar / 2) * eps - shift).
         """
         mean, logvar = self.moments(images)
         z = mean if eps is None else mean + torch.exp(0.5 * logvar) * eps

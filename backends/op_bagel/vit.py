@@ -86,13 +86,15 @@ class ViTEmbeddings(nn.Module):
 
 
 class ViTEncoder(nn.Module):
+    """The layers, under their released name."""
+
     def __init__(self, c: ViTConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(ViTLayer(c) for _ in range(c.num_hidden_layers))
 
 
 class VisionTransformer(nn.Module):
-    """Patches of several pictures -> one row each; pictures do not see each other."""
+    """Patches of several pictures -> one row each; no picture attends to another."""
 
     def __init__(self, c: ViTConfig) -> None:
         super().__init__()
@@ -121,6 +123,8 @@ class VisionTransformer(nn.Module):
 
 
 class VisionModel(nn.Module):
+    """The transformer, under its released name."""
+
     def __init__(self, c: ViTConfig) -> None:
         super().__init__()
         self.vision_model = VisionTransformer(c)
