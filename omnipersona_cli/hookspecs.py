@@ -156,9 +156,6 @@ class Progress:
     images: tuple[Image, ...] = ()
 
 
-Look = Literal["any", "alike"]
-
-
 @hookspec
 def op_backends() -> Sequence[BackendInfo]:
     """The backends this plugin brings."""
@@ -202,8 +199,3 @@ def op_negatives(
     a backend that can may answer with look-alikes that differ in one thing; ``backend`` is the
     name of the backend that will learn, so that plugins answer only with pictures of its kind."""
     return ()
-
-
-@hookspec
-def op_progress(event: Progress) -> None:
-    """Told of every beat of long work: for trackers and pages."""

@@ -1,29 +1,31 @@
 """Find plugins, ask them what they bring, open a backend when it is chosen.
 
-The only user of pluggy: hook calls are untyped, so they hide behind the typed functions here.
-Whatever a person sees is sorted by name, because pluggy calls the last registered plugin first.
+The only user of pluggy. A plugin can break only itself: each is asked by itself, one that raises or
+gives what it should not is left out of that answer, and `problems` remembers why. A name that two
+plugins bring belongs to neither of them, except that what comes with omnipersona keeps its name.
+Whatever a person sees is sorted by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from itertools import chain
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import pluggy
 
 from omnipersona_cli import hookspecs
 from omnipersona_cli.backend import Backend, BackendInfo
-from omnipersona_cli.errors import MissingError, nearest
+from omnipersona_cli.errors import MissingError, UsageError, nearest
 from omnipersona_cli.hookspecs import (
     CommandInfo,
     DatasetInfo,
     ImporterInfo,
     JudgeInfo,
-    Progress,
     Subject,
 )
 
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 GROUP = "omnipersona"
-"""The entry-point group, and pluggy's project name."""
+"""The entry-point group, pluggy's project name, and the distribution whose plugins are built in."""
+
+DISABLE = "OMNIPERSONA_DISABLE"
+"""The variable that switches plugins off: their names with commas between them."""
 
 DEFAULT_BACKEND = "nano"
 """What a verb uses when neither ``-b`` nor a pack says otherwise."""
@@ -45,16 +50,54 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why something of a plugin is left out: ``message`` on one line, what was asked in ``where``
+    (a hook, or "loading"), and the ``name`` that was refused where it is only that."""
+
+    plugin: str
+    where: str
+    message: str
+    name: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """Every plugin that works, and what is known of the rest."""
+
+    manager: pluggy.PluginManager
+    built_in: frozenset[str]
+    disabled: tuple[str, ...]
+    problems: dict[Problem, None] = field(default_factory=dict)
+
+    def remember(self, plugin: str, where: str, message: str, *, name: str = "") -> None:
+        """Keep a problem; the same one is kept once, however often it is met."""
+        line = " ".join(message.split())
+        self.problems[Problem(plugin=plugin, where=where, message=line, name=name)] = None
 
 
 def plugin_manager() -> pluggy.PluginManager:
     """The plugin manager, with every installed plugin registered; made once."""
-    return _loaded()[0]
+    return _loaded().manager
 
 
-def broken_plugins() -> list[tuple[str, Exception]]:
-    """Plugins that were skipped: they cannot be imported, or implement a hook we do not have."""
-    return list(_loaded()[1])
+def problems() -> list[Problem]:
+    """What was left out so far: plugins that cannot be loaded, hooks that failed, names that two
+    plugins bring."""
+    return list(_loaded().problems)
+
+
+def problems_so_far() -> list[Problem]:
+    """As `problems`, and nothing where no plugin has been asked anything: loads none."""
+    return problems() if _loaded.cache_info().currsize else []
+
+
+def disabled_plugins() -> tuple[str, ...]:
+    """Names that `DISABLE` switches off, installed or not."""
+    return _loaded().disabled
 
 
 def forget() -> None:
@@ -68,67 +111,84 @@ def plugins() -> list[str]:
 
 
 @cache
-def _loaded() -> tuple[pluggy.PluginManager, list[tuple[str, Exception]]]:
+def _loaded() -> _Loaded:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    broken: list[tuple[str, Exception]] = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda found: found.name):
+    names = (name.strip() for name in os.environ.get(DISABLE, "").split(","))
+    disabled = tuple(sorted({name for name in names if name}))
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    built_in = frozenset(entry.name for entry in entries if _is_built_in(entry))
+    loaded = _Loaded(manager=manager, built_in=built_in, disabled=disabled)
+    for entry in entries:
+        if entry.name in disabled:
+            continue
         try:
             manager.register(entry.load(), name=entry.name)
-        except Exception as error:  # a stranger's code: one broken plugin must not take `op` down
-            broken.append((entry.name, error))
+        except (Exception, SystemExit) as error:  # a stranger's code; some modules end in exit()
+            loaded.remember(entry.name, "loading", _said(error))
     while True:
         try:
             manager.check_pending()  # a hook we do not have: misspelt, or made for a newer op
-            return manager, broken
+            return loaded
         except pluggy.PluginValidationError as error:
-            broken.append((manager.get_name(error.plugin) or repr(error.plugin), error))
+            name = manager.get_name(error.plugin) or repr(error.plugin)
+            loaded.remember(name, "loading", _said(error))
             manager.unregister(error.plugin)
 
 
 def backends() -> dict[str, BackendInfo]:
     """Installed backends by name. Imports no model code."""
-    return _by_name(plugin_manager().hook.op_backends())
+    return _described("op_backends", BackendInfo, "backend")
 
 
-def commands() -> dict[str, CommandInfo]:
-    """Commands that plugins add, by name."""
-    return _by_name(plugin_manager().hook.op_commands())
+def commands(reserved: Collection[str] = ()) -> dict[str, CommandInfo]:
+    """Commands that plugins add, by name; ``reserved`` are names that they cannot have."""
+    return _described("op_commands", CommandInfo, "command", reserved)
 
 
 def judges() -> dict[str, JudgeInfo]:
     """Judges that plugins bring, by name."""
-    return _by_name(plugin_manager().hook.op_judges())
+    return _described("op_judges", JudgeInfo, "judge")
 
 
 def datasets() -> dict[str, DatasetInfo]:
     """Benchmarks that plugins can draw, by name."""
-    return _by_name(plugin_manager().hook.op_datasets())
+    return _described("op_datasets", DatasetInfo, "dataset")
 
 
 def importers() -> dict[str, ImporterInfo]:
     """Readers of what other programs saved, by the program's name."""
-    return _by_name(plugin_manager().hook.op_importers())
+    return _described("op_importers", ImporterInfo, "importer")
 
 
 def find_subject(photo: Image, kind: str) -> Subject | None:
     """Where the subject of ``photo`` is, from the first finder that knows."""
-    return cast("Subject | None", plugin_manager().hook.op_find_subject(photo=photo, kind=kind))
+
+    def one(answer: object) -> Subject | None:
+        if answer is not None and not isinstance(answer, Subject):
+            raise TypeError(f"a Subject or None was asked for, not {type(answer).__name__}")
+        return answer
+
+    asked = _asked("op_find_subject", one, photo=photo, kind=kind)
+    return next((found for _, found in asked if found is not None), None)
 
 
 def negatives(
     kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
 ) -> list[Image]:
     """At most ``count`` pictures that are not the concept, from all plugins in turn."""
-    answers = plugin_manager().hook.op_negatives(
-        kind=kind, count=count, seed=seed, photos=photos, backend=backend
+    from PIL.Image import Image
+
+    asked = _asked(
+        "op_negatives",
+        lambda answer: _all_of(answer, Image),
+        kind=kind,
+        count=count,
+        seed=seed,
+        photos=photos,
+        backend=backend,
     )
-    return list(chain.from_iterable(answers))[:count]
-
-
-def report(event: Progress) -> None:
-    """Tell every listening plugin about one beat of long work."""
-    plugin_manager().hook.op_progress(event=event)
+    return [picture for _, pictures in asked for picture in pictures][:count]
 
 
 def load(entry: str) -> Any:
@@ -138,10 +198,18 @@ def load(entry: str) -> Any:
 
 
 def backend_info(name: str) -> BackendInfo:
-    """The description of the backend called ``name``; MissingError when there is none."""
+    """The description of the backend called ``name``.
+
+    Raises MissingError when there is none, UsageError when two plugins bring one.
+    """
     known = backends()
     if name not in known:
+        _check_contested("op_backends", name)
         guess = nearest(name, known)
+        if name in disabled_plugins():
+            raise MissingError(
+                f"the plugin {name} is switched off by {DISABLE}", hint=f"unset {DISABLE}"
+            )
         raise MissingError(
             f"there is no backend called {name!r}",
             hint=f"did you mean {guess}? See `op backends`" if guess else "see `op backends`",
@@ -150,9 +218,13 @@ def backend_info(name: str) -> BackendInfo:
 
 
 def importer_info(name: str) -> ImporterInfo:
-    """The importer called ``name``; MissingError when there is none."""
+    """The importer called ``name``.
+
+    Raises MissingError when there is none, UsageError when two plugins bring one.
+    """
     known = importers()
     if name not in known:
+        _check_contested("op_importers", name)
         guess = nearest(name, known)
         raise MissingError(
             f"nothing here reads concepts of {name!r}",
@@ -183,5 +255,72 @@ def open_backend(
         ) from error
 
 
-def _by_name(answers: Iterable[Iterable[N]]) -> dict[str, N]:
-    return {info.name: info for info in sorted(chain(*answers), key=lambda info: info.name)}
+def _asked(hook: str, check: Callable[[object], T], **arguments: Any) -> Iterator[tuple[str, T]]:
+    """Each plugin's name and its own answer to ``hook``, as ``check`` gives it back, in pluggy's
+    order; a plugin that raises, in the hook or in the check, is left out and remembered."""
+    loaded = _loaded()
+    for implementation in reversed(getattr(loaded.manager.hook, hook).get_hookimpls()):
+        given = [arguments[name] for name in implementation.argnames]
+        try:
+            answer = check(implementation.function(*given))
+        except (Exception, SystemExit) as error:
+            loaded.remember(implementation.plugin_name, hook, _said(error))
+        else:
+            yield implementation.plugin_name, answer
+
+
+def _described(hook: str, kind: type[N], what: str, reserved: Collection[str] = ()) -> dict[str, N]:
+    """What all plugins bring, by name. A name that two bring is left out, and remembered, unless
+    one of the two is built in; a reserved one is always left out."""
+    loaded = _loaded()
+    brought: dict[str, dict[str, N]] = {}
+    for plugin, infos in _asked(hook, lambda answer: _all_of(answer, kind)):
+        for info in infos:
+            if info.name in reserved:
+                message = f"op has a {what} called {info.name!r} of its own"
+                loaded.remember(plugin, hook, message, name=info.name)
+            elif plugin in brought.get(info.name, {}):
+                message = f"it brings two of a {what} called {info.name!r}; the first is kept"
+                loaded.remember(plugin, hook, message, name=info.name)
+            else:
+                brought.setdefault(info.name, {})[plugin] = info
+    known = {}
+    for name, infos_by_plugin in sorted(brought.items()):
+        owners = sorted(infos_by_plugin)
+        ours = [plugin for plugin in owners if plugin in loaded.built_in]
+        keeper = ours[0] if len(ours) == 1 else owners[0] if len(owners) == 1 else None
+        if keeper is not None:
+            known[name] = infos_by_plugin[keeper]
+        for plugin in owners:
+            if plugin != keeper and len(owners) > 1:
+                others = ", ".join(other for other in owners if other != plugin)
+                message = f"the plugin {others} brings a {what} called {name!r} too"
+                loaded.remember(plugin, hook, message, name=name)
+    return known
+
+
+def _check_contested(hook: str, name: str) -> None:
+    """UsageError where ``name`` is known to be brought by two plugins."""
+    for problem in problems():
+        if problem.where == hook and problem.name == name:
+            raise UsageError(
+                f"the plugin {problem.plugin} brings {name!r}, but {problem.message}",
+                hint=f"switch one of them off: export {DISABLE}={problem.plugin}",
+            )
+
+
+def _all_of(answer: object, kind: type[T]) -> list[T]:
+    """``answer`` as a list of ``kind``; TypeError where it is none."""
+    items = list(cast("Sequence[object]", answer))
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"{kind.__name__} was asked for, not {type(item).__name__}")
+    return cast("list[T]", items)
+
+
+def _is_built_in(entry: EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == GROUP
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

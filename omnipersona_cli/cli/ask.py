@@ -35,7 +35,6 @@ LONGEST_NAME = 255
 )
 @click.option("--exit-code", is_flag=True, help='Exit with 1 unless the answer is "yes".')
 @options.as_json
-@options.talk
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -29,7 +29,6 @@ FETCHED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken
     epilog="\b\nExamples:\n  op backends\n  op backends show nano\n  op backends --json",
 )
 @options.as_json
-@options.talk
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the models that can learn a concept, or look closer at one."""
@@ -53,14 +52,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
             for info in infos
         ],
     )
-    for name, error in registry.broken_plugins():
-        output.note(f"The plugin {name} was skipped: {error}. See `op doctor`.")
 
 
 @command.command(epilog="\b\nExamples:\n  op backends show nano\n  op backends show nano --json")
 @click.argument("name", shell_complete=options.complete_backends)
 @options.as_json
-@options.talk
 def show(name: str, as_json: bool) -> None:
     """Show what one backend can do."""
     info = registry.backend_info(name)
@@ -97,7 +93,6 @@ def show(name: str, as_json: bool) -> None:
 @options.model
 @options.offline
 @options.as_json
-@options.talk
 def fetch(name: str, model: str | None, as_json: bool) -> None:
     """Download a backend's weights, to open it offline later."""
     info = registry.backend_info(name)

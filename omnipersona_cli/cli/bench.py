@@ -22,7 +22,6 @@ def command() -> None:
 
 @command.command(epilog="\b\nExamples:\n  op bench judges\n  op bench judges --json")
 @options.as_json
-@options.talk
 def judges(as_json: bool) -> None:
     """List who can score, and what each of them needs."""
     from omnipersona_cli import registry
@@ -50,8 +49,8 @@ def judges(as_json: bool) -> None:
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--concepts", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--set", "name", default="toy", show_default=True, help="Which made-up set.")
-@options.talk
-def export_toy(folder: Path, concepts: int, name: str) -> None:
+@options.as_json
+def export_toy(folder: Path, concepts: int, name: str, as_json: bool) -> None:
     """Draw a complete benchmark into FOLDER, with what is true beside it."""
     from omnipersona_cli import registry
     from omnipersona_cli.hookspecs import Progress
@@ -72,7 +71,10 @@ def export_toy(folder: Path, concepts: int, name: str) -> None:
             ),
         )
     output.note(f"drew {concepts} concepts")
-    output.answer(folder)
+    if as_json:
+        output.answer_json({"path": str(folder), "set": name, "concepts": concepts})
+    else:
+        output.answer(folder)
 
 
 @command.command(
@@ -112,7 +114,6 @@ def export_toy(folder: Path, concepts: int, name: str) -> None:
     help="Keep results there; the same command goes on with an interrupted run.",
 )  # fmt: skip
 @options.as_json
-@options.talk
 def run(
     data: Path,
     backend: str | None,
@@ -184,7 +185,6 @@ def run(
     help="The data set, for the photos and the sources of edits on the page.",
 )  # fmt: skip
 @options.as_json
-@options.talk
 def report(results: tuple[Path, ...], page: Path | None, data: Path | None, as_json: bool) -> None:
     """Print the table of RESULTS, and what the paper found and whether it holds here."""
     from omnipersona_cli.bench import report as reporting

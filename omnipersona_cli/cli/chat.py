@@ -30,7 +30,6 @@ _REMEMBERED = 6
     help="The longest answer.",
 )
 @options.as_json
-@options.talk
 def command(
     image: str | None,
     backend: str | None,

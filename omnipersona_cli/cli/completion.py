@@ -17,9 +17,9 @@ Examples:
   op completion fish > ~/.config/fish/completions/op.fish"""
 )
 @click.argument("shell", type=click.Choice(SHELLS))
-@options.talk
+@options.as_json
 @click.pass_context
-def command(ctx: click.Context, shell: str) -> None:
+def command(ctx: click.Context, shell: str, as_json: bool) -> None:
     """Print the completion script of a shell."""
     from click.shell_completion import get_completion_class
 
@@ -31,4 +31,8 @@ def command(ctx: click.Context, shell: str) -> None:
     # The template alone: source() of bash first asks the bash found here for its version, but the
     # script may be meant for another machine.
     shape = complete(ctx.find_root().command, {}, script, variable)
-    output.answer(shape.source_template % shape.source_vars())
+    text = shape.source_template % shape.source_vars()
+    if as_json:
+        output.answer_json({"shell": shell, "script": text})
+    else:
+        output.answer(text)

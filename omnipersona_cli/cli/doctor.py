@@ -30,7 +30,6 @@ PACKAGES = (
 @options.opening
 @options.seed
 @options.as_json
-@options.talk
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
     """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
@@ -47,10 +46,8 @@ def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
             for info in registry.backends().values()
         ],
         "plugins": registry.plugins(),
-        "broken_plugins": [
-            {"name": name, "error": f"{type(error).__name__}: {error}"}
-            for name, error in registry.broken_plugins()
-        ],
+        "disabled_plugins": list(registry.disabled_plugins()),
+        "broken_plugins": _plugin_problems(ctx),
         "folders": {
             "config": _folder(config.config_folder()),
             "data": _folder(config.data_folder()),
@@ -83,8 +80,10 @@ def _print(found: dict[str, Any]) -> None:
             f"backend    {backend['name']}: {backend['pictures']}, needs {backend['needs_gb']:g} GB"
         )
     say("plugins    " + ", ".join(found["plugins"]))
+    if found["disabled_plugins"]:
+        say(f"disabled   {', '.join(found['disabled_plugins'])} ({registry.DISABLE})")
     for plugin in found["broken_plugins"]:
-        say(f"skipped    {plugin['name']}: {plugin['error']}")
+        say(f"skipped    {plugin['name']} ({plugin['where']}): {plugin['error']}")
     for name, folder in found["folders"].items():
         remark = "" if folder["writable"] else " (cannot be written)"
         say(f"{name:<10} {folder['path']}{remark}")
@@ -93,6 +92,19 @@ def _print(found: dict[str, Any]) -> None:
         say(f"setting    {setting['name']} = {value} ({setting['source']})")
     if found["settings_error"]:
         say(f"settings   {found['settings_error']}")
+
+
+def _plugin_problems(ctx: click.Context) -> list[dict[str, str]]:
+    """What is left out of plugins, after every hook that describes something was asked."""
+    for ask in (registry.backends, registry.judges, registry.datasets, registry.importers):
+        ask()
+    root = ctx.find_root()
+    if isinstance(root.command, click.Group):
+        root.command.list_commands(root)
+    return [
+        {"name": problem.plugin, "where": problem.where, "error": problem.message}
+        for problem in registry.problems()
+    ]
 
 
 def _version(package: str) -> str | None:

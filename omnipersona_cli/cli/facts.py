@@ -19,7 +19,6 @@ from omnipersona_cli.errors import MissingError, UsageError, nearest
 @click.argument("change", type=click.Choice(["add", "rm"]), required=False)
 @click.argument("text", required=False)
 @options.as_json
-@options.talk
 def command(name: str, change: str | None, text: str | None, as_json: bool) -> None:
     """List the facts of a concept, add one, or remove one.
 

@@ -87,30 +87,38 @@ A slot fits only the backbone that it was learned on; facts fit all.""",
     "network": (
         "When the network is used, and how to forbid it.",
         """\
-The network is used only by `op backends fetch`, when a backend opens whose weights are not here
-yet, and by the judge vlm of `op bench`, which sends questions and pictures to the endpoint that you
-name; all say so first. --offline, or HF_HUB_OFFLINE=1, forbids it. The backend nano has its weights
-in the package and never needs the network. Nothing is ever reported anywhere.""",
+The network is used only by `op backends fetch`, which says first how much it brings, and by the
+judge vlm of `op bench`, which sends questions and pictures to the endpoint that you name. A backend
+whose weights are not here does not open; it names the `op backends fetch` that brings them.
+--offline, or HF_HUB_OFFLINE=1, forbids both, but for an endpoint on this machine. The backend nano
+has its weights in the package. Nothing is ever reported anywhere.""",
     ),
 }
 
 
 @click.command(epilog="\b\nExamples:\n  op help config\n  op help gen\n  op help concepts show")
 @click.argument("topic", nargs=-1)
-@options.talk
+@options.as_json
 @click.pass_context
-def command(ctx: click.Context, topic: tuple[str, ...]) -> None:
+def command(ctx: click.Context, topic: tuple[str, ...], as_json: bool) -> None:
     """Explain a command or a topic."""
     if not topic:
-        output.answer(ctx.find_root().get_help())
-        output.answer("\nTopics:")
-        width = max(map(len, TOPICS))
-        for name, (summary, _) in TOPICS.items():
-            output.answer(f"  {name:<{width}}  {summary}")
+        text = _overview(ctx.find_root())
     elif len(topic) == 1 and topic[0] in TOPICS:
-        output.answer(TOPICS[topic[0]][1])
+        text = TOPICS[topic[0]][1]
     else:
-        output.answer(_command_help(ctx.find_root(), topic))
+        text = _command_help(ctx.find_root(), topic)
+    if as_json:
+        output.answer_json({"topic": " ".join(topic), "text": text, "topics": list(TOPICS)})
+    else:
+        output.answer(text)
+
+
+def _overview(root: click.Context) -> str:
+    """The help of `op` itself, and the topics."""
+    width = max(map(len, TOPICS))
+    topics = [f"  {name:<{width}}  {summary}" for name, (summary, _) in TOPICS.items()]
+    return "\n".join([root.get_help(), "", "Topics:", *topics])
 
 
 def _command_help(context: click.Context, path: tuple[str, ...]) -> str:

@@ -16,9 +16,9 @@ from typing import IO, Any, NamedTuple, cast
 import click
 
 from omnipersona_cli import __version__, config
-from omnipersona_cli.cli import output
+from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.options import SETTINGS, SETTINGS_ERROR
-from omnipersona_cli.errors import PersonaError, ResourceError, UsageError, nearest
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
 
 INTERRUPTED = 130
 
@@ -69,7 +69,11 @@ class Failure(click.ClickException):
 
 
 class Op(click.Group):
-    """A group that lists every command and imports only the one that runs."""
+    """A group that lists every command and imports only the one that runs.
+
+    Every command, a plugin's too, takes ``-q`` and ``-v``. Plugins that something was asked of and
+    that failed are told of in one line each, after the answer.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Verbs, housekeeping, then what plugins add."""
@@ -77,15 +81,27 @@ class Op(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command, imported now; None for a name that nobody knows."""
-        entry = VERBS.get(cmd_name) or HOUSEKEEPING.get(cmd_name) or _added().get(cmd_name)
-        if entry is None:
-            return None
         from omnipersona_cli.registry import load
 
-        command = load(entry.command)
-        if not isinstance(command, click.Command):
-            raise TypeError(f"{entry.command} is not a click command")
-        return command
+        entry = VERBS.get(cmd_name) or HOUSEKEEPING.get(cmd_name)
+        if entry is not None:
+            return options.talking(load(entry.command))
+        entry = _added().get(cmd_name)
+        if entry is None:
+            return None
+        try:
+            command = load(entry.command)
+            if not isinstance(command, click.Command):
+                raise TypeError(f"{entry.command} is not a click command")
+        except (Exception, SystemExit) as error:  # a stranger's code
+            if ctx.resilient_parsing:  # a shell asks for completions: the others are still good
+                return None
+            raise MissingError(
+                f"the command {cmd_name} of a plugin cannot be loaded: "
+                f"{type(error).__name__}: {error}",
+                hint="see which plugin brings it: op doctor",
+            ) from error
+        return options.talking(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -118,7 +134,11 @@ class Op(click.Group):
     ) -> click.Context:
         """click's, with wrong usage told in our words."""
         with _in_our_words():
-            return super().make_context(info_name, args, parent, **extra)
+            try:
+                return super().make_context(info_name, args, parent, **extra)
+            except click.exceptions.Exit:  # after `op --help`
+                _warn_of_plugins()
+                raise
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; expected errors leave as `Failure`, bugs as they are."""
@@ -130,6 +150,9 @@ class Op(click.Group):
                 if output.WHEN_INTERRUPTED in ctx.meta:
                     output.hint(ctx.meta[output.WHEN_INTERRUPTED])
                 ctx.exit(INTERRUPTED)
+            finally:
+                if ctx.invoked_subcommand != "doctor":  # whose answer they are
+                    _warn_of_plugins()
 
 
 @contextmanager
@@ -209,11 +232,15 @@ def _added() -> dict[str, Entry]:
     """What plugins add. A built-in command cannot be replaced."""
     from omnipersona_cli.registry import commands
 
-    return {
-        name: Entry(info.summary, info.command)
-        for name, info in commands().items()
-        if name not in VERBS and name not in HOUSEKEEPING
-    }
+    known = commands(reserved=(*VERBS, *HOUSEKEEPING))
+    return {name: Entry(info.summary, info.command) for name, info in known.items()}
+
+
+def _warn_of_plugins() -> None:
+    """One line for each thing of a plugin that is left out; nothing where no plugin was asked."""
+    registry = sys.modules.get("omnipersona_cli.registry")
+    for problem in registry.problems_so_far() if registry else ():
+        output.warn(f"plugin {problem.plugin}: {problem.message}; see `op doctor`")
 
 
 def _default_map(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Options that several commands share; each is a decorator.
 
-``@options.opening`` is what a command needs that opens a backend, ``@options.talk`` is for all.
-``-q`` and ``-v`` reach `omnipersona_cli.cli.output` through the context and are not parameters.
+``@options.opening`` is what a command needs that opens a backend. Every command gets ``-q`` and
+``-v`` from `talking`; they reach `omnipersona_cli.cli.output` through the context and are not
+parameters.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+_DEVICE = re.compile(rf"{'|'.join(DEVICES)}|cuda:\d{{1,2}}")
 DTYPES = ("float32", "bfloat16", "float16")
 
 SETTINGS = ("backend", "model", "device", "dtype", "seed", "offline")
@@ -27,6 +30,28 @@ SETTINGS = ("backend", "model", "device", "dtype", "seed", "offline")
 
 SETTINGS_ERROR = "omnipersona.settings_error"
 """Where a command that runs without settings finds what is wrong with them, in ``meta``."""
+
+
+class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+    """One of `DEVICES`, or one GPU of several by its number: ``cuda:1``."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The device in small letters, as torch writes it."""
+        text = str(value).strip().lower()
+        if _DEVICE.fullmatch(text) is None:
+            names = f"{', '.join(DEVICES)}, or cuda:1 for the second GPU"
+            self.fail(f"{value!r} is no device; write {names}", param, ctx)
+        return text
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The plain names that start like ``incomplete``."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in DEVICES if name.startswith(incomplete)]
 
 
 def complete_backends(
@@ -100,11 +125,12 @@ model = click.option(
 )
 device = click.option(
     "--device",
-    type=click.Choice(DEVICES),
+    type=Device(),
+    metavar="auto|cpu|cuda|cuda:N|mps",
     default="auto",
     envvar="OMNIPERSONA_DEVICE",
     show_default=True,
-    help="Where to compute.",
+    help="Where to compute; cuda:1 is the second GPU.",
 )
 dtype = click.option(
     "--dtype",
@@ -164,3 +190,15 @@ def opening(command: F) -> F:
 def talk(command: F) -> F:
     """``-q`` and ``-v``: how much to say on stderr."""
     return quiet(verbose(command))
+
+
+def talking(command: click.Command) -> click.Command:
+    """``command`` and all its subcommands with ``-q`` and ``-v``; a flag that the command uses for
+    something of its own stays what it is."""
+    taken = {flag for parameter in command.params for flag in parameter.opts}
+    for flag, option in (("-q", quiet), ("-v", verbose)):
+        if flag not in taken:
+            option(command)
+    for subcommand in command.commands.values() if isinstance(command, click.Group) else ():
+        talking(subcommand)
+    return command

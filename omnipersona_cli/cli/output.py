@@ -1,4 +1,4 @@
-"""The only place that prints or draws a progress bar.
+"""What commands print, and how work is shown as it goes.
 
 stdout carries the answer and nothing else; everything a person is told on the way goes to stderr.
 ``-q`` silences notes and bars, never warnings and errors. tqdm is imported when a bar is drawn.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -45,16 +45,6 @@ def colour() -> bool | None:
 def answer(text: object) -> None:
     """One line of the answer, on stdout."""
     click.echo(str(text), color=colour())
-
-
-def answer_stream(pieces: Iterable[str]) -> str:
-    """An answer that arrives in pieces, each on stdout as it comes; returns the whole."""
-    said = []
-    for piece in pieces:
-        said.append(piece)
-        click.echo(piece, nl=False, color=colour())
-    click.echo()
-    return "".join(said)
 
 
 def answer_json(value: Any) -> None:
@@ -118,17 +108,12 @@ def progress() -> Iterator[Callable[[Progress], None]]:
 
         with output.progress() as on_progress:
             engine.learn(..., on_progress=on_progress)
-
-    Every event is also handed to the plugins that listen to ``op_progress``.
     """
-    from omnipersona_cli import registry
-
     phase = ""
     bar: tqdm[Any] | None = None
 
     def show(event: Progress) -> None:
         nonlocal phase, bar
-        registry.report(event)
         if quiet():
             return
         if event.phase != phase:

@@ -85,7 +85,6 @@ def painting(command: F) -> F:
         out,
         force,
         options.as_json,
-        options.talk,
     )[::-1]:
         command = option(command)
     return command

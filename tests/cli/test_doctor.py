@@ -20,6 +20,7 @@ KEYS = {
     "devices",
     "backends",
     "plugins",
+    "disabled_plugins",
     "broken_plugins",
     "folders",
     "settings",

@@ -1,13 +1,14 @@
 """The command as a whole: help, errors in words, exit codes, settings."""
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -85,6 +86,60 @@ def test_every_command_has_help_that_ends_with_examples(run: Run, name: str) -> 
         shown = run(name, flag)
         assert shown.exit_code == 0, shown.output
         assert re.search(rf"Examples?:.*op {name}", shown.stdout.split("Options:")[-1], re.DOTALL)
+
+
+def all_commands() -> Iterator[tuple[str, click.Command]]:
+    """Every command and subcommand by what is typed, plugins' too."""
+
+    def under(path: str, ctx: click.Context) -> Iterator[tuple[str, click.Command]]:
+        group = ctx.command
+        assert isinstance(group, click.Group)
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            assert command is not None
+            yield f"{path} {name}", command
+            if isinstance(command, click.Group):
+                yield from under(f"{path} {name}", click.Context(command, parent=ctx))
+
+    yield from under("op", click.Context(main.cli))
+
+
+COMMANDS = dict(all_commands())
+
+
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_command_can_be_quiet_and_verbose(typed: str) -> None:
+    flags = [flag for parameter in COMMANDS[typed].params for flag in parameter.opts]
+    for flag in ("-q", "--quiet", "-v", "--verbose"):
+        assert flags.count(flag) == 1, f"{typed} {flag}"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        typed
+        for typed, command in COMMANDS.items()
+        if typed.split()[1] in {**main.VERBS, **main.HOUSEKEEPING}
+        and not (isinstance(command, click.Group) and not command.invoke_without_command)
+    ],
+)
+def test_every_command_that_answers_can_answer_in_json(typed: str) -> None:
+    assert "--json" in [flag for param in COMMANDS[typed].params for flag in param.opts]
+
+
+@pytest.mark.parametrize("device", ["cpu", "CUDA", "cuda:1", "mps", "auto"])
+def test_device_may_name_one_gpu_of_several(run: Run, device: str) -> None:
+    found = json.loads(run("doctor", "-q", "--json", "--device", device).stdout)
+    assert {"name": "device", "value": device.lower(), "source": "flag"} in found["settings"]
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:x", "gpu", "cpu:0", "cuda:123"])
+def test_device_that_cannot_be_is_wrong_usage(run: Run, device: str) -> None:
+    result = run("gen", "a dog", "--device", device)
+    assert result.exit_code == 2
+    error, hint = result.stderr.splitlines()
+    assert f"{device!r} is no device; write auto, cpu, cuda, mps, or cuda:1" in error
+    assert hint == "Hint: see `op gen --help`"
 
 
 def test_unknown_command_suggests_the_nearest(run: Run) -> None:

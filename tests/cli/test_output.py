@@ -10,10 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from omnipersona_cli import registry
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.errors import PersonaError, UsageError
-from omnipersona_cli.hookspecs import Progress, hookimpl
+from omnipersona_cli.hookspecs import Progress
 
 
 def run(body: Callable[[], object], *args: str, color: bool = False) -> Result:
@@ -72,12 +71,6 @@ def test_json_is_one_document_that_keeps_its_letters() -> None:
     assert "bö" in result.stdout
 
 
-def test_stream_is_shown_as_it_comes_and_returned_whole() -> None:
-    said = []
-    result = run(lambda: said.append(output.answer_stream(iter(["a red", " ball"]))))
-    assert (result.stdout, said) == ("a red ball\n", ["a red ball"])
-
-
 def test_bytes_go_to_stdout_unchanged() -> None:
     assert run(lambda: output.answer_bytes(b"\x89PNG\r\n")).stdout_bytes == b"\x89PNG\r\n"
 
@@ -130,20 +123,3 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "learning" in drawn and "40/40" in drawn and "loss 0.25" in drawn
     assert "a note\n" in drawn
     assert "learning ..." not in drawn
-
-
-def test_progress_reaches_the_plugins_even_under_quiet() -> None:
-    seen = []
-
-    class Tracker:
-        @hookimpl
-        def op_progress(self, event: Progress) -> None:
-            seen.append(event.phase)
-
-    tracker = Tracker()
-    registry.plugin_manager().register(tracker)
-    try:
-        run(learn, "-q")
-    finally:
-        registry.plugin_manager().unregister(tracker)
-    assert seen == ["loading", "learning", "learning", "learning", "checking"]
