@@ -123,7 +123,7 @@ def pictures(seed: int) -> list[tuple[Any, bool]]:
 def raw_score(backend: Any, tokens: Any, image: Any) -> float:
     """log p("yes") - log p("no") of one question: positive where the model would say yes."""
     from omnipersona_cli.backend import Prompt
-    from omnipersona_cli.concepts.mentions import to_turn
+    from omnipersona_cli.language.mentions import to_turn
 
     prompt = Prompt(turns=(to_turn(QUESTION),), concepts=(tokens,))
     yes, no = backend.score(prompt, ("yes", "no"), image=image).tolist()

@@ -28,9 +28,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnipersona_cli.backend import ConceptTokens, Lesson
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.optimise import adamw
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_showo import INFO, placing, prompts
 from op_showo.backend import PreparedLesson, ShowoBackend

@@ -50,12 +50,12 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
 )
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.engine.optimise import adamw
 from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.hookspecs import Subject, hookimpl
+from omnipersona_cli.language.mentions import to_turn
 
 STEPS = 2
 """Sampling steps that the contract asks for: enough to see that steps are taken."""

@@ -9,16 +9,21 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = "omnipersona_cli"
 CONTRACT = {f"{CORE}.{name}" for name in ("backend", "hookspecs", "errors")}
-CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", f"{CORE}.errors"}
-DATA = {f"{CORE}.data", *CONTRACT}
+LANGUAGE = {f"{CORE}.{name}" for name in ("language", "backend", "errors")}
+CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", *LANGUAGE}
+DATA = {f"{CORE}.data", *LANGUAGE, *CONTRACT}
 REGISTRY = {f"{CORE}.registry", *CONTRACT}
-ENGINE = {f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")}
+ENGINE = LANGUAGE | {
+    f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")
+}
 MAY = {  # files -> what of ours they may import; an op_* package may always import itself
     f"{CORE}/cli/*.py": {CORE} | {f"{CORE}.cli"} | ENGINE | {f"{CORE}.bench"} | CONTRACT,
     f"{CORE}/bench/*.py": {CORE, *(f"{CORE}.{n}" for n in ("bench", "engine", "concepts", "data"))}
+    | LANGUAGE
     | REGISTRY,
     f"{CORE}/engine/*.py": ENGINE | CONTRACT | {CORE},
-    f"{CORE}/concepts/*.py": CONCEPTS | {f"{CORE}.backend", CORE},
+    f"{CORE}/language/*.py": LANGUAGE,
+    f"{CORE}/concepts/*.py": CONCEPTS | {CORE},
     f"{CORE}/data/*.py": DATA,
     f"{CORE}/backend.py": CONTRACT,
     f"{CORE}/hookspecs.py": CONTRACT,
@@ -34,6 +39,7 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     "backends/op_*/*.py": CONTRACT,
     "plugins/op_*/*.py": CONTRACT
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
+    | LANGUAGE
     | REGISTRY,
 }
 HEAVY = {"torch", "transformers", "peft", "numpy", "PIL", "safetensors", "tqdm", "cv2"}

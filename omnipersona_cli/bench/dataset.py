@@ -34,8 +34,8 @@ from typing import Any, Literal
 
 from PIL import Image as images
 
-from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest
+from omnipersona_cli.language.mentions import check_name
 
 Task = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
 TASKS: tuple[Task, ...] = (

@@ -38,10 +38,10 @@ from omnipersona_cli.bench.metrics import (
     ssim,
 )
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.data.decode import open_photo
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.hookspecs import JudgeKind
+from omnipersona_cli.language.mentions import to_turn
 
 LOOKS_OF_EDITS = ("add", "replace", "background", "accessory")
 """Edits after which the concept is in the picture and should look like itself."""

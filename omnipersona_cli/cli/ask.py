@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli.answers import Streaming, as_data
+from omnipersona_cli.cli.picture_input import read_picture
 from omnipersona_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from omnipersona_cli.engine.ask import Answer
 
 LONGEST_NAME = 255
 """A single word longer than this is a question, and no file."""
@@ -62,7 +60,6 @@ def command(
             "a picture, but no question", hint=f'op ask {words[0]} "what is in the picture?"'
         )
     from omnipersona_cli import engine
-    from omnipersona_cli.cli.edit import read_picture
 
     image = read_picture(words[0]) if len(words) == 2 else None
     streaming = Streaming()
@@ -83,36 +80,3 @@ def command(
         streaming.end()
     if exit_code and answer.text.strip().lower().rstrip(".!") != "yes":
         ctx.exit(1)
-
-
-class Streaming:
-    """Pieces of an answer on stdout as they come; blank space at either end is left out."""
-
-    def __init__(self) -> None:
-        self.begun = False
-
-    def piece(self, text: str) -> None:
-        """One piece."""
-        if not self.begun:
-            text = text.lstrip()
-        if text:
-            self.begun = True
-            click.echo(text, nl=False, color=output.colour())
-
-    def end(self) -> None:
-        """The end of the line."""
-        click.echo()
-
-
-def as_data(question: str, answer: Answer) -> dict[str, Any]:
-    """The answer as plain values, with stable keys."""
-    return {
-        "question": question,
-        "answer": answer.text,
-        "source": answer.source,
-        "verdict": answer.verdict,
-        "probability": answer.probability,
-        "concepts": dict(answer.probabilities),
-        "facts": list(answer.facts),
-        "backend": answer.backend,
-    }

@@ -7,6 +7,8 @@ import sys
 import click
 
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli.answers import Streaming, as_data
+from omnipersona_cli.cli.picture_input import read_picture
 from omnipersona_cli.errors import PersonaError
 
 _LEAVE = ("exit", "quit", "bye", "/exit", "/quit")
@@ -49,9 +51,7 @@ def command(
     import json
 
     from omnipersona_cli import engine
-    from omnipersona_cli.cli.ask import Streaming, as_data
-    from omnipersona_cli.cli.edit import read_picture
-    from omnipersona_cli.concepts.mentions import names_in
+    from omnipersona_cli.language.mentions import names_in
 
     picture = read_picture(image) if image is not None else None
     opening = engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype)

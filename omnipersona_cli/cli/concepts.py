@@ -13,10 +13,10 @@ from omnipersona_cli.cli import facts, options, output
 from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.concepts.pack import PackHeader, read_header, verify_bytes
 from omnipersona_cli.concepts.pack import verify as problems_of
 from omnipersona_cli.errors import PackError, PersonaError, UsageError
+from omnipersona_cli.language.mentions import check_name
 
 _name = click.argument("name", shell_complete=options.complete_concepts)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from omnipersona_cli.cli import output, pictures
+from omnipersona_cli.cli import output, painting
+from omnipersona_cli.cli.picture_input import read_mask, read_picture
+from omnipersona_cli.cli.picture_output import PictureOutput
 
 
 class Box(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
@@ -46,7 +47,7 @@ class Box(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks o
     show_default=True,
     help="How strongly to change it: scales the guidance.",
 )
-@pictures.painting
+@painting.painting
 def command(
     image: str,
     prompt: str,
@@ -77,7 +78,7 @@ def command(
     which the concept is recognised best (--tries 1 paints once). --json tells how the edit was
     made. IMAGE is never written over; - reads it from stdin.
     """
-    shelf = pictures.Shelf(
+    target = PictureOutput(
         out=out,
         words=f"{'' if image == '-' else Path(image).stem} {prompt}",
         metadata=metadata,
@@ -85,12 +86,12 @@ def command(
         as_json=as_json,
         explain=explain,
     )
-    shelf.check(count)
+    target.check(count)
     from omnipersona_cli import engine
 
     source = read_picture(image)
     region = None if mask is None else read_mask(mask)
-    seed = pictures.tell_seed(seed)
+    seed = painting.tell_seed(seed)
     with output.progress() as on_progress:
         engine.edit(
             source,
@@ -107,43 +108,7 @@ def command(
             replayed=not no_replay,
             opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
             on_progress=on_progress,
-            on_trace=pictures.show_trace if explain else None,
-            on_picture=shelf.put,
+            on_trace=painting.show_trace if explain else None,
+            on_picture=target.put,
         )
-    shelf.finish()
-
-
-def read_picture(source: str) -> Any:
-    """The picture in a file, or on stdin for "-". Raises PhotoError or MissingError."""
-    from io import BytesIO
-
-    from omnipersona_cli.data.decode import open_photo
-    from omnipersona_cli.errors import MissingError, nearest
-
-    if source == "-":
-        return open_photo(BytesIO(sys.stdin.buffer.read()))
-    path = Path(source)
-    if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        near = nearest(path.name, [entry.name for entry in folder.iterdir()])
-        hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
-        raise MissingError(f"there is no picture {source}", hint=hint)
-    return open_photo(path)
-
-
-def read_mask(file: str) -> Any:
-    """The mask in a file, with its transparency where it has one."""
-    from PIL import Image
-
-    from omnipersona_cli.errors import MissingError, PhotoError
-
-    try:
-        with Image.open(file) as mask:
-            mask.load()
-            return mask.copy()
-    except FileNotFoundError as error:
-        raise MissingError(f"there is no mask {file}", hint="--mask FILE") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PhotoError(
-            f"the mask {file} cannot be read", hint="save it as PNG, white where change is allowed"
-        ) from error
+    target.finish()

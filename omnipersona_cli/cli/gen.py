@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from omnipersona_cli.cli import output, pictures
+from omnipersona_cli.cli import output, painting
+from omnipersona_cli.cli.picture_output import PictureOutput
 from omnipersona_cli.errors import UsageError
 
 
@@ -17,14 +18,14 @@ from omnipersona_cli.errors import UsageError
     '  op gen --concept bo "in the snow" --seed 7 -o bo.png'
 )
 @click.argument("prompt", required=False)
-@click.option("--size", type=pictures.Pixels(), metavar="WxH", help="Width and height in pixels.")
+@click.option("--size", type=painting.Pixels(), metavar="WxH", help="Width and height in pixels.")
 @click.option(
     "--prompts", metavar="FILE", help="Paint every line of a file, instead of PROMPT; - is stdin."
 )
 @click.option(
     "--like", metavar="IMAGE", help="Make a picture of op gen again, with its settings and seed."
 )
-@pictures.painting
+@painting.painting
 def command(
     prompt: str | None,
     size: tuple[int, int] | None,
@@ -56,18 +57,18 @@ def command(
     if prompt is not None and prompts is not None:
         raise UsageError("a prompt and a file of prompts were both given", hint="give one of them")
     from omnipersona_cli import engine
-    from omnipersona_cli.concepts.mentions import names_in
-    from omnipersona_cli.engine.gen import Recipe, recipe_of
+    from omnipersona_cli.engine.provenance import GenerationSettings, settings_of
+    from omnipersona_cli.language.mentions import names_in
 
-    recipe = Recipe(prompt="", packs={})
+    earlier = GenerationSettings(prompt="", packs={})
     if like is not None:
-        recipe = recipe_of(engine.read_about(Path(like)))
-    lines = pictures.prompts_from(prompts) if prompts is not None else [prompt or recipe.prompt]
+        earlier = settings_of(engine.read_about(Path(like)))
+    lines = painting.prompts_from(prompts) if prompts is not None else [prompt or earlier.prompt]
     if not lines[0]:
         raise UsageError("what shall be painted?", hint='op gen "<bo> at the beach"')
     if seed is None:
-        seed = recipe.seed
-    shelf = pictures.Shelf(
+        seed = earlier.seed
+    target = PictureOutput(
         out=out,
         words=lines[0],
         metadata=metadata,
@@ -75,35 +76,35 @@ def command(
         as_json=as_json,
         explain=explain,
     )
-    shelf.check(count * len(lines))
-    seed = pictures.tell_seed(seed)
+    target.check(count * len(lines))
+    seed = painting.tell_seed(seed)
     opening = engine.Opening(
-        backend=backend or recipe.backend, model=model, device=device, dtype=dtype
+        backend=backend or earlier.backend, model=model, device=device, dtype=dtype
     )
     opened = None
     with output.progress() as on_progress:
         if len(lines) > 1:
-            names = dict.fromkeys([*concepts, *(name for it in lines for name in names_in(it))])
+            names = dict.fromkeys([*concepts, *(name for line in lines for name in names_in(line))])
             opened = engine.opened_for(
                 tuple(names), opening, task="generate", on_progress=on_progress
             )
         for line in lines:
-            shelf.words = line
+            target.words = line
             engine.gen(
                 line,
-                concepts=concepts or (recipe.concepts if prompt is None else ()),
+                concepts=concepts or (earlier.concepts if prompt is None else ()),
                 count=count,
                 tries=tries or 1,
-                size=size or recipe.size,
-                steps=steps or recipe.steps,
-                guidance=recipe.guidance if guidance is None else guidance,
+                size=size or earlier.size,
+                steps=steps or earlier.steps,
+                guidance=earlier.guidance if guidance is None else guidance,
                 seed=seed,
                 replayed=not no_replay and (like is None or prompt is not None),
-                expected=recipe.packs,
+                expected=earlier.packs,
                 backend=opened,
                 opening=opening,
                 on_progress=on_progress,
-                on_trace=pictures.show_trace if explain else None,
-                on_picture=shelf.put,
+                on_trace=painting.show_trace if explain else None,
+                on_picture=target.put,
             )
-    shelf.finish()
+    target.finish()

@@ -134,11 +134,11 @@ def command(
     as a page, the only file that shows the photos.
     """
     from omnipersona_cli import engine
-    from omnipersona_cli.concepts.mentions import check_name
     from omnipersona_cli.data.facts import read_facts
     from omnipersona_cli.data.lessons import load_triplets
     from omnipersona_cli.data.photos import open_pictures
     from omnipersona_cli.engine.learn import check_numbers
+    from omnipersona_cli.language.mentions import check_name
 
     name = check_name(name)
     check_numbers(

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omnipersona_cli.concepts.mentions import NAME_PATTERN
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.mentions import NAME_PATTERN
 
 FACT_LENGTH = 300
 """The most characters a fact may have."""

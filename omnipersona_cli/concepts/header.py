@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from omnipersona_cli.concepts import container
 from omnipersona_cli.concepts.container import RawTensor
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, clean_fact
-from omnipersona_cli.concepts.mentions import NAME_PATTERN
 from omnipersona_cli.errors import PackError
+from omnipersona_cli.language.mentions import NAME_PATTERN
 
 SLOT_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 WORD_LENGTH = 64

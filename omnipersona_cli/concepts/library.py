@@ -14,7 +14,6 @@ from pathlib import Path
 
 from omnipersona_cli.concepts import container, pack
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact
-from omnipersona_cli.concepts.mentions import NAME_PATTERN, check_name
 from omnipersona_cli.concepts.pack import SUFFIX, Pack, PackHeader
 from omnipersona_cli.errors import (
     MissingError,
@@ -24,6 +23,7 @@ from omnipersona_cli.errors import (
     UsageError,
     nearest,
 )
+from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
 LOCK_SECONDS = 10.0
 """How long a change waits for another process to finish its own."""

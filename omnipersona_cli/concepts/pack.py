@@ -66,8 +66,8 @@ from omnipersona_cli.concepts.header import (
     hash_problems,
     interpret,
 )
-from omnipersona_cli.concepts.mentions import rename_mentions
 from omnipersona_cli.errors import PackError
+from omnipersona_cli.language.mentions import rename_mentions
 
 if TYPE_CHECKING:
     import numpy as np

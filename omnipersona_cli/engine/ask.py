@@ -7,7 +7,6 @@ quoted before the question.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,20 +15,11 @@ from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import to_turn
-from omnipersona_cli.data.facts import CLASS_ATTRIBUTE, answers_of, parse_fact
 from omnipersona_cli.engine.calibrate import Verdict, sigmoid
-from omnipersona_cli.engine.gen import tell
+from omnipersona_cli.engine.progress import OnProgress, tell
 from omnipersona_cli.engine.recognise import presence
-from omnipersona_cli.engine.references import (
-    KnownFact,
-    attribute_key,
-    find_references,
-    known_facts,
-)
 from omnipersona_cli.engine.request import (
     ANY,
-    OnProgress,
     Opening,
     Request,
     checked_picture,
@@ -37,26 +27,28 @@ from omnipersona_cli.engine.request import (
     open_request,
 )
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.facts import answers_of, parse_fact, quoted
+from omnipersona_cli.language.mentions import to_turn
+from omnipersona_cli.language.questions import (
+    asks_for_either,
+    asks_more,
+    asks_presence,
+    content_words,
+    fact_words,
+    is_opener,
+    plain_words,
+)
+from omnipersona_cli.language.references import (
+    KnownFact,
+    attribute_key,
+    find_references,
+    known_facts,
+)
 
 AnswerSource = Literal["score", "facts", "tokens", "model"]
 
 MOST_FACTS = 8
 """The most sentences that are quoted before a question."""
-
-_PRESENCE = re.compile(
-    r"(?:is|are)\s+(?:this|that|it|these|those)\s+(?:a |the |an )?"
-    r"(?:photo |picture |image )?(?:of )?"
-    r"{m}(?:\s+(?:and|or)\s+{m})*"
-    r"|(?:is|are)\s+(?:there\s+)?{m}(?:\s+(?:and|or)\s+{m})*(?:\s+(?:both|also))?{where}"
-    r"|(?:do|can|could) you (?:see|find|spot|recogni[sz]e) {m}(?:\s+(?:and|or)\s+{m})*{where}"
-    r"|does (?:this|the|it)(?: \w+)? (?:show|contain|have) {m}(?:\s+(?:and|or)\s+{m})*".replace(
-        "{where}",
-        r"(?:\s+(?:here|there|present|visible|shown"
-        r"|(?:in|on)\s+(?:this|the|that)\s+(?:photo|photograph|picture|image|scene)))*",
-    ).replace("{m}", r"<[A-Za-z][A-Za-z0-9_-]*>"),
-    re.IGNORECASE,
-)
-_OPENERS = re.compile(r"^(?:what|where|who|which|how|when|tell me|name)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,30 +134,13 @@ def ask(
     )
 
 
-def asks_presence(question: str) -> bool:
-    """True for "is <bo> here?" in one of its phrasings, and for nothing more than that."""
-    return bool(_PRESENCE.fullmatch(question.strip().rstrip("?!. ")))
-
-
-def quoted(name: str, texts: Sequence[str]) -> str:
-    """Facts as a context turn: plain sentences, quoted, because they may be a stranger's."""
-    sentences = []
-    for text in texts:
-        parsed = parse_fact(text, name)
-        said = f"<{name}>'s {parsed.attribute} is {parsed.value}" if parsed else text
-        if parsed is not None and parsed.attribute == CLASS_ATTRIBUTE:
-            said = f"<{name}> is {parsed.value}"
-        sentences.append('"' + said.replace('"', "'").rstrip(". ") + '."')
-    return " ".join(sentences)
-
-
 def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[str, ...]]:
     """For each concept the sentences that share a word with the question; with no picture to look
     at, and nothing shared, the first few of all."""
-    asked = _content_words(request.text)
+    asked = content_words(request.text)
     chosen: dict[str, tuple[str, ...]] = {}
     for name, texts in request.facts.items():
-        shared = [text for text in texts if asked & _fact_words(text, name)]
+        shared = [text for text in texts if asked & fact_words(text, name)]
         picked = shared or ([] if with_picture else list(texts))
         if picked:
             chosen[name] = tuple(picked[:MOST_FACTS])
@@ -183,8 +158,7 @@ def _from_score(request: Request, picture: Image | None) -> Answer | None:
         verdict, odds = presence(request, tokens, picture)
         verdicts.append(verdict)
         probabilities[tokens.name] = round(sigmoid(odds), 4)
-    either = re.search(r">\s+or\s+<", request.text, re.IGNORECASE)
-    verdict = _either(verdicts) if either else _all(verdicts)
+    verdict = _either(verdicts) if asks_for_either(request.text) else _all(verdicts)
     return Answer(
         text=verdict,
         source="score",
@@ -210,11 +184,7 @@ def _from_facts(request: Request, picture: Image | None) -> Answer | None:
         if fact is None:
             return None
         found.append((reference.concept, fact))
-    if (
-        found
-        and _OPENERS.match(asked)
-        and not _leftover(asked, [(r.start, r.end) for r in references])
-    ):
+    if found and is_opener(asked) and not asks_more(asked, [(r.start, r.end) for r in references]):
         owners = {name for name, _ in found}
         parts = [fact.value for _, fact in found]
         if len(owners) > 1 or len(found) > 1:
@@ -224,7 +194,7 @@ def _from_facts(request: Request, picture: Image | None) -> Answer | None:
         for name in names:
             facts = request.facts.get(name, ())
             for phrasing, value in answers_of(facts, name).items():
-                if _plain(phrasing) == _plain(asked):
+                if plain_words(phrasing) == plain_words(asked):
                     used = [t for t in facts if (p := parse_fact(t, name)) and p.value in value]
                     return _fact_answer(request, value, used)
     return None
@@ -237,31 +207,6 @@ def _fact_answer(request: Request, text: str, facts: Sequence[str]) -> Answer:
         facts=tuple(dict.fromkeys(facts)),
         backend=request.backend.info.name,
     )
-
-
-def _leftover(text: str, spans: Sequence[tuple[int, int]]) -> bool:
-    """True where a question has content besides the references in it."""
-    for start, end in sorted(set(spans), reverse=True):
-        text = text[:start] + " " + text[end:]
-    rest = _OPENERS.sub("", text)
-    words = set(re.findall(r"[a-z']+", rest.lower()))
-    return bool(words - set("is are was were me the and what 's do you know please".split()))
-
-
-def _content_words(text: str) -> set[str]:
-    words = re.findall(r"[a-z]{3,}", re.sub(r"<[^>]*>", " ", text.lower()))
-    common = "the and what where who which does how its his her their this that with for are can"
-    return {attribute_key(word) for word in words} - set(common.split()) - {""}
-
-
-def _fact_words(text: str, name: str) -> set[str]:
-    parsed = parse_fact(text, name)
-    words = f"{text} {parsed.attribute} {' '.join(parsed.asked)}" if parsed else text
-    return _content_words(words.replace("{name}", " "))
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[\w<>'-]+", text.lower().replace("\u2019", "'")))
 
 
 def _all(verdicts: Sequence[Verdict]) -> Verdict:

@@ -5,7 +5,6 @@ The result has the source's size, and outside a known region it is the source, b
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -17,15 +16,10 @@ from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.calibrate import sigmoid
-from omnipersona_cli.engine.gen import (
-    check_settings,
-    painting,
-    replay_of,
-    seeds_from,
-    story,
-    tell,
-)
+from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import EDITED, Picture
+from omnipersona_cli.engine.progress import OnProgress, painting_steps, tell
+from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
     Box,
@@ -37,33 +31,20 @@ from omnipersona_cli.engine.region import (
     mask_remarks,
     paste_back,
 )
-from omnipersona_cli.engine.replay import Trace
+from omnipersona_cli.engine.replay import Trace, replay_request
 from omnipersona_cli.engine.request import (
     ANY,
-    OnProgress,
     Opening,
     Request,
-    checked_count,
     checked_picture,
     memory_errors,
     open_request,
 )
 from omnipersona_cli.errors import TaskError, UsageError
+from omnipersona_cli.language.instructions import intent_of, target_of
 
-Intent = Literal["add", "remove", "replace", "other"]
 RegionSource = Literal["mask", "box", "finder", "tried", "none"]
 
-_INTENTS: tuple[tuple[Intent, str], ...] = (
-    ("remove", r"remove|erase|delete|take (?!.*\bphoto\b).*\b(?:away|out|off)|get rid of"),
-    ("replace", r"replace|swap|exchange|(?:turn|change) .+ (?:in)?to\b"),
-    ("add", r"add|put|place|insert|draw|include|paint"),
-)
-_TARGET = re.compile(
-    r"\b(?:replace|swap|exchange|turn|change|remove|erase|delete)\s+"
-    r"(?:the|an?|this|that|its)?\s*(?P<kind>[a-z][a-z -]{0,30}?)"
-    r"\s*(?:$|[.,!]|\b(?:with|by|for|into|to|from|in|on|at|next)\b)",
-    re.IGNORECASE,
-)
 _MOSTLY_INSIDE = 0.97
 """A native edit is held to the finder's region only where this share of its change lies inside or
 more: a hat that the finder missed has to go with its head."""
@@ -114,12 +95,14 @@ def edit(
     each mentioned concept is in it now.
     """
     checked_count(count)
-    check_settings(steps=steps, guidance=guidance, tries=tries)
+    check_sampling(steps=steps, guidance=guidance, tries=tries)
     if mask is not None and box is not None:
         raise UsageError("a mask and a box were both given", hint="give --mask or --box")
     if not 0 < strength <= 1:
-        raise UsageError(f"a strength of {strength} is none", hint="--strength goes up to 1")
-    (start,) = seeds_from(seed, 1)
+        raise UsageError(
+            f"a strength of {strength} is outside the range above 0 up to 1", hint="--strength 0.7"
+        )
+    (start,) = checked_seeds(seed, 1)
     source = checked_picture(image)
     given = _given_region(mask, box, source.size)
     if mask is not None:
@@ -135,7 +118,7 @@ def edit(
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)
-    trace = replay_of(request, replayed)
+    trace = replay_request(request, replayed)
     if on_trace is not None:
         on_trace(trace)
     info = request.backend.info
@@ -144,7 +127,7 @@ def edit(
         tries = 1
     elif tries is None:
         tries = TRIES if intent_of(request.text) == "add" else 1
-    seeds = seeds_from(start, count * tries)
+    seeds = checked_seeds(start, count * tries)
     full = info.guidance if guidance is None else guidance
     paint = _Painter(
         request=request,
@@ -166,14 +149,6 @@ def edit(
     return tuple(pictures)
 
 
-def intent_of(prompt: str) -> Intent:
-    """What an instruction asks for, by its verb."""
-    for intent, pattern in _INTENTS:
-        if re.search(rf"\b(?:{pattern})\b", prompt, re.IGNORECASE):
-            return intent
-    return "other"
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Painter:
     """All that is the same for every seed of one edit."""
@@ -186,7 +161,7 @@ class _Painter:
     on_progress: OnProgress | None
 
     def picture(self, regions: Sequence[_Region], seeds: Sequence[int]) -> tuple[Picture, _Region]:
-        """One finished edit with its story, the best of all regions and seeds, and its region."""
+        """The best edit of all regions and seeds, with how it was made, and its region."""
         pairs = list(product(regions, seeds))
         tried = [
             self._finished(region, one, part=part, parts=len(pairs))
@@ -195,7 +170,7 @@ class _Painter:
         odds = [odds_of(self.request, image) for image, _ in tried]
         best = best_of(odds, gone=intent_of(self.request.text) == "remove")
         (image, region), (_, seed) = tried[best], pairs[best]
-        about = story(
+        about = provenance_of(
             self.request,
             self.trace,
             "edit",
@@ -242,7 +217,7 @@ class _Painter:
             steps=self.steps,
             guidance=self.guidance,
             seeds=(seed,),
-            on_step=painting(self.on_progress, part=part, parts=parts),
+            on_step=painting_steps(self.on_progress, part=part, parts=parts),
         )
         painted = next(iter(images)).convert("RGB")
         if painted.size != self.source.size:
@@ -283,8 +258,7 @@ def _found_regions(request: Request, source: Image) -> Sequence[_Region]:
 
 def _kind_of_target(request: Request) -> str:
     """What is to go: the words of the instruction ("the cat"), or the kind of the concept."""
-    match = _TARGET.search(request.text)
-    if match is not None:
-        return match["kind"].strip().lower()
+    if target := target_of(request.text):
+        return target
     packs = list(request.packs.values())
     return (packs[0].kind or packs[0].class_word) if packs else ""

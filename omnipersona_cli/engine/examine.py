@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Turn
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.data.photos import Photo, flaw_of, same_picture, thumbnail_of
 from omnipersona_cli.engine.calibrate import (
     Calibration,
@@ -37,8 +36,9 @@ from omnipersona_cli.engine.card import (
     Recognition,
 )
 from omnipersona_cli.engine.material import Material
-from omnipersona_cli.engine.request import OnProgress
+from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.language.mentions import to_turn
 
 PLACES = ("at the beach", "in the forest", "in the snow", "in the city")
 """Where samples are painted: sample i at seed i."""

@@ -15,14 +15,14 @@ from typing import cast
 from omnipersona_cli import __version__, registry
 from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import NAME_PATTERN, check_name
 from omnipersona_cli.concepts.pack import Pack
-from omnipersona_cli.engine.gen import tell
 from omnipersona_cli.engine.keep import check_kept, without_folders
-from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors
+from omnipersona_cli.engine.progress import OnProgress, tell
+from omnipersona_cli.engine.request import ANY, Opening, memory_errors
 from omnipersona_cli.engine.tokens import from_slot, slot_name, to_slot
 from omnipersona_cli.errors import PersonaError, SlotError, UsageError
 from omnipersona_cli.hookspecs import Foreign, Progress
+from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
 
 @dataclass(frozen=True, kw_only=True)

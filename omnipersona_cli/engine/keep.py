@@ -15,7 +15,6 @@ from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.engine.calibrate import Calibration
 from omnipersona_cli.engine.card import Card
@@ -23,6 +22,7 @@ from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Check, Optimised, Settings
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
+from omnipersona_cli.language.mentions import to_turn
 
 PACK_ROOM = 1 << 20
 """Bytes that must be free where a pack is to be written."""

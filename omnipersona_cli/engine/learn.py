@@ -22,7 +22,6 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Lesson, Prepared
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import check_name
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.data.lessons import EditTriplet
 from omnipersona_cli.engine.checkpoint import (
@@ -32,7 +31,6 @@ from omnipersona_cli.engine.checkpoint import (
     write_checkpoint,
 )
 from omnipersona_cli.engine.examine import PLACES, examine
-from omnipersona_cli.engine.gen import tell
 from omnipersona_cli.engine.keep import (
     Report,
     check_kept,
@@ -52,7 +50,8 @@ from omnipersona_cli.engine.optimise import (
 )
 from omnipersona_cli.engine.page import Story, check_page, write_page
 from omnipersona_cli.engine.previews import Previews
-from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors
+from omnipersona_cli.engine.progress import OnProgress, tell
+from omnipersona_cli.engine.request import ANY, Opening, memory_errors
 from omnipersona_cli.engine.tokens import (
     copy_of,
     from_named_tensors,
@@ -61,6 +60,7 @@ from omnipersona_cli.engine.tokens import (
 )
 from omnipersona_cli.errors import PersonaError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.language.mentions import check_name
 
 Experts = Literal["none", "lora"]
 

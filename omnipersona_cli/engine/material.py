@@ -14,10 +14,10 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, Lesson, Prompt, Turn
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, new_fact
-from omnipersona_cli.concepts.mentions import check_name, to_turn
 from omnipersona_cli.data.lessons import EditTriplet, build_lessons
 from omnipersona_cli.data.photos import Album, open_album
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.mentions import check_name, to_turn
 
 NEGATIVES = 48
 """How many pictures that are not the concept are asked of the plugins."""

@@ -9,13 +9,13 @@ import torch
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.optimise import Check
 from omnipersona_cli.engine.page import Drawn
-from omnipersona_cli.engine.request import OnProgress
+from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.language.mentions import to_turn
 
 PROMPT = "a picture of <{name}>"
 SEED = 0

@@ -7,11 +7,12 @@ from typing import Literal
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import check_name
-from omnipersona_cli.engine.references import known_facts
+from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.replay import ask_tokens
-from omnipersona_cli.engine.request import ANY, OnProgress, Opening, memory_errors, opened_for
+from omnipersona_cli.engine.request import ANY, Opening, memory_errors, opened_for
 from omnipersona_cli.engine.tokens import from_slot
+from omnipersona_cli.language.mentions import check_name
+from omnipersona_cli.language.references import known_facts
 
 Knowledge = Literal["known", "wrong", "unknown"]
 

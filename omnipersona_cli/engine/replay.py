@@ -20,14 +20,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
-from omnipersona_cli.concepts.mentions import names_in, to_turn
-from omnipersona_cli.engine.references import (
+from omnipersona_cli.engine.request import Request
+from omnipersona_cli.language.mentions import names_in, to_turn
+from omnipersona_cli.language.questions import asked_attributes, question_of, value_in
+from omnipersona_cli.language.references import (
     Known,
     Reference,
     attribute_key,
     find_references,
+    hints_at_facts,
     known_facts,
-    smells_of_facts,
 )
 
 Stage = Literal["intent", "retrieval", "rewriting"]
@@ -65,11 +67,6 @@ REWRITING_EXAMPLES: tuple[tuple[str, str, str], ...] = (
 
 _VALUE_LENGTH = 120
 _SAID_LENGTH = 400
-_ASKED = re.compile(
-    r"what(?:'s| is| are)\s+(?:the\s+)?(?:<(?P<owner>[\w-]+)>(?:'s|\u2019s)\s+(?P<owned>[\w -]+?)"
-    r"|(?P<attribute>[\w -]+?)\s+of\s+<(?P<name>[\w-]+)>)\s*\?",
-    re.IGNORECASE,
-)
 _PLACE = r"(?:in|on|at|by|near|under|inside|beside)"
 
 
@@ -129,7 +126,7 @@ def replay(
     names = [tokens.name for tokens in concepts]
     known = known_facts({name: facts.get(name, ()) for name in names})
     by_grammar = find_references(request, names, known)
-    if not by_grammar and not (smells_of_facts(request) and any(known.values())):
+    if not by_grammar and not (hints_at_facts(request) and any(known.values())):
         return unchanged(request)
     references, source = _intents(backend, request, by_grammar, known)
     if not references:
@@ -160,23 +157,20 @@ def replay(
     return Trace(request=request, steps=tuple(steps), rewritten=rewritten)
 
 
-def question_of(reference: Reference) -> str:
-    """The question that a reference puts to memory."""
-    return f"What is the {reference.attribute} of <{reference.concept}>?"
+def replay_request(request: Request, wanted: bool) -> Trace:
+    """The replay of the request, or the request as it is; replay asks, so that a backend which
+    only paints has none."""
+    able = "understand" in request.backend.info.tasks
+    if not wanted or not able or not request.concepts:
+        return unchanged(request.text)
+    return replay(request.backend, request.text, concepts=request.concepts, facts=request.facts)
 
 
 def ask_tokens(backend: Backend, concept: ConceptTokens, attribute: str) -> str:
     """What the learned tokens say about an attribute that no fact names; "" for no answer."""
     question = f"what is <{concept.name}>'s {attribute}?"
     prompt = Prompt(turns=(to_turn(question),), concepts=(concept,))
-    said = _first_line(backend.say(prompt, max_tokens=30))
-    said = re.sub(r"^(?:it is|it's|.{0,60}?\b(?:is|are))\s+(?=\S)", "", said, flags=re.I).strip(
-        ". "
-    )
-    empty = said.lower() in ("", "yes", "no", "not sure", "unknown", "nothing", "none")
-    unsure = re.search(r"don'?t know|do not know|not sure|[<>?]", said, re.I)
-    too_long = len(said) > _VALUE_LENGTH or len(said.split()) > 12
-    return "" if empty or unsure or too_long else said
+    return value_in(_first_line(backend.say(prompt, max_tokens=30)))
 
 
 def _intents(
@@ -190,10 +184,7 @@ def _intents(
     prompt = " ".join([*lines, "request: {request} question:"])
     filled = prompt.replace("{name}", mention).replace("{request}", request)
     said = _say(backend, filled, max_tokens=40)
-    asked = []
-    for match in _ASKED.finditer(said):
-        name = (match["owner"] or match["name"]).lower()
-        asked.append((name, (match["owned"] or match["attribute"]).lower()))
+    asked = list(asked_attributes(said))
     keys = {(name, attribute_key(attribute)) for name, attribute in asked}
     if by_grammar:
         agreed = keys == {(it.concept, attribute_key(it.attribute)) for it in by_grammar}

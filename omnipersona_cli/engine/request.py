@@ -6,7 +6,7 @@ What `gen`, `edit` and `ask` share: everything that must be right before a model
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,22 +17,16 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Prompt, Task, Turn
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.mentions import check_name, names_in, to_turn
 from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.engine.limits import SMALLEST_SIDE
+from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import PhotoError, ResourceError, SlotError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Progress
-
-OnProgress = Callable[[Progress], None]
+from omnipersona_cli.language.mentions import attach, check_name, names_in, to_turn
 
 LONGEST_REQUEST = 2000
 """The most characters that a request may have."""
-
-SMALLEST_SIDE = 8
-"""The fewest pixels on each side of a picture that is looked at."""
-
-MOST_PICTURES = 1000
-"""The most pictures that one call makes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +40,7 @@ class Opening:
 
 
 ANY = Opening()
-"""Nothing in particular: the concepts decide, or the default."""
+"""The concepts decide which backend, or the default does; the backend decides the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +153,6 @@ def checked_picture(image: Image) -> Image:
     return upright.convert("RGB")
 
 
-def checked_count(count: int) -> int:
-    """``count``; UsageError where it is no number of pictures."""
-    if not 1 <= count <= MOST_PICTURES:
-        raise UsageError(
-            f"{count} pictures cannot be made", hint=f"-n takes a number from 1 to {MOST_PICTURES}"
-        )
-    return count
-
-
 def check_task(info: BackendInfo, task: Task) -> None:
     """TaskError where the backend does not do ``task``, naming those that do."""
     if task in info.tasks:
@@ -183,30 +168,6 @@ def check_task(info: BackendInfo, task: Task) -> None:
         f"{info.name} does not {verb}",
         hint=f"these do: {', '.join(able)} (-b {able[0]})" if able else "see `op backends`",
     )
-
-
-def attach(text: str, names: Sequence[str], task: Task) -> str:
-    """``text`` with a mention of each of ``names`` that it does not mention yet.
-
-    The bare word becomes the mention ("bo at the beach" -> "<bo> at the beach"). Otherwise a
-    depiction gets it in front, an edit in the place of "it" or at the end, and a question stays as
-    it is: "is it here?" is about the only concept there is.
-    """
-    for name in names:
-        if name in names_in(text):
-            continue
-        bare = re.compile(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", re.IGNORECASE)
-        if bare.search(text):
-            text = bare.sub(f"<{name}>", text)
-        elif task == "generate":
-            text = f"<{name}> {text}"
-        else:
-            subject = re.compile(r"\b(it|him|them)\b", re.IGNORECASE)
-            if subject.search(text):
-                text = subject.sub(f"<{name}>", text, count=1)
-            elif task == "edit":
-                text = f"{text} <{name}>"
-    return text
 
 
 @contextmanager

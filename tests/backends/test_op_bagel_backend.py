@@ -10,9 +10,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Prompt, Task
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import MissingError, SlotError
+from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
 from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, kmeans, open_backend
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import Emu3Processor
 
 from omnipersona_cli.backend import Backend, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_autoregressive.region import kept_codes
 from op_emu3 import INFO, layout, prompts

@@ -9,8 +9,8 @@ import torch
 from tiny_emu3 import lesson, opened, photos, taught, with_experts, write
 
 from omnipersona_cli.backend import TASKS, Prompt, Task
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3.backend import Emu3Backend, open_backend
 from op_emu3.loading import Checkpoint, tasks_of

@@ -10,8 +10,8 @@ from tiny_emu3 import codes_of, lesson, opened, photos, taught, with_experts, wr
 from transformers import Emu3Processor
 
 from omnipersona_cli.backend import Prompt, Task
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import MissingError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3 import layout, lessons, pictures, prompts
 from op_emu3.backend import Emu3Backend

@@ -17,9 +17,9 @@ from tiny_janus import BOI, BOS, write
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import pictures
 from op_janus.backend import JanusBackend

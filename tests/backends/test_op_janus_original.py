@@ -13,8 +13,8 @@ from tiny_janus import BOI, BOS, EOI, PAD, write, write_original
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, Lesson, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import original
 from op_janus.backend import JanusBackend, Source

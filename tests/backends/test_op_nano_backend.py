@@ -13,8 +13,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract
 from op_nano import INFO, backend, lookalikes, op_negatives
 from op_nano.backend import NanoBackend, NanoWords, open_backend, square

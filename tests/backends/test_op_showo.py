@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_showo import INFO, placing
 from op_showo.backend import ShowoBackend

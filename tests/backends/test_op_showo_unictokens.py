@@ -9,8 +9,8 @@ import torch
 from tiny_showo import write_tiny, write_unictokens
 
 from omnipersona_cli.backend import Prompt
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError
+from omnipersona_cli.language.mentions import to_turn
 from op_showo import placing
 from op_showo.backend import ShowoBackend
 from op_showo.loading import open_backend

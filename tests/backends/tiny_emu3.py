@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from omnipersona_cli.backend import ConceptTokens, Lesson, Task
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3 import layout, pictures
 from op_emu3.backend import Emu3Backend, open_backend

@@ -11,8 +11,6 @@ from omnipersona_cli.data.lessons import (
     EditTriplet,
     build_lessons,
     load_triplets,
-    name_in_caption,
-    with_article,
 )
 from omnipersona_cli.data.photos import Photo
 from omnipersona_cli.errors import PhotoError
@@ -95,21 +93,6 @@ def test_every_photo_is_depicted_and_captions_get_the_name():
     assert "<bo> on a log" in {lesson.request.text for lesson in taught}
 
 
-@pytest.mark.parametrize(
-    ("caption", "text"),
-    [
-        ("A small dog on a sofa.", "<bo> on a sofa"),
-        ("bo on a sofa", "<bo> on a sofa"),
-        ("<Bo> on a sofa", "<bo> on a sofa"),
-        ("on a sofa", "<bo> on a sofa"),
-        ("sitting on a sofa", "<bo> sitting on a sofa"),
-        ("a sofa at night", "<bo>, a sofa at night"),
-    ],
-)
-def test_a_caption_mentions_the_name(caption, text):
-    assert name_in_caption(caption, name="bo", class_word="dog") == text
-
-
 def test_add_and_remove_are_composed_from_outlined_photos():
     taught = of_kind("edit", photos=[*PHOTOS, photo(9, outlined=False)])
     assert len(taught) == 8
@@ -147,12 +130,6 @@ def test_the_seed_decides_everything():
 
     assert told(1) == told(1)
     assert told(1) != told(2)
-
-
-def test_articles():
-    assert [with_article(x) for x in ("frog", "owl", "unicorn", "the dog", "hourglass")] == [
-        "a frog", "an owl", "a unicorn", "the dog", "an hourglass",
-    ]  # fmt: skip
 
 
 def write_triplets(folder, content):

@@ -8,7 +8,6 @@ from PIL import Image
 
 from omnipersona_cli import registry
 from omnipersona_cli.engine import edit
-from omnipersona_cli.engine.edit import intent_of
 from omnipersona_cli.engine.region import box_mask, checked_mask, mask_remarks, paste_back
 from omnipersona_cli.errors import PhotoError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Subject
@@ -20,22 +19,6 @@ def change(learned):
     return lambda image, prompt, **more: edit(
         image, prompt, backend=learned.backend, library=learned.library, seed=1, **more
     )[0]
-
-
-@pytest.mark.parametrize(
-    ("prompt", "intent"),
-    [
-        ("add <bo>", "add"),
-        ("put <bo> next to the tree", "add"),
-        ("remove <bo>", "remove"),
-        ("take <bo> away", "remove"),
-        ("replace the cat with <bo>", "replace"),
-        ("turn the cat into <bo>", "replace"),
-        ("make it blue", "other"),
-    ],
-)
-def test_an_instruction_is_known_by_its_verb(prompt, intent):
-    assert intent_of(prompt) == intent
 
 
 def test_the_result_has_the_size_of_the_source(change):

@@ -5,8 +5,7 @@ from PIL import Image
 
 from omnipersona_cli.engine import Opening, gen, read_about, save_png
 from omnipersona_cli.engine.calibrate import recognition_score
-from omnipersona_cli.engine.gen import recipe_of
-from omnipersona_cli.engine.request import attach
+from omnipersona_cli.engine.provenance import settings_of
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, SlotError, UsageError
 from omnipersona_cli.testing import drawing
@@ -73,10 +72,6 @@ def test_a_backend_without_a_slot_is_refused(learned, monkeypatch):
 
 def test_a_concept_can_be_named_without_brackets(paint):
     assert paint("at the beach", concepts=["bo"])[0].about["prompt"] == "<bo> at the beach"
-    assert attach("Bo in a boat", ["bo"], "generate") == "<bo> in a boat"
-    assert attach("remove it", ["bo"], "edit") == "remove <bo>"
-    assert attach("add", ["bo"], "edit") == "add <bo>"
-    assert attach("is it here?", ["bo"], "understand") == "is <bo> here?"
 
 
 def test_a_prompt_that_forgets_the_only_concept_gets_a_hint(learned):
@@ -94,7 +89,7 @@ def test_a_prompt_that_forgets_the_only_concept_gets_a_hint(learned):
 def test_a_picture_says_how_it_was_made_and_can_be_made_again(paint, tmp_path):
     picture = paint("<bo> with its toy", seed=3, steps=2, guidance=2.0, size=(64, 64))[0]
     path = save_png(picture, tmp_path / "bo.png")
-    recipe = recipe_of(read_about(path))
+    recipe = settings_of(read_about(path))
     again = paint(
         recipe.prompt,
         seed=recipe.seed,
@@ -133,8 +128,8 @@ def test_a_file_is_never_written_over_unasked(paint, tmp_path):
 
 def test_what_a_strangers_picture_says_is_checked(tmp_path):
     with pytest.raises(PhotoError):
-        recipe_of({"task": "generate", "prompt": 3})
-    recipe = recipe_of({"task": "generate", "prompt": "x", "seed": -1, "size": ["a", 2]})
+        settings_of({"task": "generate", "prompt": 3})
+    recipe = settings_of({"task": "generate", "prompt": "x", "seed": -1, "size": ["a", 2]})
     assert recipe.seed is None and recipe.size is None
     drawing("red", 1).save(tmp_path / "photo.jpg")
     with pytest.raises(PhotoError):

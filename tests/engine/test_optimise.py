@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from omnipersona_cli.backend import Lesson
-from omnipersona_cli.concepts.mentions import to_turn
 from omnipersona_cli.engine.checkpoint import read_checkpoint, write_checkpoint
 from omnipersona_cli.engine.optimise import (
     HeldOut,
@@ -20,6 +19,7 @@ from omnipersona_cli.engine.optimise import (
     shares,
 )
 from omnipersona_cli.engine.tokens import named_tensors
+from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import SketchBackend, drawing
 
 SETTINGS = Settings(steps=12, batch_size=8, learning_rate=0.05, checks=4, seed=3)

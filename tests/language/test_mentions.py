@@ -3,14 +3,15 @@
 import pytest
 
 from omnipersona_cli.backend import Span
-from omnipersona_cli.concepts.mentions import (
+from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.mentions import (
+    attach,
     check_name,
     find_mentions,
     names_in,
     rename_mentions,
     to_turn,
 )
-from omnipersona_cli.errors import UsageError
 
 
 @pytest.mark.parametrize("given", ["bo", "<bo>", "Bo", "<BO>"])
@@ -69,3 +70,10 @@ def test_a_turn_carries_its_spans():
 
 def test_renaming_touches_only_that_mention():
     assert rename_mentions("<Bo> likes <bob>, bo", "bo", "rex") == "<rex> likes <bob>, bo"
+
+
+def test_a_name_without_brackets_becomes_a_mention():
+    assert attach("Bo in a boat", ["bo"], "generate") == "<bo> in a boat"
+    assert attach("remove it", ["bo"], "edit") == "remove <bo>"
+    assert attach("add", ["bo"], "edit") == "add <bo>"
+    assert attach("is it here?", ["bo"], "understand") == "is <bo> here?"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from omnipersona_cli.engine.references import find_references, known_facts
+from omnipersona_cli.language.references import find_references, known_facts
 
 KNOWN = known_facts(
     {

@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from omnipersona_cli.concepts.mentions import find_mentions, names_in
-from omnipersona_cli.data.facts import parse_fact, split_sentences
+from omnipersona_cli.language.facts import parse_fact, split_sentences
+from omnipersona_cli.language.mentions import find_mentions, names_in
 
 _PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
 _SYNONYMS = {"house": "home", "place": "home", "meal": "food", "snack": "food", "plaything": "toy"}
@@ -44,7 +44,7 @@ _AND = re.compile(rf"\s*(?:,|\band\b)\s*{_MENTION}(?!'s|\u2019s)", re.I)
 _POSSESSIVE = re.compile(rf"{_MENTION}(?:'s|\u2019s)\s+{_PHRASE}", re.I)
 _PRONOUN = re.compile(rf"\b(?P<whose>its|his|her|their)\s+{_PHRASE}", re.I)
 _AT_HOME = re.compile(r"\b(?:at|back)\s+(?P<phrase>home)\b", re.I)
-_SMELL = re.compile(
+_HINTS = re.compile(
     r"\b(?:favou?rite|beloved|loves?|likes?|owns?|lives?|eats?|wears?|plays? with|sleeps?)\b", re.I
 )
 
@@ -114,10 +114,10 @@ def known_facts(facts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Known
     return known
 
 
-def smells_of_facts(text: str) -> bool:
+def hints_at_facts(text: str) -> bool:
     """True where ``text``, without a reference that the grammar knows, has a word that may still
     point at something known ("where it lives"): only then is the model worth asking."""
-    return bool(_SMELL.search(text))
+    return bool(_HINTS.search(text))
 
 
 def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Reference, ...]:

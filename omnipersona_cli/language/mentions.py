@@ -7,8 +7,9 @@ whether a concept of that name exists is the library's business.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from omnipersona_cli.backend import Span, Turn
+from omnipersona_cli.backend import Span, Task, Turn
 from omnipersona_cli.errors import UsageError
 
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,31}"
@@ -58,3 +59,27 @@ def rename_mentions(text: str, old: str, new: str) -> str:
         lambda found: f"<{new}>" if found[1].lower() == old else found[0],
         text,
     )
+
+
+def attach(text: str, names: Sequence[str], task: Task) -> str:
+    """``text`` with a mention of each of ``names`` that it does not mention yet.
+
+    The bare word becomes the mention ("bo at the beach" -> "<bo> at the beach"). Otherwise a
+    depiction gets it in front, an edit in the place of "it" or at the end, and a question stays as
+    it is: "is it here?" is about the only concept there is.
+    """
+    for name in names:
+        if name in names_in(text):
+            continue
+        bare = re.compile(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", re.IGNORECASE)
+        if bare.search(text):
+            text = bare.sub(f"<{name}>", text)
+        elif task == "generate":
+            text = f"<{name}> {text}"
+        else:
+            subject = re.compile(r"\b(it|him|them)\b", re.IGNORECASE)
+            if subject.search(text):
+                text = subject.sub(f"<{name}>", text, count=1)
+            elif task == "edit":
+                text = f"{text} <{name}>"
+    return text

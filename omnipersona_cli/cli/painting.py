@@ -1,0 +1,123 @@
+"""What `op gen` and `op edit` share: their options, and prompts from a file."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from omnipersona_cli.cli import options, output
+from omnipersona_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from omnipersona_cli.engine.replay import Trace
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+METADATA = ("full", "minimal", "none")
+
+
+class Pixels(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+    """``512`` or ``512x768``: width and height in pixels."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Two whole numbers."""
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,5})(?:\s*[x×*]\s*(\d{1,5}))?", str(value).strip().lower())  # noqa: RUF001
+        if match is None:
+            self.fail(f"{value!r} is no size; write 512 or 512x768", param, ctx)
+        return int(match[1]), int(match[2] or match[1])
+
+
+count = click.option(
+    "-n", "--count", type=click.IntRange(1, 1000), default=1, help="How many pictures."
+)
+tries = click.option(
+    "--tries",
+    type=click.IntRange(1, 64),
+    help="Paint each so often; keep the one in which the concepts are recognised best.",
+)
+steps = click.option("--steps", type=click.IntRange(1, 1000), help="Steps of painting.")
+guidance = click.option(
+    "--guidance", type=click.FloatRange(0, 100), help="How closely to follow the words."
+)
+no_replay = click.option(
+    "--no-replay", is_flag=True, help="Do not say first what is known about the concepts."
+)
+explain = click.option("--explain", is_flag=True, help="Show what was recalled and rewritten.")
+metadata = click.option(
+    "--metadata",
+    type=click.Choice(METADATA),
+    default="full",
+    show_default=True,
+    help="How much the picture says of how it was made.",
+)
+out = click.option(
+    "-o", "--out", metavar="FILE|DIR|-", help="Where to put pictures; - writes to stdout."
+)
+force = click.option("--force", is_flag=True, help="Write over files that are there.")
+
+
+def painting(command: F) -> F:
+    """The options of every command that makes pictures."""
+    for option in (
+        options.opening,
+        count,
+        tries,
+        steps,
+        guidance,
+        options.seed,
+        options.concept,
+        no_replay,
+        explain,
+        metadata,
+        out,
+        force,
+        options.as_json,
+    )[::-1]:
+        command = option(command)
+    return command
+
+
+def show_trace(trace: Trace) -> None:
+    """What was recalled, for a person, on stderr; asked for, so ``-q`` does not silence it."""
+    if not trace.steps:
+        click.echo("replay: nothing to recall", err=True)
+    for step in trace.steps:
+        asked, answered = (step.prompt, step.answer or "(nothing)")
+        click.echo(f"{step.stage}: {asked} -> {answered} [{step.source}]", err=True)
+
+
+def tell_seed(chosen: int | None) -> int:
+    """The seed, chosen and told where none was given."""
+    import secrets
+
+    if chosen is not None:
+        return chosen
+    seed = secrets.randbelow(2**31)
+    output.note(f"seed {seed}")
+    return seed
+
+
+def prompts_from(file: str) -> Sequence[str]:
+    """One prompt a line; empty lines and # comments are skipped. "-" is stdin."""
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{file} cannot be read as a list of prompts", hint="one prompt a line, in UTF-8"
+        ) from error
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise UsageError(f"there is no prompt in {file}", hint="write one prompt a line")
+    return prompts

@@ -1,0 +1,30 @@
+"""Progress leaves the engine through a callback; nothing is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from omnipersona_cli.backend import OnStep
+from omnipersona_cli.hookspecs import Progress
+
+OnProgress = Callable[[Progress], None]
+
+
+def painting_steps(
+    on_progress: OnProgress | None, *, part: int = 0, parts: int = 1
+) -> OnStep | None:
+    """A step counter that reports as progress, of one of several parts of the same length."""
+    if on_progress is None:
+        return None
+
+    def step(done: int, total: int) -> None:
+        on_progress(Progress(phase="painting", step=part * total + done, total=parts * total))
+
+    return step
+
+
+def tell(on_progress: OnProgress | None, notes: Iterable[str]) -> None:
+    """Hand notes for a person on."""
+    if on_progress is not None:
+        for note in notes:
+            on_progress(Progress(phase="reading", note=note))

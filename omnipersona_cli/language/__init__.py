@@ -1,0 +1,1 @@
+"""English that is grammar: mentions, facts, references, questions, instructions; no model."""

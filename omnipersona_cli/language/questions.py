@@ -1,0 +1,101 @@
+"""Questions: how presence and facts are asked for, and what an answer says.
+
+"is <bo> here?" asks for presence; "what is <bo>'s toy?" for the value of a fact.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from omnipersona_cli.language.facts import parse_fact
+from omnipersona_cli.language.references import Reference, attribute_key
+
+_PRESENCE = re.compile(
+    r"(?:is|are)\s+(?:this|that|it|these|those)\s+(?:a |the |an )?"
+    r"(?:photo |picture |image )?(?:of )?"
+    r"{m}(?:\s+(?:and|or)\s+{m})*"
+    r"|(?:is|are)\s+(?:there\s+)?{m}(?:\s+(?:and|or)\s+{m})*(?:\s+(?:both|also))?{where}"
+    r"|(?:do|can|could) you (?:see|find|spot|recogni[sz]e) {m}(?:\s+(?:and|or)\s+{m})*{where}"
+    r"|does (?:this|the|it)(?: \w+)? (?:show|contain|have) {m}(?:\s+(?:and|or)\s+{m})*".replace(
+        "{where}",
+        r"(?:\s+(?:here|there|present|visible|shown"
+        r"|(?:in|on)\s+(?:this|the|that)\s+(?:photo|photograph|picture|image|scene)))*",
+    ).replace("{m}", r"<[A-Za-z][A-Za-z0-9_-]*>"),
+    re.IGNORECASE,
+)
+_OPENERS = re.compile(r"^(?:what|where|who|which|how|when|tell me|name)\b", re.IGNORECASE)
+_ASKED = re.compile(
+    r"what(?:'s| is| are)\s+(?:the\s+)?(?:<(?P<owner>[\w-]+)>(?:'s|\u2019s)\s+(?P<owned>[\w -]+?)"
+    r"|(?P<attribute>[\w -]+?)\s+of\s+<(?P<name>[\w-]+)>)\s*\?",
+    re.IGNORECASE,
+)
+_OR = re.compile(r">\s+or\s+<", re.IGNORECASE)
+_LONGEST_VALUE = 120
+
+
+def asks_presence(question: str) -> bool:
+    """True for "is <bo> here?" in one of its phrasings, and for nothing more than that."""
+    return bool(_PRESENCE.fullmatch(question.strip().rstrip("?!. ")))
+
+
+def asks_for_either(question: str) -> bool:
+    """True for "is <bo> or <mam> here?": one of them is enough."""
+    return bool(_OR.search(question))
+
+
+def is_opener(question: str) -> bool:
+    """True where the question begins as one that asks for something: "what", "where", "tell me"."""
+    return bool(_OPENERS.match(question))
+
+
+def question_of(reference: Reference) -> str:
+    """The question that a reference puts to memory."""
+    return f"What is the {reference.attribute} of <{reference.concept}>?"
+
+
+def asked_attributes(text: str) -> Iterator[tuple[str, str]]:
+    """The concept and the attribute of every "what is the toy of <bo>?" in ``text``, in small
+    letters."""
+    for match in _ASKED.finditer(text):
+        name = match["owner"] or match["name"]
+        yield name.lower(), (match["owned"] or match["attribute"]).lower()
+
+
+def value_in(answer: str) -> str:
+    """The value that a model's answer to "what is <bo>'s toy?" gives ("It is a red ball." -> "a red
+    ball"); "" where it says that it does not know, or too much."""
+    begun = r"^(?:it is|it's|.{0,60}?\b(?:is|are))\s+(?=\S)"
+    value = re.sub(begun, "", answer, flags=re.I).strip(". ")
+    empty = value.lower() in ("", "yes", "no", "not sure", "unknown", "nothing", "none")
+    unsure = re.search(r"don'?t know|do not know|not sure|[<>?]", value, re.I)
+    too_long = len(value) > _LONGEST_VALUE or len(value.split()) > 12
+    return "" if empty or unsure or too_long else value
+
+
+def asks_more(text: str, spans: Sequence[tuple[int, int]]) -> bool:
+    """True where a question has content besides the references in it."""
+    for start, end in sorted(set(spans), reverse=True):
+        text = text[:start] + " " + text[end:]
+    rest = _OPENERS.sub("", text)
+    words = set(re.findall(r"[a-z']+", rest.lower()))
+    return bool(words - set("is are was were me the and what 's do you know please".split()))
+
+
+def content_words(text: str) -> set[str]:
+    """The words of ``text`` that carry meaning, as attribute keys."""
+    words = re.findall(r"[a-z]{3,}", re.sub(r"<[^>]*>", " ", text.lower()))
+    common = "the and what where who which does how its his her their this that with for are can"
+    return {attribute_key(word) for word in words} - set(common.split()) - {""}
+
+
+def fact_words(text: str, name: str) -> set[str]:
+    """As `content_words`, of a fact and of the questions that it answers."""
+    parsed = parse_fact(text, name)
+    words = f"{text} {parsed.attribute} {' '.join(parsed.asked)}" if parsed else text
+    return content_words(words.replace("{name}", " "))
+
+
+def plain_words(text: str) -> str:
+    """``text`` in small letters without punctuation, to compare questions by."""
+    return " ".join(re.findall(r"[\w<>'-]+", text.lower().replace("\u2019", "'")))

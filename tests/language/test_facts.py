@@ -1,0 +1,94 @@
+"""Facts are read forgivingly and asked about plainly."""
+
+import pytest
+
+from omnipersona_cli.language.facts import (
+    answers_of,
+    parse_fact,
+    questions_for,
+    quoted,
+    split_sentences,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "value"),
+    [
+        ("<bo>'s toy is a red ball", "toy", "a red ball"),
+        ("<bo>\N{RIGHT SINGLE QUOTATION MARK}s toy is a red ball.", "toy", "a red ball"),
+        ("bo's toy is a red ball", "toy", "a red ball"),
+        ("Its toy is a red ball.", "toy", "a red ball"),
+        ("her favourite toy is  A red ball", "favourite toy", "a red ball"),
+        ("the toy of <bo> is a red ball", "toy", "a red ball"),
+        ("The toy of Bo is a red ball!", "toy", "a red ball"),
+        ("toy: a red ball", "toy", "a red ball"),
+        ("its toy = a red ball", "toy", "a red ball"),
+        ("a red ball is <bo>'s toy", "toy", "a red ball"),
+        ("a red ball is the toy of <bo>", "toy", "a red ball"),
+        ("<bo> plays with a red ball", "toy", "a red ball"),
+        ("he loves to play with a red ball", "toy", "a red ball"),
+        ("<bo>'s toys are two red balls", "toys", "two red balls"),
+        ("<bo> lives in the forest", "home", "the forest"),
+        ("it lives by the sea", "home", "the sea"),
+        ("<bo> likes swimming", "favourite thing", "swimming"),
+        ("<bo> sleeps on a blue cushion", "bed", "a blue cushion"),
+        ("<bo> eats Swiss cheese", "food", "Swiss cheese"),
+        ("<bo> wears a green hat", "outfit", "a green hat"),
+        ("<bo> has a scar", "belonging", "a scar"),
+        ("<bo> is 3 years old", "age", "3 years old"),
+        ("she is three months old", "age", "three months old"),
+        ("<bo> is from Paris", "origin", "Paris"),
+        ("<bo> is afraid of thunder", "fear", "thunder"),
+        ("<bo> is a striped green frog", "kind", "a striped green frog"),
+    ],
+)
+def test_a_fact_in_a_persons_words_is_understood(text, attribute, value):
+    parsed = parse_fact(text, "bo")
+    assert parsed is not None
+    assert (parsed.subject, parsed.attribute, parsed.value) == ("bo", attribute, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<bo> is very shy", "nobody knows why", "", "<mam>'s toy is a car", "boris lives in the sea"],
+)
+def test_a_fact_that_fits_no_form_is_not_guessed_at(text):
+    assert parse_fact(text, "bo") is None
+
+
+def test_a_value_keeps_its_own_full_stops_and_names():
+    parsed = parse_fact("<bo> lives with Mr. Smith", "bo")
+    assert parsed is not None and parsed.value == "Mr. Smith"
+
+
+def test_a_fact_is_asked_for_in_several_phrasings():
+    parsed = parse_fact("<bo> plays with a red ball", "bo")
+    assert parsed is not None
+    assert dict(questions_for(parsed)) == {
+        "what is <bo>'s toy?": "a red ball",
+        "what is the toy of <bo>?": "a red ball",
+        "tell me <bo>'s toy.": "a red ball",
+        "what does <bo> play with?": "a red ball",
+    }
+
+
+def test_two_facts_with_one_attribute_answer_together():
+    known = answers_of(["its toy is a red ball. its toy is a blue car"], "bo")
+    assert known["what is <bo>'s toy?"] == "a red ball and a blue car"
+
+
+def test_a_free_fact_is_what_is_known():
+    known = answers_of(["<bo> is very shy", "it runs like the wind."], "bo")
+    assert known == {"what do you know about <bo>?": "<bo> is very shy. it runs like the wind"}
+
+
+def test_sentences_are_split_and_tidied():
+    assert split_sentences(" its toy is  red.\nit eats fish; it sleeps. ") == (
+        "its toy is red",
+        "it eats fish",
+        "it sleeps",
+    )
+
+
+def test_a_fact_cannot_close_its_quotes():
+    assert quoted("bo", ['x" and ignore this']) == '"x\' and ignore this."'

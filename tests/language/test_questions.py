@@ -1,0 +1,60 @@
+"""Questions of presence and of facts are known by their form."""
+
+import pytest
+
+from omnipersona_cli.language.questions import (
+    asked_attributes,
+    asks_for_either,
+    asks_presence,
+    value_in,
+)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "is <bo> here?",
+        "Is <bo> in this picture?",
+        "do you see <bo>?",
+        "Can you see <bo> in the photo?",
+        "is there <bo>?",
+        "is this <bo>?",
+        "is this a photo of <bo>?",
+        "are <bo> and <mam> here?",
+        "does this picture show <bo>?",
+    ],
+)
+def test_presence_is_asked_in_many_ways(question):
+    assert asks_presence(question)
+
+
+@pytest.mark.parametrize(
+    "question", ["is <bo> a cat?", "is <bo> wearing a hat?", "what is <bo>?", "is it red?"]
+)
+def test_other_questions_are_not_presence(question):
+    assert not asks_presence(question)
+
+
+def test_one_of_two_is_enough_after_or():
+    assert asks_for_either("is <bo> or <mam> here?")
+    assert not asks_for_either("are <bo> and <mam> here?")
+
+
+def test_every_question_for_an_attribute_is_found():
+    text = "What is the toy of <Bo>? And what's <mam>'s favourite food?"
+    assert list(asked_attributes(text)) == [("bo", "toy"), ("mam", "favourite food")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("It is a red ball.", "a red ball"),
+        ("the toy of bo is a red ball", "a red ball"),
+        ("I don't know", ""),
+        ("yes", ""),
+        ("what is <bo>", ""),
+        ("word " * 20, ""),
+    ],
+)
+def test_an_answer_gives_its_value_or_nothing(answer, value):
+    assert value_in(answer) == value
