@@ -76,7 +76,7 @@ class JudgeItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Judgement:
     """What a judge says: ``score`` from 0 to 1 (cosines as they are), None where it ``failed``;
     ``detail`` is its reply, or what went wrong."""
 
@@ -94,7 +94,7 @@ class Judge(Protocol):
     kinds: frozenset[JudgeKind]
     remarks: Sequence[str]
 
-    def score(self, item: JudgeItem) -> Verdict: ...
+    def score(self, item: JudgeItem) -> Judgement: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from hashlib import sha256
 from PIL import Image as images
 from PIL.Image import Image
 
-from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
+from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
 from op_nano.backend import WEIGHTS
 from op_nano.judge import judge
 from op_nano.vision import AROUND, ATTRIBUTES
@@ -49,29 +49,31 @@ class ToyJudge:
         self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
         self._seen(images.new("RGB", (64, 64)))  # reads the weights now: the id speaks of these
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         """The verdict; failed where the truth that it needs is not known."""
         if item.kind == "answer":
-            return Verdict(score=same_words(item.gold, item.answer))
+            return Judgement(score=same_words(item.gold, item.answer))
         if not item.images or (item.kind != "image-image" and not item.truth):
-            return Verdict(score=None, detail="the data set does not say what is true", failed=True)
+            return Judgement(
+                score=None, detail="the data set does not say what is true", failed=True
+            )
         seen = self._seen(item.images[-1])
         if item.kind == "image-image":
             shares = [_share(_looks(self._seen(it)), seen) for it in item.references]
             if not shares:
-                return Verdict(score=None, detail="nothing to compare with", failed=True)
-            return Verdict(score=sum(shares) / len(shares))
+                return Judgement(score=None, detail="nothing to compare with", failed=True)
+            return Judgement(score=sum(shares) / len(shares))
         detail = ", ".join(f"{name}: {seen.get(name, '')}" for name in item.truth)
         share = _share(item.truth, seen)
         if item.kind == "parg":
-            return Verdict(score=float(share == 1), detail=detail)
+            return Judgement(score=float(share == 1), detail=detail)
         if item.kind == "presence":
-            return Verdict(score=share if seen["characters"] != "0" else 0.0, detail=detail)
+            return Judgement(score=share if seen["characters"] != "0" else 0.0, detail=detail)
         if item.kind == "edit-sc":
             before = self._seen(item.images[0])
             kept = {name: before[name] for name in ("scene", "thing") if name not in item.truth}
-            return Verdict(score=min(share, _share(kept, seen) if kept else 1.0), detail=detail)
-        return Verdict(score=share, detail=detail)
+            return Judgement(score=min(share, _share(kept, seen) if kept else 1.0), detail=detail)
+        return Judgement(score=share, detail=detail)
 
     def _seen(self, image: Image) -> dict[str, str]:
         """What the judge sees, in words; a picture is looked at once while it is remembered.

@@ -86,14 +86,10 @@ class Concept:
     class_word: str
     info: str
     facts: tuple[str, ...]
-    generation_type: str
     photos: tuple[Path, ...]
     test_photos: tuple[Path, ...]
     negatives: tuple[Path, ...]
     items: tuple[Item, ...]
-    conversations: tuple[tuple[str, str, str], ...] = ()
-    """(picture, question, answer): what the set says about its photos. Learning makes its own
-    lessons; a method that wants these finds them here."""
     truth: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -211,12 +207,10 @@ def _concept(
         class_word=str(info.get("class", "")),
         info=renamed(str(info.get("info", "")), folder, name),
         facts=tuple(renamed(fact, folder, name) for fact in facts),
-        generation_type=str(info.get("generation_type", "live_subject")),
         photos=photos,
         test_photos=test_photos,
         negatives=negatives,
         items=tuple(items),
-        conversations=tuple(_conversations(train, folder, name, notes)),
         truth=truth,
     )
 
@@ -228,23 +222,6 @@ def _train_photos(root: Path, train: Path, folder: str) -> tuple[Path, ...]:
     if files is None:
         return _pictures(train)
     return tuple(_found(train, train, file, listed) for file in _strings(files, listed))
-
-
-def _conversations(
-    train: Path, folder: str, name: str, notes: list[str]
-) -> Iterator[tuple[str, str, str]]:
-    """What conversations.json says about each photo."""
-    path = train / "conversations.json"
-    if not path.exists():
-        return
-    for picture, turns in _object(read_json(path), path).items():
-        for turn in turns if isinstance(turns, list) else [turns]:
-            both = (turn.get("query"), turn.get("answer")) if isinstance(turn, dict) else ()
-            said = [renamed(it, folder, name) for it in both if isinstance(it, str)]
-            if len(said) == 2:
-                yield picture, said[0], said[1]
-            else:
-                notes.append("conversations.json has entries of unknown form; they are left out")
 
 
 def check_pictures(dataset: Dataset) -> None:

@@ -127,7 +127,9 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
 
 def _weights(info: BackendInfo) -> list[tuple[str, str]]:
     """A row for each task that has weights of its own."""
-    return [("weights", f"{info.weights[it]} to {it}") for it in TASKS if it in info.weights]
+    return [
+        ("weights", f"{info.weights[task]} to {task}") for task in TASKS if task in info.weights
+    ]
 
 
 def _fetch_from_hub(name: str, repo: str, wanted_files: Sequence[str]) -> bool:
@@ -199,7 +201,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
 
 def _imports(info: BackendInfo) -> list[str]:
     """Programs whose concepts become slots of this backend."""
-    return [it.name for it in registry.importers().values() if it.backend == info.name]
+    return [other.name for other in registry.importers().values() if other.backend == info.name]
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -30,8 +30,13 @@ def judges(as_json: bool) -> None:
     if as_json:
         output.answer_json(
             [
-                {"name": it.name, "summary": it.summary, "needs": it.needs, "licence": it.licence}
-                for it in known.values()
+                {
+                    "name": judge.name,
+                    "summary": judge.summary,
+                    "needs": judge.needs,
+                    "licence": judge.licence,
+                }
+                for judge in known.values()
             ]
         )
         return

@@ -84,6 +84,26 @@ def decode(source: Path | BinaryIO, *, long_side: int | None = LONG_SIDE) -> Dec
         raise PhotoError("cut short or damaged", hint="copy the file again") from error
 
 
+def normalised(image: Image.Image) -> Image.Image:
+    """``image`` as every model gets it: turned as its EXIF says, 8 bits a channel, on white where
+    it is transparent, RGB. One that is so already comes back itself. The only place that does
+    this: files pass it when they are read, pictures given to the engine when they are taken in."""
+    if image.mode == "RGB" and not image.has_transparency_data and not image.getexif():
+        return image
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def _alpha(image: Image.Image) -> Image.Image | None:
+    """How opaque each pixel is (mode L); None where all are."""
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
 def _open(source: Path | BinaryIO) -> Image.Image:
     if isinstance(source, Path) and source.exists() and not source.is_file():
         if source.is_dir():
@@ -107,23 +127,17 @@ def _upright(file: Image.Image, long_side: int | None) -> Decoded:
         remarks.append("several frames or pages, the first is used")
         file.seek(0)
     file.load()
-    image: Image.Image = ImageOps.exif_transpose(file)
-    if min(image.size) < MIN_SIDE:
+    if min(file.size) < MIN_SIDE:
         raise PhotoError(
-            f"only {image.width} x {image.height} pixels",
+            f"only {file.width} x {file.height} pixels",
             hint=f"give a picture of at least {MIN_SIDE} x {MIN_SIDE} pixels",
         )
-    if image.mode == "CMYK":
+    if file.mode == "CMYK":
         remarks.append("print colours (CMYK), converted to RGB")
-    elif image.mode.startswith(("I", "F")):
+    elif file.mode.startswith(("I", "F")):
         remarks.append("more than 8 bits a pixel, reduced to 8")
-        image = _eight_bits(image)
-    alpha = None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = image.getchannel("A")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    alpha = _alpha(ImageOps.exif_transpose(file))
+    image = normalised(file)
     if long_side is not None and max(image.size) > long_side:
         image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
         alpha = alpha and alpha.resize(image.size)

@@ -9,7 +9,7 @@ its file name, never by its path, and no EXIF is kept.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -84,11 +84,6 @@ class Album:
         """How many photos there are, varied copies not counted."""
         return sum(not photo.varied for photo in self.photos)
 
-    @property
-    def captions(self) -> Mapping[str, str]:
-        """Caption by photo name, where there is one."""
-        return {photo.name: photo.caption for photo in self.photos if photo.caption}
-
 
 def open_album(
     paths: Sequence[Path],
@@ -124,7 +119,7 @@ def open_album(
             "photos are better"
         )
         copies = {
-            photo.name: [replace(it, varied=True) for it in _varied(photo)] for photo in photos
+            photo.name: [replace(copy, varied=True) for copy in _varied(photo)] for photo in photos
         }
         photos = [copy for photo in photos for copy in (photo, *copies[photo.name])]
     return Album(

@@ -33,7 +33,7 @@ from omnipersona_cli.language.references import (
 )
 
 Stage = Literal["intent", "retrieval", "rewriting"]
-Source = Literal["model", "grammar", "facts", "tokens", "nothing"]
+TraceSource = Literal["facts", "tokens", "model", "grammar", "unknown"]
 
 INTENT_EXAMPLES: tuple[tuple[str, str], ...] = (
     ("{name} with its toy", "what is the toy of {name}?"),
@@ -77,7 +77,7 @@ class TraceStep:
     stage: Stage
     prompt: str
     answer: str
-    source: Source
+    source: TraceSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class _Recalled:
 
     reference: Reference
     value: str
-    source: Source
+    source: TraceSource
     place: str = ""
 
 
@@ -136,21 +136,21 @@ def replay(
         for reference in _each_once(references)
     ]
     recalled = [_recall(backend, reference, concepts, known) for reference in references]
-    shown = {(it.reference.concept, it.reference.attribute): it for it in recalled}
+    shown = {(one.reference.concept, one.reference.attribute): one for one in recalled}
     steps += [
         TraceStep(
             stage="retrieval",
-            prompt=question_of(it.reference),
-            answer=_sentence(it) if it.value else "",
-            source=it.source,
+            prompt=question_of(one.reference),
+            answer=_sentence(one) if one.value else "",
+            source=one.source,
         )
-        for it in shown.values()
+        for one in shown.values()
     ]
-    answered = [it for it in recalled if it.value]
+    answered = [one for one in recalled if one.value]
     if not answered:
         return Trace(request=request, steps=tuple(steps), rewritten=request)
     rewritten, writer = _rewrite(backend, request, answered)
-    memory = " ".join(_sentence(it) for it in shown.values() if it.value)
+    memory = " ".join(_sentence(one) for one in shown.values() if one.value)
     steps.append(
         TraceStep(stage="rewriting", prompt=f"{memory} {request}", answer=rewritten, source=writer)
     )
@@ -175,7 +175,7 @@ def ask_tokens(backend: Backend, concept: ConceptTokens, attribute: str) -> str:
 
 def _intents(
     backend: Backend, request: str, by_grammar: Sequence[Reference], known: Known
-) -> tuple[Sequence[Reference], Source]:
+) -> tuple[Sequence[Reference], TraceSource]:
     """Stage 1. The model's reading is taken where it agrees with the grammar, and where the
     grammar finds nothing but the model names an attribute that is really known."""
     mention = f"<{next(iter(names_in(request)), 'it')}>"
@@ -187,7 +187,7 @@ def _intents(
     asked = list(asked_attributes(said))
     keys = {(name, attribute_key(attribute)) for name, attribute in asked}
     if by_grammar:
-        agreed = keys == {(it.concept, attribute_key(it.attribute)) for it in by_grammar}
+        agreed = keys == {(one.concept, attribute_key(one.attribute)) for one in by_grammar}
         return by_grammar, "model" if agreed else "grammar"
     end = len(request)
     implied = [
@@ -212,16 +212,18 @@ def _recall(
             )
         where = place[1].lower() if place else ""
         return _Recalled(reference=reference, value=value, source="facts", place=where)
-    tokens = next(it for it in concepts if it.name == reference.concept)
+    tokens = next(one for one in concepts if one.name == reference.concept)
     value = ask_tokens(backend, tokens, reference.attribute)
-    return _Recalled(reference=reference, value=value, source="tokens" if value else "nothing")
+    return _Recalled(reference=reference, value=value, source="tokens" if value else "unknown")
 
 
-def _rewrite(backend: Backend, request: str, answered: Sequence[_Recalled]) -> tuple[str, Source]:
+def _rewrite(
+    backend: Backend, request: str, answered: Sequence[_Recalled]
+) -> tuple[str, TraceSource]:
     """Stage 3. The model's text is taken where it keeps every word and mention that the spliced
     request has, in whatever order; else the splice itself."""
     spliced = _splice(request, answered)
-    memory = " ".join(dict.fromkeys(_sentence(it) for it in answered))
+    memory = " ".join(dict.fromkeys(_sentence(one) for one in answered))
     mention = f"<{answered[0].reference.concept}>"
     shown = REWRITING_EXAMPLES[: backend.info.replay_examples]
     lines = [f"request: {wanted} memory: {known} prompt: {text}" for wanted, known, text in shown]
@@ -236,11 +238,11 @@ def _rewrite(backend: Backend, request: str, answered: Sequence[_Recalled]) -> t
 def _splice(request: str, answered: Sequence[_Recalled]) -> str:
     """The request with each reference replaced by its value; implied ones go to the end."""
     places: dict[tuple[int, int], list[_Recalled]] = {}
-    for it in answered:
-        places.setdefault((it.reference.start, it.reference.end), []).append(it)
+    for one in answered:
+        places.setdefault((one.reference.start, one.reference.end), []).append(one)
     text = request
     for (start, end), meant in sorted(places.items(), reverse=True):
-        value = " and ".join(dict.fromkeys(it.value for it in meant))
+        value = " and ".join(dict.fromkeys(one.value for one in meant))
         before, after = text[:start], text[end:]
         place = meant[0].place
         if start == end:
@@ -258,7 +260,7 @@ def _sentence(recalled: _Recalled) -> str:
 
 
 def _each_once(references: Sequence[Reference]) -> list[Reference]:
-    return list({(it.concept, it.attribute): it for it in references}.values())
+    return list({(one.concept, one.attribute): one for one in references}.values())
 
 
 def _say(backend: Backend, text: str, *, max_tokens: int) -> str:

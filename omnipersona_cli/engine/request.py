@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from PIL import ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Prompt, Task, Turn
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.data.decode import normalised
 from omnipersona_cli.engine.limits import SMALLEST_SIDE
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot
@@ -136,21 +136,14 @@ def checked_text(text: str) -> str:
 
 
 def checked_picture(image: Image) -> Image:
-    """``image`` upright and in RGB; PhotoError where it is too small to show anything."""
+    """``image`` as `normalised` gives it; PhotoError where it is too small to show anything."""
     if min(image.size) < SMALLEST_SIDE:
         width, height = image.size
         raise PhotoError(
             f"the picture is {width}x{height} pixels, too small to see anything in",
             hint=f"give one of at least {SMALLEST_SIDE}x{SMALLEST_SIDE}",
         )
-    upright = ImageOps.exif_transpose(image)
-    if "A" in upright.getbands() or "transparency" in upright.info:
-        from PIL import Image as images
-
-        layer = upright.convert("RGBA")
-        ground = images.new("RGBA", layer.size, "white")
-        return images.alpha_composite(ground, layer).convert("RGB")
-    return upright.convert("RGB")
+    return normalised(image)
 
 
 def check_task(info: BackendInfo, task: Task) -> None:

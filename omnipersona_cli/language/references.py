@@ -130,7 +130,7 @@ def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Refe
     """
     found: list[Reference] = []
     candidates = [*_named(text), *_pronouns(text, names), *_homes(text, names)]
-    for candidate in sorted(candidates, key=lambda it: (it.start, -it.end)):
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.start, -candidate.end)):
         if candidate.concept not in names:
             continue
         length = _attribute_length(candidate, known.get(candidate.concept, {}))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image, Resampling
 
 from omnipersona_cli.errors import MissingError
-from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
+from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
 
 MODEL = "antelopev2"
 FOLDER = "~/.insightface"
@@ -64,10 +64,11 @@ class FaceJudge:
         with (weights / RECOGNITION).open("rb") as file:
             self.id = f"face:{MODEL}@{file_digest(file, 'sha256').hexdigest()[:16]}"
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         """The cosine of the face in the picture with those in the references."""
         return compared(
-            [self._faces(it) for it in item.images], [self._faces(it) for it in item.references]
+            [self._faces(image) for image in item.images],
+            [self._faces(image) for image in item.references],
         )
 
     def _faces(self, image: Image) -> Sequence[Face]:
@@ -77,7 +78,7 @@ class FaceJudge:
         return found
 
 
-def compared(images: Sequence[Sequence[Face]], references: Sequence[Sequence[Face]]) -> Verdict:
+def compared(images: Sequence[Sequence[Face]], references: Sequence[Sequence[Face]]) -> Judgement:
     """The mean cosine of every picture's largest face with every reference's; failed where a side
     has no face at all."""
     one, other = (
@@ -85,10 +86,10 @@ def compared(images: Sequence[Sequence[Face]], references: Sequence[Sequence[Fac
         for side in (images, references)
     )
     if not one:
-        return Verdict(score=None, detail="no face in the picture", failed=True)
+        return Judgement(score=None, detail="no face in the picture", failed=True)
     if not other:
-        return Verdict(score=None, detail="no face in the photos to compare with", failed=True)
-    return Verdict(score=float((np.stack(one) @ np.stack(other).T).mean()))
+        return Judgement(score=None, detail="no face in the photos to compare with", failed=True)
+    return Judgement(score=float((np.stack(one) @ np.stack(other).T).mean()))
 
 
 def largest(faces: Sequence[Face]) -> Face:

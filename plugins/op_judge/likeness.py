@@ -20,7 +20,7 @@ from PIL.Image import Image, Resampling
 from torch import Tensor
 
 from omnipersona_cli.errors import MissingError, PersonaError
-from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
+from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
 
 CLIP, CLIP_REVISION = "openai/clip-vit-base-patch32", "refs/pr/15"
 """The branch that has the weights as safetensors."""
@@ -53,12 +53,12 @@ class Embeddings:
         self._known.move_to_end(key)
         return self._known[key]
 
-    def alike(self, images: Sequence[Image], references: Sequence[Image]) -> Verdict:
+    def alike(self, images: Sequence[Image], references: Sequence[Image]) -> Judgement:
         """The mean cosine of every picture with every reference."""
         if not images or not references:
-            return Verdict(score=None, detail="nothing to compare with", failed=True)
-        one = torch.stack([self.of(it) for it in images])
-        other = torch.stack([self.of(it) for it in references])
+            return Judgement(score=None, detail="nothing to compare with", failed=True)
+        one = torch.stack([self.of(image) for image in images])
+        other = torch.stack([self.of(image) for image in references])
         return _finite(float((one @ other.T).mean()))
 
 
@@ -80,12 +80,12 @@ class ClipJudge:
         self._pictures = Embeddings(self._encoded)
         self.id = f"clip@{fingerprint(folder)}"
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         """The mean cosine with the references, or with the text."""
         if item.kind == "image-image":
             return self._pictures.alike(item.images, item.references)
         if not item.images or not item.prompt.strip():
-            return Verdict(score=None, detail="no text to compare with", failed=True)
+            return Judgement(score=None, detail="no text to compare with", failed=True)
         text = self._text(item.prompt)
         cosines = [float(self._pictures.of(image) @ text) for image in item.images]
         return _finite(sum(cosines) / len(cosines))
@@ -121,7 +121,7 @@ class DinoJudge:
         self._pictures = Embeddings(self._encoded)
         self.id = f"dino@{fingerprint(folder)}"
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         """The mean cosine with the references."""
         return self._pictures.alike(item.images, item.references)
 
@@ -224,8 +224,8 @@ def _not_usable(folder: Path, error: Exception) -> PersonaError:
     )
 
 
-def _finite(value: float) -> Verdict:
+def _finite(value: float) -> Judgement:
     """A cosine, or a failure where the weights gave no number."""
     if value != value:
-        return Verdict(score=None, detail="the encoder gave no number", failed=True)
-    return Verdict(score=max(-1.0, min(1.0, value)))
+        return Judgement(score=None, detail="the encoder gave no number", failed=True)
+    return Judgement(score=max(-1.0, min(1.0, value)))

@@ -28,7 +28,7 @@ import httpx2
 from PIL.Image import Image
 
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
-from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Verdict
+from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
 from op_judge.questions import RULES, Question, question_of, read_reply, rules_digest
 
 URL, MODEL, KEY, TIMEOUT = (
@@ -94,14 +94,14 @@ class VlmJudge:
             "and pictures are sent there",
         )
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         """The model's verdict; failed where two attempts gave none.
 
         Raises PersonaError where the endpoint is down or refuses us.
         """
         question = question_of(item)
         if question is None:
-            return Verdict(score=None, detail="there is too little to judge", failed=True)
+            return Judgement(score=None, detail="there is too little to judge", failed=True)
         body = json.dumps(request_body(self._endpoint.model, question)).encode()
         detail = ""
         for attempt in range(ATTEMPTS):
@@ -122,7 +122,7 @@ class VlmJudge:
             score = read_reply(item.kind, reply)
             if score is not None:
                 self._failed_in_a_row = 0
-                return Verdict(score=score, detail=reply[:LONGEST_DETAIL])
+                return Judgement(score=score, detail=reply[:LONGEST_DETAIL])
             detail = f"not in the asked form: {reply[:LONGEST_DETAIL]!r}"
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= MOST_IN_A_ROW:
@@ -131,7 +131,7 @@ class VlmJudge:
                 hint="mend the endpoint, then run the same command with --retry-failed: finished "
                 "items are kept",
             )
-        return Verdict(score=None, detail=detail, failed=True)
+        return Judgement(score=None, detail=detail, failed=True)
 
 
 def endpoint_from(environment: Mapping[str, str]) -> Endpoint:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from omnipersona_cli import registry
-from omnipersona_cli.hookspecs import JudgeInfo, JudgeItem, Verdict, hookimpl
+from omnipersona_cli.hookspecs import JudgeInfo, JudgeItem, Judgement, hookimpl
 from omnipersona_cli.testing import SketchPlugin, drawing
 
 COLOURS = {"bo": "red", "mia": "blue"}
@@ -21,16 +21,16 @@ class ColourJudge:
     kinds = frozenset({"answer", "parg", "edit-sc", "presence", "image-image"})
     remarks = ("the judge of colours looks at nothing else",)
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         if item.kind == "answer":
-            return Verdict(score=float(item.gold.lower() in item.answer.lower()))
+            return Judgement(score=float(item.gold.lower() in item.answer.lower()))
         if item.kind == "edit-sc":
-            return Verdict(score=None, detail="no reply", failed=True)
+            return Judgement(score=None, detail="no reply", failed=True)
         if item.kind == "parg":
-            return Verdict(score=float(bool(item.truth)))
+            return Judgement(score=float(bool(item.truth)))
         mean = [np.asarray(it.convert("RGB")).mean((0, 1)) for it in item.images]
         near = [np.asarray(it.convert("RGB")).mean((0, 1)) for it in item.references]
-        return Verdict(score=1 - float(np.abs(np.mean(near, 0) - mean[-1]).mean()) / 255)
+        return Judgement(score=1 - float(np.abs(np.mean(near, 0) - mean[-1]).mean()) / 255)
 
 
 class FaceJudge:
@@ -40,11 +40,11 @@ class FaceJudge:
     kinds = frozenset({"face"})
     remarks = ()
 
-    def score(self, item: JudgeItem) -> Verdict:
+    def score(self, item: JudgeItem) -> Judgement:
         red, green, blue = np.asarray(item.images[0].convert("RGB")).mean((0, 1))
         if red <= max(green, blue):
-            return Verdict(score=None, detail="no face in the picture", failed=True)
-        return Verdict(score=0.5)
+            return Judgement(score=None, detail="no face in the picture", failed=True)
+        return Judgement(score=0.5)
 
 
 class BenchPlugin(SketchPlugin):

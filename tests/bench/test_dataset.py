@@ -56,16 +56,12 @@ def test_unknown_fields_are_reported(discs):
     assert any("'colour'" in note for note in read_dataset(discs).notes)
 
 
-def test_conversations_and_the_list_of_training_photos_are_read(discs):
+def test_the_list_of_training_photos_is_read(discs):
     train = discs / "concept/train"
     (train / "train_images.json").write_text(json.dumps({"bo": ["3.png", "1.png"]}))
-    talk = {"1.png": [{"query": "<image>\nwho is it?", "answer": "<bo>"}, {"frage": "?"}]}
-    (train / "bo/conversations.json").write_text(json.dumps(talk))
     data = read_dataset(discs)
     bo, mia = data.concepts
     assert [path.name for path in bo.photos] == ["3.png", "1.png"] and len(mia.photos) == 5
-    assert bo.conversations == (("1.png", "who is it?", "<bo>"),)
-    assert any("conversations.json has entries of unknown form" in note for note in data.notes)
     (train / "train_images.json").write_text(json.dumps({"bo": ["gone.png"]}))
     with pytest.raises(MissingError, match=r"gone\.png"):
         read_dataset(discs)

@@ -20,7 +20,7 @@ from omnipersona_cli.bench.run import run
 from omnipersona_cli.bench.unit import Order
 from omnipersona_cli.engine import Opening
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
-from omnipersona_cli.hookspecs import Verdict
+from omnipersona_cli.hookspecs import Judgement
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_what_a_judge_failed_at_is_asked_again_when_that_is_wanted(order, monkey
     real = judge.score
 
     def mended(self, item):
-        return Verdict(score=1.0) if item.kind == "edit-sc" else real(self, item)
+        return Judgement(score=1.0) if item.kind == "edit-sc" else real(self, item)
 
     monkeypatch.setattr(judge, "score", mended)
     assert any(it["failed"] for it in run(editing))  # what is finished stays as it is

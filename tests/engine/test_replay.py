@@ -93,7 +93,7 @@ def test_where_nobody_knows_the_request_stays_as_it_is(answer):
     backend = Scripted(memory=answer)
     trace = replay(backend, "<bo> with its hat", concepts=concepts("bo"), facts={})
     assert trace.rewritten == "<bo> with its hat"
-    assert trace.steps[-1].source == "nothing" and trace.steps[-1].answer == ""
+    assert trace.steps[-1].source == "unknown" and trace.steps[-1].answer == ""
 
 
 def test_the_model_finds_a_reference_that_the_grammar_does_not():
