@@ -162,8 +162,12 @@ def _share(said: Sequence[bool], truth: Sequence[bool], *, there: bool) -> float
 def main(characters: int, first: int, workers: int, steps: int | None, out: Path | None) -> None:
     """Print what calibration is worth."""
     from omnipersona_cli import registry
+    from omnipersona_cli.backend import Opening
 
-    setting = {"backend": registry.open_backend("nano").fingerprint, "steps": steps}
+    setting = {
+        "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
+        "steps": steps,
+    }
     results = finished(out, setting)
     wanted = range(first, first + characters)
     waiting = [seed for seed in wanted if seed not in results]

@@ -437,13 +437,14 @@ def main(
         click.echo(json.dumps(one))
         return
     from omnipersona_cli import registry
+    from omnipersona_cli.backend import Opening
     from op_nano.backend import WEIGHTS
 
     judge_file = judge_file or WEIGHTS / "judge.safetensors"
     if not judge_file.is_file():
         raise click.ClickException(f"there is no judge in {judge_file}: name one with --judge FILE")
     setting = {
-        "backend": registry.open_backend("nano").fingerprint,
+        "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
         "judge": sha256(judge_file.read_bytes()).hexdigest()[:16],
         "steps": steps,
     }

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import ConceptTokens, Lesson, Task
+from omnipersona_cli.backend import ConceptTokens, Lesson, Opening, Task
 from omnipersona_cli.engine.material import gather
 from omnipersona_cli.engine.optimise import Settings, draw, group_of, weighted
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
@@ -44,7 +44,7 @@ from op_bagel.packing import Packed, Sample, pack
 from op_bagel.sampling import Guidance
 from op_bagel.vae import AutoEncoder, VAEConfig
 from op_nano import INFO, toy
-from op_nano.backend import NanoWords
+from op_nano.backend import NanoTokenizer
 
 SIDE = 128
 MID = BagelConfig(
@@ -110,7 +110,7 @@ def mid_backend() -> BagelBackend:
         fingerprint="mid@random",
         bagel=bagel.eval(),
         vae=AutoEncoder(MID.vae).eval(),
-        words=NanoWords(),
+        tokenizer=NanoTokenizer(),
         fit_vae=_fitted,
         fit_vit=_fitted,
         guidance=Guidance(text=INFO.guidance),
@@ -125,7 +125,7 @@ def _fitted(image: Image) -> Image:
 
 def opened(shape: str) -> BagelBackend:
     """The backend of a shape; both ways of stepping need one that is a BAGEL."""
-    backend = mid_backend() if shape == "mid" else registry.open_backend("nano")
+    backend = mid_backend() if shape == "mid" else registry.open_backend(Opening(backend="nano"))
     if not isinstance(backend, BagelBackend):
         raise click.ClickException(f"{backend.info.name} is no BAGEL")
     return backend

@@ -77,7 +77,7 @@ def mid_backend() -> ShowoBackend:
         fingerprint="mid@random",
         net=Showo(MID),
         magvit=Magvit(MID.vq),
-        words=Bytes(),
+        tokenizer=Bytes(),
     )
 
 
@@ -109,7 +109,7 @@ class Tables:
 
 def tables_of(backend: ShowoBackend, tokens: ConceptTokens) -> Tables:
     """Grown tables; only the identifier may be said, as in ours."""
-    soft = placing.company((tokens,), MID.vocab.size).soft
+    soft = placing.concept_rows((tokens,), MID.vocab.size).soft
     assert soft is not None  # for the type checker: there is a concept
     rows, head = soft.rows.detach(), backend.net.showo.lm_head
     unsaid = len(rows) - len(soft.head)
@@ -129,7 +129,7 @@ def plain_loss(
 ) -> Tensor:
     """Encode, read every row whole, logits everywhere."""
     backend.pictures.encoded.clear()
-    who = placing.company((tokens,), MID.vocab.size)
+    who = placing.concept_rows((tokens,), MID.vocab.size)
     total = torch.zeros(())
     for lesson in taught:
         row = painted_row if lesson.task == "generate" else read_row
@@ -142,7 +142,7 @@ def plain_loss(
 
 
 def painted_row(
-    backend: ShowoBackend, lesson: Lesson, who: placing.Company, seed: int
+    backend: ShowoBackend, lesson: Lesson, who: placing.ConceptRows, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, labels and mask of a lesson of painting, whose picture is encoded here."""
     assert lesson.target is not None  # for the type checker
@@ -150,7 +150,7 @@ def painted_row(
     draw = torch.Generator().manual_seed(seed)
     u, order = torch.rand(1, generator=draw), torch.rand(1, MID.image_tokens, generator=draw)
     hidden = training_mask(u, order)[0]
-    block = prompts.text_block(placing.request_ids(lesson.request, who, backend.words), MID)
+    block = prompts.text_block(placing.request_ids(lesson.request, who, backend.tokenizer), MID)
     ids = torch.cat((torch.tensor([block]), prompts.picture_ids(codes, hidden, MID)), dim=1)
     labels = torch.full_like(ids, prompts.IGNORE)
     labels[:, MID.text_length + 2 : -1][hidden] = codes[hidden] + MID.vocab.image_offset
@@ -158,13 +158,13 @@ def painted_row(
 
 
 def read_row(
-    backend: ShowoBackend, lesson: Lesson, who: placing.Company, seed: int
+    backend: ShowoBackend, lesson: Lesson, who: placing.ConceptRows, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a lesson of understanding."""
     assert lesson.image is not None  # for the type checker
     seen = backend.pictures.encode(lesson.image)
     asked = backend._question((lesson.request,), who)
-    said = [*placing.answer_ids(lesson.answer, who, backend.words), MID.vocab.eos]
+    said = [*placing.answer_ids(lesson.answer, who, backend.tokenizer), MID.vocab.eos]
     ids = torch.cat((prompts.seen_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1)
     labels = torch.full_like(ids, prompts.IGNORE)
     labels[0, -len(said) :] = torch.tensor(said)

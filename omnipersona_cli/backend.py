@@ -24,8 +24,12 @@ OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all) while a picture is being painted."""
 
 
+Method = Literal["native", "masked"]
+"""How a task is done: as the model learned it, or by masked regeneration of a region."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Component:
     """What a backend reads from another repository than its model's: ``what`` it is to a person,
     the ``files`` of it that are read (patterns, no pickles), and which ``models`` need it (none
     named: all)."""
@@ -37,30 +41,43 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreeSizes:
+    """Pictures of any size whose sides are multiples of ``step`` pixels, up to ``largest``."""
+
+    step: int
+    largest: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendInfo:
     """A backend described without importing it: all that `op backends` shows.
 
-    ``opens`` names the function ``(model, device, dtype) -> Backend`` as ``"module:function"``.
-    ``tasks`` says how each task is done: "native", "masked" (masked regeneration); a task that is
-    absent is refused. Where one repository does not serve every task, ``weights`` says which one
-    each needs, and ``default_model`` names them all, joined by "+". ``parts`` are read from other
-    repositories besides. ``sizes`` are (width, height) in pixels, the default first. ``memory_gb``
-    is what the default model needs to run, ``memory_by_model`` what others of ``models`` do.
-    ``learn_steps``, ``learn_rate`` and ``batch`` (lessons per optimiser step, all tasks together)
-    are what learning takes where a person names nothing else; ``replay_examples`` is how many
-    in-context examples replay shows to the model. ``notes``
-    are what else a person should know before choosing it, a sentence each.
+    ``opens`` names the function ``(opening: Opening) -> Backend`` as ``"module:function"``.
+    ``tasks`` says how each task is done; a task that is absent is refused. Where one repository
+    does not serve every task, ``weights`` says which one each needs, and ``default_model`` names
+    them all, joined by "+". ``files`` are patterns of the files that are read of these repositories
+    (none: `omnipersona_cli.family.weights.FILES`), ``components`` are read from other repositories
+    besides. ``unopened`` says why the released weights cannot be opened in this version; then they
+    are not fetched either. ``sizes`` are (width, height) in pixels, the default first; other sizes
+    are painted only where ``free_sizes`` allows them. ``memory_gb`` is what the default model needs
+    to run, ``memory_by_model`` what others of ``models`` do. ``learn_steps``, ``learn_rate`` and
+    ``batch`` (lessons per optimiser step, all tasks together) are what learning takes where a
+    person names nothing else; ``replay_examples`` is how many in-context examples replay shows to
+    the model. ``notes`` are what else a person should know before choosing it, a sentence each.
     """
 
     name: str
     summary: str
     opens: str
-    tasks: Mapping[Task, str]
+    tasks: Mapping[Task, Method]
     default_model: str
     models: tuple[str, ...] = ()
     weights: Mapping[Task, str] = field(default_factory=dict)
-    parts: tuple[Part, ...] = ()
+    files: tuple[str, ...] = ()
+    components: tuple[Component, ...] = ()
+    unopened: str = ""
     sizes: tuple[tuple[int, int], ...]
+    free_sizes: FreeSizes | None = None
     pictures: str
     licence: str
     memory_gb: float
@@ -72,6 +89,23 @@ class BackendInfo:
     batch: int = 8
     replay_examples: int = 6
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How to open a backend: what ``-b``, ``--model``, ``--device`` and ``--dtype`` say.
+
+    ``backend`` "" is the default one (`registry.open_backend` fills it in, so that an opener sees
+    its own name). ``model`` is a hub id or a folder, None the backend's ``default_model``.
+    ``device`` "auto" is the best of this machine's for this backend, "cpu" where it has no other.
+    ``dtype`` None or "auto" is the backend's own for that device. A device that is not here is a
+    MissingError, a dtype that the backend does not run in a UsageError.
+    """
+
+    backend: str = ""
+    model: str | None = None
+    device: str = "auto"
+    dtype: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,25 +188,54 @@ class Prepared(Protocol):
 
 
 class Backend(Protocol):
-    """One opened backbone; its weights never change. `omnipersona_cli.testing` has the rules."""
+    """One opened backbone; its weights never change.
+
+    Where things live: tokens that `new_tokens` makes are float32 on ``device``; the tokens of a
+    prompt or of `loss` may be on any device and are moved by the backend. Prepared lessons live
+    where the backend likes. Losses are float32 scalars on the tokens' device. `score` and `see`
+    give float32 on the CPU. Computing inside is in the dtype that it was opened in.
+
+    Who refuses what: the engine refuses, before it calls, a task that ``info`` does not name, a
+    size that it does not allow, and a mask that is empty or not of the picture's size. A backend
+    refuses what it alone can see: tokens of another width (SlotError), a request that leaves no
+    room (TaskError). `omnipersona_cli.testing.BackendContract` checks all this.
+    """
 
     info: BackendInfo
+    """As opened: tasks, sizes and memory of these weights."""
     model: str
-    """Hub id, folder, or "embedded"."""
+    """Hub id, a folder's name (never its path), or "embedded"."""
     fingerprint: str
-    """Base repository, revision and a hash of configuration, tokenizer and weights identity:
-    what a slot is bound to. The part before the first "@" is the slot's short name."""
+    """What a slot is bound to: "<short name>@<hash>". The hash is of configuration, tokenizer and
+    weights identity (names, shapes and a sample of the values, as stored), so that it is the same
+    at each opening and on every device and dtype, and changes when a fine-tune replaces the base.
+    The short name is the slot's: lower-case letters, digits, ".", "_" and "-"."""
+    device: str
+    """Where it computes, as torch names it: "cpu", "cuda", "cuda:1", "mps"."""
     width: int
-    """d, the width of a concept token."""
+    """d, the width of a concept token: that of the language model's input embeddings."""
 
     @property
     def norm_limit(self) -> float:
-        """The largest l2 norm that a token row may have, from the base's embedding table."""
+        """The largest l2 norm that a token row may have: ten times the largest row norm of the
+        base's text embedding table. Only a backbone that was pretrained with concept tokens may
+        say more, as much as those need."""
 
     def new_tokens(
         self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
     ) -> ConceptTokens:
-        """Trainable float32 tokens started from the backbone's own features of the photos."""
+        """Trainable tokens [1, d], [understand, d], [generate, d], started from the backbone's own
+        features of the photos; no row is longer than ``norm_limit``."""
+
+    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
+        """Low-rank experts per task that change nothing yet, under the names "lora.<task>.….A" and
+        "….B" (task "und", "gen" or "edit"; A [r, in] random, B [out, r] zero). TaskError where the
+        backbone takes none."""
+
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """What the backbone sees in each picture, [n, d]: the mean of its own vision features, as
+        they enter the language model. A backbone of several checkpoints opens only the one that
+        understands."""
 
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[Prepared]:
         """Everything frozen, computed once: vision features, image codes or latents, token ids."""
@@ -209,7 +272,8 @@ class Backend(Protocol):
         seeds: Sequence[int],
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
-        """One picture per seed; None means the backend's own default."""
+        """One RGB picture per seed; None means the backend's own default. A seed means the same
+        alone and among others. ``size`` is one that ``info`` allows."""
 
     def edit(
         self,
@@ -222,8 +286,9 @@ class Backend(Protocol):
         seeds: Sequence[int],
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
-        """One picture per seed, of the size of ``image``. ``mask`` (mode L, white = may change)
-        limits the change; the engine pastes the source back outside it."""
+        """One picture per seed, of the size of ``image``. ``mask`` (mode L, of the same size, white
+        = may change, never all black) limits the change; the engine pastes the source back outside
+        it. It is None only where ``info.tasks["edit"]`` is "native"."""
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Notes for a person before work starts: words it does not know, pictures that are not of

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import pluggy
 
 from omnipersona_cli import hookspecs
-from omnipersona_cli.backend import Backend, BackendInfo
-from omnipersona_cli.errors import MissingError, UsageError, nearest
+from omnipersona_cli.backend import Backend, BackendInfo, Opening
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError, nearest
 from omnipersona_cli.hookspecs import (
     CommandInfo,
     DatasetInfo,
     ImporterInfo,
     JudgeInfo,
+    Progress,
     Subject,
 )
 
@@ -234,17 +236,22 @@ def importer_info(name: str) -> ImporterInfo:
 
 
 def open_backend(
-    name: str, *, model: str | None = None, device: str = "auto", dtype: str | None = None
+    opening: Opening, *, on_progress: Callable[[Progress], None] | None = None
 ) -> Backend:
-    """Import the backend called ``name`` and build its model.
+    """Import the backend that ``opening`` names, or the default one, and build its model.
 
-    Raises MissingError for a name that is not installed and for a package that the backend needs
-    and that is not here; whatever the opener raises passes through.
+    The one place that opens. Reports ``Progress(phase="loading NAME")``. Raises MissingError for a
+    name that is not installed and for a package that the backend needs and that is not here,
+    ResourceError where memory runs out; whatever else the opener raises passes through.
     """
+    name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
+    if on_progress is not None:
+        on_progress(Progress(phase=f"loading {name}"))
     try:
         opener = load(info.opens)
-        return cast(Backend, opener(model, device, dtype))
+        with memory_errors(name):
+            return cast(Backend, opener(replace(opening, backend=name)))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing.startswith(("op_", "omnipersona")) or not missing:
@@ -252,6 +259,23 @@ def open_backend(
         raise MissingError(
             f"backend {name} needs the Python package {missing!r}, which is not installed",
             hint=f"pip install {missing}",
+        ) from error
+
+
+@contextmanager
+def memory_errors(backend: str) -> Iterator[None]:
+    """Memory that runs out inside is a ResourceError with a way out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        import torch
+
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+            raise
+        smaller = "" if backend == DEFAULT_BACKEND else f", or -b {DEFAULT_BACKEND}"
+        raise ResourceError(
+            f"{backend} ran out of memory",
+            hint=f"try a smaller --size, --dtype bfloat16{smaller}; see `op doctor`",
         ) from error
 
 

@@ -17,7 +17,9 @@ ENGINE = LANGUAGE | {
     f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")
 }
 MAY = {  # files -> what of ours they may import; an op_* package may always import itself
-    f"{CORE}/cli/*.py": {CORE} | {f"{CORE}.cli"} | ENGINE | {f"{CORE}.bench"} | CONTRACT,
+    f"{CORE}/cli/*.py": {CORE, *(f"{CORE}.{n}" for n in ("cli", "bench", "family"))}
+    | ENGINE
+    | CONTRACT,
     f"{CORE}/bench/*.py": {CORE, *(f"{CORE}.{n}" for n in ("bench", "engine", "concepts", "data"))}
     | LANGUAGE
     | REGISTRY,
@@ -30,20 +32,20 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/errors.py": set(),
     f"{CORE}/config.py": {f"{CORE}.errors"},
     f"{CORE}/registry.py": CONTRACT,
-    f"{CORE}/testing.py": CONTRACT | ENGINE,
+    f"{CORE}/family/*.py": CONTRACT | {f"{CORE}.family"},
+    f"{CORE}/testing/*.py": CONTRACT | ENGINE | {f"{CORE}.family", f"{CORE}.testing"},
     f"{CORE}/__main__.py": {f"{CORE}.cli"},
     f"{CORE}/__init__.py": set(),
-    "backends/op_nano/*.py": CONTRACT | {"op_bagel"},
-    "backends/op_emu3/*.py": CONTRACT | {"op_autoregressive"},
-    "backends/op_janus/*.py": CONTRACT | {"op_autoregressive"},
-    "backends/op_*/*.py": CONTRACT,
+    "backends/op_*/*.py": CONTRACT | {f"{CORE}.family"},
     "plugins/op_*/*.py": CONTRACT
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
     | LANGUAGE
     | REGISTRY,
 }
+LINEAGES = 1
+"""How many other backends a backend may import: the one that its family comes from."""
 HEAVY = {"torch", "transformers", "peft", "numpy", "PIL", "safetensors", "tqdm", "cv2"}
-MAY_BE_HEAVY = (f"{CORE}/engine", f"{CORE}/bench", f"{CORE}/data", f"{CORE}/testing.py")
+MAY_BE_HEAVY = tuple(f"{CORE}/{name}/" for name in ("engine", "family", "bench", "data", "testing"))
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
 SHELVES = (CORE, "backends", "plugins")
 FILES = sorted(path for shelf in SHELVES for path in (ROOT / shelf).rglob("*.py"))
@@ -84,6 +86,17 @@ def forbidden_imports(source: str, may: set[str], own: str) -> list[str]:
     ]
 
 
+def lineage(folder: Path) -> set[str]:
+    """The other backends that a backend imports, provided that they come from nobody else."""
+    names = {
+        name.split(".")[0]
+        for path in folder.rglob("*.py")
+        for name in imported(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    others = {path.name for path in (ROOT / "backends").iterdir()} - {folder.name}
+    return {name for name in names & others if not lineage(ROOT / "backends" / name)}
+
+
 def heavy_at_import_time(source: str) -> list[str]:
     """Heavy packages that run when the file is imported; type-checking blocks do not run."""
     found = []
@@ -111,7 +124,9 @@ def test_file_imports_only_what_its_place_allows(path: Path) -> None:
     pattern = rule(path)
     assert pattern, f"no rule speaks of {path.relative_to(ROOT)}: add one to MAY"
     own = path.relative_to(ROOT).parts[1] if pattern.startswith(("backends", "plugins")) else ""
-    assert forbidden_imports(path.read_text(encoding="utf-8"), MAY[pattern], own) == []
+    parents = lineage(path.parent) if pattern.startswith("backends") else set()
+    assert len(parents) <= LINEAGES, f"{own} comes from {parents}"
+    assert forbidden_imports(path.read_text(encoding="utf-8"), MAY[pattern] | parents, own) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -18,8 +18,6 @@ FOLDERS = sorted(
     for path in (ROOT / shelf).iterdir()
     if path.is_dir() and any(path.glob("*.py"))
 )
-SHARED = {"op_autoregressive"}
-"""What several backends are built on: shipped like them, but nothing by itself to choose."""
 PINS = {
     Requirement(line).name.lower(): line.split("==")[1]
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
@@ -39,7 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 def test_folder_is_shipped_and_registered(folder: Path) -> None:
     assert folder.name.startswith("op_")
     assert folder.relative_to(ROOT).as_posix() in PACKAGES
-    assert (folder.name in ENTRY_POINTS.values()) != (folder.name in SHARED)
+    assert folder.name in ENTRY_POINTS.values()
     assert (folder / "__init__.py").exists()
     assert (folder / "py.typed").exists()
 

@@ -5,10 +5,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import BackendInfo
-from omnipersona_cli.errors import MissingError
+from omnipersona_cli.backend import BackendInfo, Opening
+from omnipersona_cli.errors import MissingError, ResourceError
+from omnipersona_cli.hookspecs import Progress
+
+TEST = Opening(backend="test")
 
 
 def info(opens: str) -> BackendInfo:
@@ -38,17 +42,49 @@ def test_default_backend_is_installed() -> None:
     assert registry.DEFAULT_BACKEND in registry.backends()
 
 
-def test_opener_gets_model_device_and_dtype(opener: ModuleType) -> None:
-    opener.open_backend = lambda *given: given  # type: ignore[attr-defined]
-    assert registry.open_backend("test") == (None, "auto", None)
-    opened = registry.open_backend("test", model="big", device="cuda", dtype="bfloat16")
-    assert opened == ("big", "cuda", "bfloat16")
+def test_opener_gets_the_opening_with_its_own_name(
+    opener: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener.open_backend = lambda opening: opening  # type: ignore[attr-defined]
+    asked = Opening(backend="test", model="big", device="cuda", dtype="bfloat16")
+    assert registry.open_backend(asked) == asked
+    monkeypatch.setattr(registry, "DEFAULT_BACKEND", "test")
+    assert registry.open_backend(Opening()) == Opening(backend="test")
+
+
+def test_opening_says_what_is_loaded(opener: ModuleType) -> None:
+    opener.open_backend = lambda opening: opening  # type: ignore[attr-defined]
+    events: list[Progress] = []
+    registry.open_backend(TEST, on_progress=events.append)
+    assert events == [Progress(phase="loading test")]
 
 
 def test_unknown_backend_suggests_the_nearest() -> None:
     with pytest.raises(MissingError, match="no backend called 'nanno'") as caught:
-        registry.open_backend("nanno")
+        registry.open_backend(Opening(backend="nanno"))
     assert "did you mean nano?" in caught.value.hint
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_memory_that_runs_out_is_an_error_with_a_way_out(
+    opener: ModuleType, error: Exception
+) -> None:
+    def fails(opening: Opening) -> None:
+        raise error
+
+    opener.open_backend = fails  # type: ignore[attr-defined]
+    with pytest.raises(ResourceError, match="test ran out of memory") as caught:
+        registry.open_backend(TEST)
+    assert "-b nano" in caught.value.hint
+
+
+def test_another_error_of_the_opener_stays_what_it_is(opener: ModuleType) -> None:
+    def fails(opening: Opening) -> None:
+        raise RuntimeError("a bug")
+
+    opener.open_backend = fails  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match="a bug"):
+        registry.open_backend(TEST)
 
 
 def test_missing_package_is_named_with_the_command_that_installs_it(opener: ModuleType) -> None:
@@ -57,7 +93,7 @@ def test_missing_package_is_named_with_the_command_that_installs_it(opener: Modu
 
     opener.open_backend = fails  # type: ignore[attr-defined]
     with pytest.raises(MissingError, match="needs the Python package 'flash'") as caught:
-        registry.open_backend("test")
+        registry.open_backend(TEST)
     assert caught.value.hint == "pip install flash"
 
 
@@ -67,7 +103,7 @@ def test_missing_file_of_our_own_stays_a_bug(opener: ModuleType) -> None:
 
     opener.open_backend = fails  # type: ignore[attr-defined]
     with pytest.raises(ModuleNotFoundError):
-        registry.open_backend("test")
+        registry.open_backend(TEST)
 
 
 def test_load_imports_what_an_entry_names() -> None:

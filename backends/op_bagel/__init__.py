@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.backend import BackendInfo, FreeSizes
 from omnipersona_cli.hookspecs import hookimpl
 
 INFO = BackendInfo(
@@ -14,7 +14,9 @@ INFO = BackendInfo(
     tasks={"understand": "native", "generate": "native", "edit": "native"},
     default_model="ByteDance-Seed/BAGEL-7B-MoT",
     models=("ByteDance-Seed/BAGEL-7B-MoT",),
+    unopened="its loader is not written yet",
     sizes=((1024, 1024), (768, 1024), (1024, 768), (512, 512)),
+    free_sizes=FreeSizes(step=16, largest=1024),
     pictures="photographs",
     licence="Apache-2.0",
     memory_gb=32.0,

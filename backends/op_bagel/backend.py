@@ -28,17 +28,21 @@ from omnipersona_cli.backend import (
     ConceptTokens,
     Lesson,
     OnStep,
+    Opening,
     Prepared,
     Prompt,
     Task,
     Turn,
 )
-from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
+from omnipersona_cli.errors import MissingError, TaskError
+from omnipersona_cli.family.text import stream
+from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
 from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
+    Step,
     decode_text,
     noise_tokens,
     sample_latents,
@@ -57,7 +61,7 @@ REMEMBERED = 4
 """Pictures whose features are kept, because several questions are asked about one picture."""
 
 
-class Words(Protocol):
+class Tokenizer(Protocol):
     """A tokenizer. ``unnamed`` is how a mention without tokens is read."""
 
     unnamed: str
@@ -75,7 +79,7 @@ class PreparedLesson:
     request: list[int]
     at: list[int]
     answer: list[int]
-    seen: Tensor | None  # [n, D] features of the picture looked at
+    features: Tensor | None  # [n, D] features of the picture looked at
     source: Tensor | None  # [n, latent width], the picture to edit
     target: Tensor | None
     grid: Grid
@@ -83,7 +87,8 @@ class PreparedLesson:
 
 class BagelBackend:
     """One opened BAGEL. ``fit_vae`` and ``fit_vit`` bring a picture to the size that the
-    autoencoder and the ViT want; ``start`` gives the first tokens [1 + und + gen, D]."""
+    autoencoder and the ViT want; ``longest`` is the norm that concept tokens need where the model
+    was pretrained with some."""
 
     def __init__(
         self,
@@ -93,22 +98,23 @@ class BagelBackend:
         fingerprint: str,
         bagel: Bagel,
         vae: AutoEncoder,
-        words: Words,
+        tokenizer: Tokenizer,
         fit_vae: Callable[[Image], Image],
         fit_vit: Callable[[Image], Image],
         guidance: Guidance,
         edit_guidance: Guidance,
         shift: float,
-        norm_limit: float | None = None,
+        longest: float = 0.0,
     ) -> None:
         self.info, self.model, self.fingerprint = info, model, fingerprint
-        self.bagel, self.vae, self.words = bagel.requires_grad_(False), vae, words
+        self.bagel, self.vae, self.tokenizer = bagel.requires_grad_(False), vae, tokenizer
         self.vae.requires_grad_(False)
         self.fit_vae, self.fit_vit = fit_vae, fit_vit
         self.guidance, self.edit_guidance, self.shift = guidance, edit_guidance, shift
         self.width = bagel.config.llm.hidden_size
-        largest = bagel.language_model.model.embed_tokens.weight.norm(dim=1).max()
-        self.norm_limit = norm_limit or 10.0 * float(largest)
+        self.device = str(bagel.device)
+        table = bagel.language_model.model.embed_tokens.weight
+        self.norm_limit = max(longest, norm_limit(table))
         self._kept: tuple[list[Tensor], list[int], Cache] | None = None
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
@@ -121,53 +127,57 @@ class BagelBackend:
     ) -> ConceptTokens:
         """Starts from k-means centres of the photos' features in both experts' eyes."""
         with torch.inference_mode():
-            seen = torch.cat([self._see(photo) for photo in photos])
-            tokens = torch.cat([self._encode(photo)[0] for photo in photos])
-            drawn = self.bagel.vae2llm(tokens.to(self.bagel.dtype))
-        und = kmeans(seen.float(), understand, seed)
-        return self._fresh(
-            name, und.mean(0, keepdim=True), und, kmeans(drawn.float(), generate, seed)
-        )
+            features = torch.cat([self._features(photo) for photo in photos])
+            latents = torch.cat([self._encode(photo)[0] for photo in photos])
+            rows = self.bagel.vae2llm(latents.to(self.bagel.dtype))
+        und = kmeans(features.float(), understand, seed)
+        gen = kmeans(rows.float(), generate, seed)
+        return self._fresh(name, und.mean(0, keepdim=True), und, gen)
 
     def _fresh(self, name: str, sks: Tensor, und: Tensor, gen: Tensor) -> ConceptTokens:
         """Trainable float32 copies, inside the ball that packs promise."""
+        sks, und, gen = (trainable(rows, limit=0.9 * self.norm_limit) for rows in (sks, und, gen))
+        return ConceptTokens(name=name, id=sks, und=und, gen=gen)
 
-        def row(values: Tensor) -> Tensor:
-            values = values.detach().clone().float()
-            norms = values.norm(dim=1, keepdim=True).clamp(min=1e-6)
-            values *= (0.9 * self.norm_limit / norms).clamp(max=1.0)
-            return values.requires_grad_(True)
+    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
+        """None: the mixture of transformers has its own."""
+        raise TaskError(
+            f"{self.info.name} has experts of its own and takes no others",
+            hint="leave out --experts lora",
+        )
 
-        return ConceptTokens(name=name, id=row(sks), und=row(und), gen=row(gen))
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """The mean of the ViT's features behind the connector, [n, D]."""
+        return torch.stack([self._features(image).float().mean(0) for image in images]).cpu()
 
     @torch.no_grad()
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
         """ViT features, latents and ids, each picture once."""
-        seen: dict[int, Tensor] = {}
-        drawn: dict[int, tuple[Tensor, Grid]] = {}
+        features: dict[int, Tensor] = {}
+        latents: dict[int, tuple[Tensor, Grid]] = {}
         for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
             look, target = lesson.image, lesson.target
-            if look is not None and id(look) not in seen:
-                seen[id(look)] = self._see(look)
-            if look is not None and lesson.task == "edit" and id(look) not in drawn:
-                drawn[id(look)] = self._encode(look)
-            if target is not None and id(target) not in drawn:
-                drawn[id(target)] = self._encode(target)
-        return [self._prepared(lesson, seen, drawn) for lesson in lessons]
+            if look is not None and id(look) not in features:
+                features[id(look)] = self._features(look)
+            if look is not None and lesson.task == "edit" and id(look) not in latents:
+                latents[id(look)] = self._encode(look)
+            if target is not None and id(target) not in latents:
+                latents[id(target)] = self._encode(target)
+        return [self._prepared(lesson, features, latents) for lesson in lessons]
 
     def _prepared(
-        self, lesson: Lesson, seen: dict[int, Tensor], drawn: dict[int, tuple[Tensor, Grid]]
+        self, lesson: Lesson, features: dict[int, Tensor], latents: dict[int, tuple[Tensor, Grid]]
     ) -> PreparedLesson:
         ids, at = self._ids(lesson.request)
         edited = lesson.image if lesson.task == "edit" else None
-        target, grid = drawn[id(lesson.target)] if lesson.target is not None else (None, (0, 0))
+        target, grid = latents[id(lesson.target)] if lesson.target is not None else (None, (0, 0))
         return PreparedLesson(
             task=lesson.task,
             request=ids,
             at=[place for place, _ in at],
-            answer=self.words.encode(lesson.answer),
-            seen=None if lesson.image is None else seen[id(lesson.image)],
-            source=None if edited is None else drawn[id(edited)][0],
+            answer=self.tokenizer.encode(lesson.answer),
+            features=None if lesson.image is None else features[id(lesson.image)],
+            source=None if edited is None else latents[id(edited)][0],
             target=target,
             grid=grid,
         )
@@ -179,10 +189,10 @@ class BagelBackend:
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
         found: dict[Task, Tensor] = {}
-        said = [lesson for lesson in lessons if lesson.task == "understand"]
-        if said:
+        asked = [lesson for lesson in lessons if lesson.task == "understand"]
+        if asked:
             frozen = replace(tokens, gen=tokens.gen.detach())
-            outputs, _ = self._run([self._answered(one, frozen) for one in said], frozen)
+            outputs, _ = self._run([self._answered(one, frozen) for one in asked], frozen)
             found["understand"] = outputs.ce.mean()
         painted = [lesson for lesson in lessons if lesson.task != "understand"]
         if painted:
@@ -213,19 +223,16 @@ class BagelBackend:
         with torch.inference_mode():
             context = self._context(prompt, image)
         generator = torch.Generator().manual_seed(seed)
-        ids: list[int] = []
-        shown = ""
         names = [span.name for turn in prompt.turns for span in turn.spans]
-        for token in decode_text(
+
+        def decode(ids: list[int]) -> str:
+            text = self.tokenizer.decode(ids)
+            return text.replace(self.tokenizer.unnamed, f"<{names[-1]}>") if names else text
+
+        ids = decode_text(
             self.bagel, context, max_new=max_tokens, temperature=temperature, generator=generator
-        ):
-            ids.append(token)
-            text = self.words.decode(ids)
-            if names:
-                text = text.replace(self.words.unnamed, f"<{names[-1]}>")
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
+        )
+        yield from stream(ids, decode)
 
     @torch.inference_mode()
     def score(
@@ -233,7 +240,8 @@ class BagelBackend:
     ) -> Tensor:
         """Log-probability of each answer, its end included."""
         context = self._context(prompt, image)
-        return score(self.bagel, context, [self.words.encode(answer) for answer in answers])
+        ids = [self.tokenizer.encode(answer) for answer in answers]
+        return score(self.bagel, context, ids).float().cpu()
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -250,14 +258,6 @@ class BagelBackend:
         """Guidance leans away from the empty context, so that it strengthens the concept too."""
         width, height = size or self.info.sizes[0]
         stride = self.bagel.config.stride
-        largest = self.bagel.config.max_latent_size * stride
-        fits = min(width, height) > 0 and max(width, height) <= largest
-        if width % stride or height % stride or not fits:
-            sizes = ", ".join(f"{w}x{h}" for w, h in self.info.sizes)
-            raise TaskError(
-                f"{self.info.name} cannot paint {width}x{height} pixels",
-                hint=f"--size takes {sizes}",
-            )
         grid = (height // stride, width // stride)
         with torch.inference_mode():
             full = self._context(prompt, None)
@@ -267,9 +267,9 @@ class BagelBackend:
                 noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
                 grid=grid,
                 guidance=_with_scale(self.guidance, guidance),
-                steps=_step_count(steps, self.info.steps),
+                steps=self.info.steps if steps is None else steps,
                 shift=self.shift,
-                on_step=None if on_step is None else lambda it: on_step(it.index + 1, it.total),
+                on_step=_counted(on_step),
             )
         for one in tokens:
             yield self._decode(one, grid)
@@ -290,7 +290,7 @@ class BagelBackend:
         leaves a pixel alone, the source's own pixel is kept, so that the autoencoder's blur does
         not spread."""
         source, grid = self._encode(image)
-        pictures: list[Segment] = [Latent(source, grid), Vit(features=self._see(image))]
+        pictures: list[Segment] = [Latent(source, grid), Vit(features=self._features(image))]
         with torch.inference_mode():
             prefix = self._introduced(prompt.concepts)
             *before, request = self._turns(prompt)
@@ -304,9 +304,9 @@ class BagelBackend:
                 noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
                 grid=grid,
                 guidance=_with_scale(self.edit_guidance, guidance),
-                steps=_step_count(steps, self.info.steps),
+                steps=self.info.steps if steps is None else steps,
                 shift=self.shift,
-                on_step=None if on_step is None else lambda it: on_step(it.index + 1, it.total),
+                on_step=_counted(on_step),
             )
         restored = self._decode(source, grid)
         for one in tokens:
@@ -319,20 +319,14 @@ class BagelBackend:
     # -- contexts ------------------------------------------------------------------------------
 
     def _introduce(self, tokens: ConceptTokens) -> Text:
-        widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
-        if widths != {self.width}:
-            raise SlotError(
-                f"<{tokens.name}> was learned on another backbone: its tokens are "
-                f"{max(widths)} wide, those of {self.info.name} {self.width}",
-                hint=f"op learn PHOTOS --name {tokens.name} -b {self.info.name}",
-            )
+        check_width(tokens, self.width, backend=self.info.name)
         return concept_turn(
             tokens.id,
             tokens.und,
             tokens.gen,
-            says=self.words.encode(" is "),
-            between=self.words.encode(" "),
-            ends=self.words.encode("."),
+            says=self.tokenizer.encode(" is "),
+            between=self.tokenizer.encode(" "),
+            ends=self.tokenizer.encode("."),
         )
 
     def _ids(self, turn: Turn) -> tuple[list[int], list[tuple[int, str]]]:
@@ -341,11 +335,11 @@ class BagelBackend:
         at: list[tuple[int, str]] = []
         done = 0
         for span in sorted(turn.spans, key=lambda one: one.start):
-            ids += self.words.encode(turn.text[done : span.start])
+            ids += self.tokenizer.encode(turn.text[done : span.start])
             at.append((len(ids), span.name))
-            ids += self.words.encode(self.words.unnamed)[:1]
+            ids += self.tokenizer.encode(self.tokenizer.unnamed)[:1]
             done = span.end
-        return ids + self.words.encode(turn.text[done:]), at
+        return ids + self.tokenizer.encode(turn.text[done:]), at
 
     def _turn(self, turn: Turn, concepts: Mapping[str, ConceptTokens]) -> Text:
         ids, at = self._ids(turn)
@@ -375,9 +369,9 @@ class BagelBackend:
     def _context(self, prompt: Prompt, image: Image | None) -> Cache:
         """Concepts, earlier turns, the picture, the request."""
         *before, request = self._turns(prompt)
-        seen: list[Segment] = [] if image is None else [Vit(features=self._see(image))]
+        shown: list[Segment] = [] if image is None else [Vit(features=self._features(image))]
         return self.bagel.prefill(
-            [*before, *seen, request], cache=self._introduced(prompt.concepts)
+            [*before, *shown, request], cache=self._introduced(prompt.concepts)
         )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
@@ -391,15 +385,15 @@ class BagelBackend:
         return Text(lesson.request, soft=soft)
 
     def _answered(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Sample:
-        seen = [] if lesson.seen is None else [Vit(features=lesson.seen)]
-        return [*seen, self._request(lesson, tokens), Text(lesson.answer, loss=True)]
+        shown = [] if lesson.features is None else [Vit(features=lesson.features)]
+        return [*shown, self._request(lesson, tokens), Text(lesson.answer, loss=True)]
 
     def _painted(
         self, lesson: PreparedLesson, tokens: ConceptTokens, draw: torch.Generator
     ) -> Sample:
         context: list[Segment] = []
-        if lesson.source is not None and lesson.seen is not None:
-            context += [Latent(lesson.source, lesson.grid), Vit(features=lesson.seen)]
+        if lesson.source is not None and lesson.features is not None:
+            context += [Latent(lesson.source, lesson.grid), Vit(features=lesson.features)]
         assert lesson.target is not None  # for the type checker: painting lessons have one
         target = lesson.target
         for _ in range(NOISES):
@@ -414,7 +408,7 @@ class BagelBackend:
 
     # -- frozen encoders -----------------------------------------------------------------------
 
-    def _see(self, image: Image) -> Tensor:
+    def _features(self, image: Image) -> Tensor:
         """ViT features [n, D] as they enter the language model, remembered for a while."""
         picture = rgb(image)
         key = blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
@@ -457,34 +451,17 @@ def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
     return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
 
 
-def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
-    """Centres [count, D] of rows [n, D]; with fewer rows than centres, rows repeat with a little
-    noise. Deterministic in ``seed``."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows), generator=generator)
-    centres = rows[order.repeat(-(-count // len(rows)))[:count]].clone()
-    if len(rows) <= count:
-        noise = torch.randn(centres.shape, generator=generator).to(rows.device)
-        return centres + 0.02 * rows.std() * noise
-    for _ in range(rounds):
-        nearest = torch.cdist(rows, centres).argmin(1)
-        for index in range(count):
-            if (nearest == index).any():
-                centres[index] = rows[nearest == index].mean(0)
-    return centres
-
-
-def _step_count(steps: int | None, default: int) -> int:
-    if steps is not None and steps < 1:
-        raise UsageError(f"a picture cannot be painted in {steps} steps", hint="--steps 24")
-    return default if steps is None else steps
+def _counted(on_step: OnStep | None) -> Callable[[Step], None] | None:
+    if on_step is None:
+        return None
+    return lambda step: on_step(step.index + 1, step.total)
 
 
 def _with_scale(guidance: Guidance, scale: float | None) -> Guidance:
     return guidance if scale is None else replace(guidance, text=scale)
 
 
-def open_backend(model: str | None, device: str, dtype: str | None) -> NoReturn:
+def open_backend(opening: Opening) -> NoReturn:
     """The place of the released 7B checkpoint: its loader is not written yet."""
     raise MissingError(
         "the released BAGEL weights cannot be opened yet",

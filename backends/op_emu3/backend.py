@@ -31,15 +31,24 @@ from omnipersona_cli.backend import (
     ConceptTokens,
     Lesson,
     OnStep,
+    Opening,
     Prepared,
     Prompt,
     Task,
 )
-from omnipersona_cli.errors import TaskError, UsageError
-from op_autoregressive import experts
-from op_autoregressive import loading as files
-from op_autoregressive.region import kept_codes
-from op_autoregressive.slots import fresh_tokens, usual_length
+from omnipersona_cli.errors import TaskError
+from omnipersona_cli.family import experts
+from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.text import (
+    answered,
+    cross_entropies,
+    log_probabilities,
+    padded,
+    stream,
+    with_answer,
+)
+from omnipersona_cli.family.tokens import start_tokens, usual_length
 from op_emu3 import INFO, layout, loading, pictures, prompts
 from op_emu3.lessons import PreparedLesson, few_at_a_time, settled
 from op_emu3.loading import Checkpoint, Source
@@ -103,15 +112,15 @@ class Emu3Backend:
         the tokens, at the norm of its words."""
         reader = self.opened("understand" if "understand" in self.sources else "generate")
         painter = self.opened("generate" if "generate" in self.sources else "understand")
-        return fresh_tokens(
+        return start_tokens(
             name,
-            seen=_features(reader, photos, seed),
-            drawn=_features(painter, photos, seed),
+            features=_features(reader, photos, seed),
+            codes=_features(painter, photos, seed),
             understand=understand,
             generate=generate,
             seed=seed,
             length=usual_length(reader.table, reader.first),
-            drawn_length=usual_length(painter.table, painter.first),
+            codes_length=usual_length(painter.table, painter.first),
         )
 
     def new_experts(self, *, seed: int) -> dict[str, Tensor]:
@@ -122,6 +131,13 @@ class Emu3Backend:
             language = self.opened(task).language
             found |= experts.new_experts(language, LINEARS, tasks=(own,), seed=seed)
         return found
+
+    @torch.no_grad()
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """The mean of the codes' embeddings in the checkpoint that understands, [n, d]."""
+        model = self.opened("understand" if "understand" in self.sources else "generate")
+        codes = (_look(model, image).flatten() for image in images)
+        return torch.stack([model.table(one + model.first).float().mean(0) for one in codes]).cpu()
 
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
         """The image tokenizer runs here, once for each picture and shape, and nowhere else."""
@@ -169,29 +185,28 @@ class Emu3Backend:
         for task in TASKS:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine and task == "understand":
-                found[task] = self._said(mine, tokens)
+                found[task] = self._answers_loss(mine, tokens)
             elif mine:
-                found[task] = self._drawn(mine, tokens, task, draw)
+                found[task] = self._codes_loss(mine, tokens, task, draw)
         return found
 
-    def _said(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
+    def _answers_loss(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
         model = self.opened("understand")
         answers = [prompts.answer(model, lesson.answer) for lesson in lessons]
-        count = sum(len(said) for said in answers)
-        sizes = [1 if it.seen is None else it.seen.numel() for it in lessons]
+        count = sum(len(ids) for ids in answers)
+        sizes = [1 if lesson.seen is None else lesson.seen.numel() for lesson in lessons]
         parts = []
         for group in few_at_a_time(list(zip(lessons, answers, strict=True)), sizes, TOGETHER):
-            rows, labels = [], []
-            for lesson, said in group:
+            pairs = []
+            for lesson, ids in group:
                 asked = prompts.question(model, (lesson.request,), (tokens,), lesson.seen)
-                rows.append(torch.cat([asked, model.table(said[:-1])]))
-                labels.append(F.pad(said, (len(asked) - 1, 0), value=-100))
+                pairs.append(with_answer(asked, ids, model.table))
             with _running(model, (tokens,), "understand"):
-                loss = _answers_ce(model, rows, labels).sum() / count
+                loss = _cross_entropies(model, pairs).sum() / count
                 parts.append(settled(loss, tokens.parameters()))
         return torch.stack(parts).sum()
 
-    def _drawn(
+    def _codes_loss(
         self,
         lessons: Sequence[PreparedLesson],
         tokens: ConceptTokens,
@@ -200,10 +215,10 @@ class Emu3Backend:
     ) -> Tensor:
         model = self.opened(task)
         wanted = [
-            torch.ones_like(cast(Tensor, it.codes), dtype=torch.bool)
-            if it.free is None
-            else it.free
-            for it in lessons
+            torch.ones_like(cast(Tensor, lesson.codes), dtype=torch.bool)
+            if lesson.free is None
+            else lesson.free
+            for lesson in lessons
         ]
         count = sum(int(free.sum()) for free in wanted)
         parts = []
@@ -239,30 +254,26 @@ class Emu3Backend:
     ) -> Iterator[str]:
         """Token by token, with a cache."""
         model = self.opened("understand")
-        generator = torch.Generator().manual_seed(seed)
         cache = DynamicCache(config=model.language.config)
-        said: list[int] = []
-        shown = ""
-        with torch.no_grad():
-            seen = None if image is None else _look(model, image)
-            rows = prompts.question(model, prompt.turns, prompt.concepts, seen)[None]
-        for _ in range(max_tokens):
-            with torch.no_grad(), _running(model, prompt.concepts, "understand"):
-                read = model.language(inputs_embeds=rows, past_key_values=cache, use_cache=True)
-                scores = model.emu3.lm_head(read.last_hidden_state[0, -1]).float().cpu()
-            if temperature > 0:
-                chances = (scores / temperature).softmax(-1)
-                token = int(torch.multinomial(chances, 1, generator=generator))
+
+        def scores_after(token: int | None) -> Tensor:
+            if token is None:
+                codes = None if image is None else _look(model, image)
+                rows = prompts.question(model, prompt.turns, prompt.concepts, codes)
             else:
-                token = int(scores.argmax())
-            if token == model.end_of_text:
-                return
-            said.append(token)
-            text = str(model.tokenizer.decode(said, skip_special_tokens=True)).lstrip()
-            if text.startswith(shown) and text != shown and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-            rows = model.table(torch.tensor([[token]], device=model.device))
+                rows = model.table(torch.tensor([token], device=model.device))
+            with _running(model, prompt.concepts, "understand"):
+                read = model.language(
+                    inputs_embeds=rows[None], past_key_values=cache, use_cache=True
+                )
+            scores: Tensor = model.emu3.lm_head(read.last_hidden_state[0, -1])
+            return scores
+
+        end = model.end_of_text
+        ids = answered(scores_after, end=end, most=max_tokens, temperature=temperature, seed=seed)
+        yield from stream(
+            ids, lambda known: str(model.tokenizer.decode(known, skip_special_tokens=True)).lstrip()
+        )
 
     @torch.no_grad()
     def score(
@@ -270,15 +281,12 @@ class Emu3Backend:
     ) -> Tensor:
         """Log-probability of each answer, its end included, all in one forward."""
         model = self.opened("understand")
-        seen = None if image is None else _look(model, image)
-        asked = prompts.question(model, prompt.turns, prompt.concepts, seen)
-        said = [prompts.answer(model, answer) for answer in answers]
-        rows = [torch.cat([asked, model.table(ids[:-1])]) for ids in said]
-        labels = [F.pad(ids, (len(asked) - 1, 0), value=-100) for ids in said]
+        codes = None if image is None else _look(model, image)
+        asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
+        ids = [prompts.answer(model, answer) for answer in answers]
         with _running(model, prompt.concepts, "understand"):
-            losses = _answers_ce(model, rows, labels)
-        parts = torch.split(losses, [len(ids) for ids in said])
-        return torch.stack([-part.sum() for part in parts]).cpu()
+            losses = _cross_entropies(model, [with_answer(asked, one, model.table) for one in ids])
+        return log_probabilities(losses, ids)
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -295,11 +303,6 @@ class Emu3Backend:
         """A step is a code, so that ``steps`` has no say."""
         model = self.opened("generate")
         width, height = size or self.info.sizes[0]
-        if (width, height) not in self.info.sizes:
-            offered = ", ".join(f"{wide}x{high}" for wide, high in self.info.sizes)
-            raise TaskError(
-                f"emu3 cannot paint {width}x{height} pixels", hint=f"--size takes {offered}"
-            )
         grid = (height // layout.SIDE, width // layout.SIDE)
         yield from self._paint(model, prompt, "generate", grid, guidance, seeds, on_step)
 
@@ -316,19 +319,10 @@ class Emu3Backend:
     ) -> Iterator[Image]:
         """Masked regeneration: codes outside the mask stay, the others are drawn again."""
         model = self.opened("edit")
-        if mask is None:
-            raise TaskError(
-                "emu3 edits by repainting a region, and none is known",
-                hint="--mask MASK.png or --box x,y,width,height",
-            )
         own = image.width * image.height
-        area = min(model.source.areas, key=lambda it: abs(it - own))
+        area = min(model.source.areas, key=lambda trained: abs(trained - own))
         grid = layout.grid_for(image.size, area)
         free = ~kept_codes(mask, grid).view(grid)
-        if not bool(free.any()):
-            raise UsageError(
-                "the mask is empty: nothing may change", hint="paint white what may change"
-            )
         known = _encode(model, image, grid)
         painted = self._paint(model, prompt, "edit", grid, guidance, seeds, on_step, known, free)
         for picture in painted:
@@ -365,7 +359,7 @@ class Emu3Backend:
                     generator=torch.Generator().manual_seed(seed),
                     known=known,
                     free=free,
-                    on_step=_later(on_step, number, len(seeds)),
+                    on_step=over_all(on_step, number, len(seeds)),
                 )
             yield pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
 
@@ -405,7 +399,7 @@ def _features(model: Checkpoint, photos: Sequence[Image], seed: int) -> Tensor:
 @contextmanager
 def _running(model: Checkpoint, concepts: Sequence[ConceptTokens], task: Task) -> Iterator[None]:
     """The language model under the concepts' experts of this task."""
-    with experts.using(model.language, LINEARS, [it.extra for it in concepts], task):
+    with experts.using(model.language, LINEARS, [tokens.extra for tokens in concepts], task):
         yield
 
 
@@ -424,31 +418,18 @@ def _states(model: Checkpoint, rows: Tensor) -> Tensor:
     return states
 
 
-def _answers_ce(model: Checkpoint, rows: Sequence[Tensor], labels: Sequence[Tensor]) -> Tensor:
-    """Cross-entropies [K] of all labels >= 0; padding stands to the right, where nothing that is
-    asked for can see it. The head runs on labelled rows alone."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    wanted = pad(list(labels), batch_first=True, padding_value=-100)
-    states = _states(model, pad(list(rows), batch_first=True))
-    at = wanted >= 0
-    logits: Tensor = model.emu3.lm_head(states[at]).float()
-    return F.cross_entropy(logits, wanted[at], reduction="none")
+def _cross_entropies(model: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Cross-entropies [K] of the answers in pairs of rows and labels."""
+    states = _states(model, padded([rows for rows, _ in pairs]))
+    return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)
 
 
-def _later(on_step: OnStep | None, number: int, pictures_in_all: int) -> OnStep | None:
-    """Progress over all pictures, from that of one."""
-    if on_step is None:
-        return None
-    return lambda done, steps: on_step(number * steps + done, pictures_in_all * steps)
-
-
-def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
-    """The checkpoints that ``model`` names, looked at from outside; see `op_emu3.loading`.
+def open_backend(opening: Opening) -> Backend:
+    """The checkpoints that the model names, looked at from outside; see `op_emu3.loading`.
 
     Raises MissingError where one is not here or not whole, UsageError where one is no Emu3.
     """
-    device = files.choose_device(device)
-    kind = files.choose_dtype(dtype, device)
+    model, device = opening.model, choose_device(opening.device)
     found = loading.sources(model)
     painter = found.get("generate") or next(iter(found.values()))
     folder = Path(model or "").expanduser()
@@ -463,5 +444,5 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
         model=folder.resolve().name if model and folder.is_dir() else "+".join(names),
         sources=found,
         device=device,
-        dtype=kind,
+        dtype=choose_dtype(opening.dtype, device, backend="emu3"),
     )

@@ -35,8 +35,9 @@ from transformers import (
 
 from omnipersona_cli.backend import TASKS, Task
 from omnipersona_cli.errors import MissingError, UsageError
-from op_autoregressive import loading
-from op_autoregressive.checkpoint import check_shapes, configured, shapes_of, silently
+from omnipersona_cli.family import checkpoint, weights
+from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
+from omnipersona_cli.family.tokens import NORMS
 from op_emu3 import INFO, layout
 
 PAINTING: tuple[Task, ...] = ("generate", "edit")
@@ -138,13 +139,13 @@ def fingerprint_of(found: Mapping[Task, Source]) -> str:
 
 
 def norm_limit(found: Mapping[Task, Source]) -> float:
-    """Ten times the largest norm in the embedding tables: what a pack may bring."""
+    """As `Backend.norm_limit` has it, over the tables of all checkpoints, read or not."""
     tables = {
         (source.files[name], name)
         for source in found.values()
         for name in (old_name(TABLE, source.files),)
     }
-    return 10.0 * max(loading.largest_norm(path, name) for path, name in tables)
+    return NORMS * max(checkpoint.largest_norm(path, name) for path, name in tables)
 
 
 def old_name(name: str, files: Mapping[str, Path]) -> str:
@@ -167,7 +168,7 @@ def read(source: Source, device: str, dtype: torch.dtype) -> Checkpoint:
             use_safetensors=True,
         )
     if dtype != torch.float32:
-        loading.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
+        checkpoint.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
     emu3 = emu3.requires_grad_(False).train(False).to(device)
     language = emu3.model.text_model
     language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
@@ -191,7 +192,7 @@ def _check_here(names: list[str]) -> None:
     lost = []
     for name in names:
         try:
-            loading.locate(name, backend="emu3")
+            weights.locate(name, INFO)
         except MissingError:
             lost.append(name)
     if lost:
@@ -248,19 +249,19 @@ def _fitting(found: dict[Task, Source]) -> dict[Task, Source]:
 
 
 def _source(name: str) -> Source:
-    folder = loading.locate(name, backend="emu3")
-    kind = loading.read_config(folder, types=("emu3", "Emu3"), backend="emu3")["model_type"]
+    folder = weights.locate(name, INFO)
+    kind = checkpoint.read_config(folder, types=("emu3", "Emu3"), backend="emu3")["model_type"]
     if kind == "Emu3":
         raise UsageError(
             f"{name} is in the authors' own format, which needs code that it brings along",
             hint=f"take the copy for transformers: --model {INFO.default_model}",
         )
-    files = loading.tensor_files(folder, backend="emu3")
+    files = checkpoint.tensor_files(folder, backend="emu3")
     config = _configuration(folder)
     _check_vocabulary(config.vocabulary_map, config.vq_config.codebook_size, name)
     names = {it: old_name(it, files) for it in (TABLE, *NEEDED_TENSORS)}
     for it, why in NEEDED_TENSORS.items():
-        loading.require(files, names[it], why=why, backend="emu3")
+        checkpoint.require(files, names[it], why=why, backend="emu3")
     with silently():
         shapes = configured(
             lambda: shapes_of(lambda: Emu3ForConditionalGeneration(config)), folder, backend="emu3"
@@ -274,7 +275,7 @@ def _source(name: str) -> Source:
         name=folder.name if Path(name).expanduser().is_dir() else name,
         folder=folder,
         files=files,
-        fingerprint=loading.fingerprint(folder, files, name),
+        fingerprint=checkpoint.fingerprint(folder, files, name),
         width=config.text_config.hidden_size,
         codes=config.vq_config.codebook_size,
         positions=config.text_config.max_position_embeddings,
@@ -322,7 +323,8 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
     unknown = [it for it in needed if it not in words]
     if unknown:
         raise MissingError(
-            f"the tokenizer in {source.folder} has no {unknown[0]}", hint=_fetch(source.name)
+            f"the tokenizer in {source.folder} has no {unknown[0]}",
+            hint=_fetch(source.name),
         )
     return tokenizer
 
@@ -336,7 +338,8 @@ def _processor(folder: Path, name: str) -> Emu3ImageProcessor:
             return Emu3ImageProcessor.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # what it raises depends on what is wrong with the file
         raise MissingError(
-            f"the image processor in {folder} is broken: {error}", hint=_fetch(name)
+            f"the image processor in {folder} is broken: {error}",
+            hint=_fetch(name),
         ) from error
 
 
@@ -345,8 +348,7 @@ def _number(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
 
 
 def _fetch(name: str) -> str:
-    folder = Path(name).is_absolute() or Path(name).is_dir()
-    return "op backends fetch emu3" if folder else f"op backends fetch emu3 --model {name}"
+    return weights.fetch_command(INFO, name)
 
 
 _PREPROCESSOR = "preprocessor_config.json"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnipersona_cli.backend import ConceptTokens, Task, Turn
-from op_autoregressive.slots import Piece, embedded, introduced, spelled, written
+from omnipersona_cli.family.tokens import Piece, embedded, introduced, spelled, written
 from op_emu3 import layout
 from op_emu3.loading import Checkpoint
 

@@ -34,16 +34,23 @@ from omnipersona_cli.backend import (
     Task,
     Turn,
 )
-from omnipersona_cli.errors import TaskError, UsageError
-from op_autoregressive import experts
-from op_autoregressive.region import kept_codes
-from op_autoregressive.slots import (
+from omnipersona_cli.family import experts
+from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.text import (
+    answered,
+    cross_entropies,
+    log_probabilities,
+    padded,
+    stream,
+    with_answer,
+)
+from omnipersona_cli.family.tokens import (
     Piece,
     embedded,
-    fresh_tokens,
     introduced,
     norm_limit,
     spelled,
+    start_tokens,
     usual_length,
     written,
 )
@@ -65,9 +72,9 @@ does not see them (Janus-4o's trainer)."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A picture to be edited natively: what SigLIP sees [n, d], and its codes [N]."""
+    """A picture to be edited natively: SigLIP's features of it [n, d], and its codes [N]."""
 
-    seen: Tensor
+    features: Tensor
     codes: Tensor
 
 
@@ -79,7 +86,7 @@ class PreparedLesson:
     task: Task
     request: Turn
     answer: str
-    seen: Tensor | None
+    features: Tensor | None
     codes: Tensor | None
     free: Tensor | None
     source: Source | None
@@ -102,7 +109,8 @@ class JanusBackend:
         self.tokenizer = tokenizer
         self.table = cast(torch.nn.Embedding, janus.get_input_embeddings())
         self.width = self.table.embedding_dim
-        self.norm_limit = norm_limit(self.table)
+        self.norm_limit = norm_limit(self.table.weight)
+        self.device = str(self.table.weight.device)
         self.language = janus.model.language_model
         sight: Any = janus.config.vision_config
         self.side = sight.image_size
@@ -116,10 +124,10 @@ class JanusBackend:
     ) -> ConceptTokens:
         """Centres of what Janus sees in the photos: SigLIP's features for understanding, the
         embeddings of their codes for painting, both at the norm of words."""
-        return fresh_tokens(
+        return start_tokens(
             name,
-            seen=torch.cat([self._look(photo)[0] for photo in photos]),
-            drawn=torch.cat([self._paint_rows(self._encode(photo)) for photo in photos]),
+            features=torch.cat([self._look(photo)[0] for photo in photos]),
+            codes=torch.cat([self._paint_rows(self._encode(photo)) for photo in photos]),
             understand=understand,
             generate=generate,
             seed=seed,
@@ -130,33 +138,37 @@ class JanusBackend:
         """One LoRA per task, at zero effect: "lora.<task>.<linear>.<A or B>"."""
         return experts.new_experts(self.language, LINEARS, seed=seed)
 
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """The mean of SigLIP's features behind the aligner, [n, d]."""
+        return torch.stack([self._look(image)[0].float().mean(0) for image in images]).cpu()
+
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
         """SigLIP and the image tokenizer run here, once for each picture, and nowhere else."""
-        seen: dict[int, Tensor] = {}
+        features: dict[int, Tensor] = {}
         codes: dict[int, Tensor] = {}
         for lesson in lessons:
             looks = lesson.task == "understand" or (lesson.task == "edit" and self.edits)
-            if looks and lesson.image is not None and id(lesson.image) not in seen:
-                seen[id(lesson.image)] = self._look(lesson.image)[0]
+            if looks and lesson.image is not None and id(lesson.image) not in features:
+                features[id(lesson.image)] = self._look(lesson.image)[0]
             for image in (lesson.target, lesson.image) if lesson.task != "understand" else ():
                 if image is not None and id(image) not in codes:
                     codes[id(image)] = self._encode(image)
-        return [self._prepared(lesson, seen, codes) for lesson in lessons]
+        return [self._prepared(lesson, features, codes) for lesson in lessons]
 
     def _prepared(
-        self, lesson: Lesson, seen: Mapping[int, Tensor], codes: Mapping[int, Tensor]
+        self, lesson: Lesson, features: Mapping[int, Tensor], codes: Mapping[int, Tensor]
     ) -> PreparedLesson:
         free, source = None, None
         if lesson.task == "edit":
             changed = codes[id(lesson.target)] != codes[id(lesson.image)]
             free = changed if bool(changed.any()) else torch.ones_like(changed)
             if self.edits:
-                source = Source(seen=seen[id(lesson.image)], codes=codes[id(lesson.image)])
+                source = Source(features=features[id(lesson.image)], codes=codes[id(lesson.image)])
         return PreparedLesson(
             task=lesson.task,
             request=lesson.request,
             answer=lesson.answer,
-            seen=seen.get(id(lesson.image)) if lesson.task == "understand" else None,
+            features=features.get(id(lesson.image)) if lesson.task == "understand" else None,
             codes=None if lesson.task == "understand" else codes[id(lesson.target)],
             free=free,
             source=source,
@@ -172,36 +184,27 @@ class JanusBackend:
         for task in TASKS:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine and task == "understand":
-                found["understand"] = self._said(mine, tokens)
+                found["understand"] = self._answers_loss(mine, tokens)
             elif mine:
-                found[task] = self._drawn(mine, tokens, task, draw)
+                found[task] = self._codes_loss(mine, tokens, task, draw)
         return found
 
-    def _said(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
-        rows, labels = [], []
+    def _answers_loss(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
+        pairs = []
         for lesson in lessons:
-            asked = self._question((lesson.request,), (tokens,), lesson.seen)
-            said = self._answer(lesson.answer)
-            rows.append(torch.cat([asked, self.table(said[:-1])]))
-            labels.append(F.pad(said, (len(asked) - 1, 0), value=-100))
-        return self._ce(rows, labels, "understand", (tokens,)).mean()
+            asked = self._question((lesson.request,), (tokens,), lesson.features)
+            pairs.append(with_answer(asked, self._answer(lesson.answer), self.table))
+        return self._cross_entropies(pairs, (tokens,)).mean()
 
-    def _ce(
-        self,
-        rows: Sequence[Tensor],
-        labels: Sequence[Tensor],
-        task: Task,
-        concepts: Sequence[ConceptTokens],
+    def _cross_entropies(
+        self, pairs: Sequence[tuple[Tensor, Tensor]], concepts: Sequence[ConceptTokens]
     ) -> Tensor:
-        """Cross-entropies [K] of all labels >= 0; padding stands to the right, where nothing that
-        is asked for can see it. The head runs on labelled rows alone."""
-        states = self._run(task, concepts, inputs_embeds=padded(rows), use_cache=False)
-        wanted = torch.nn.utils.rnn.pad_sequence(list(labels), batch_first=True, padding_value=-100)
-        at = wanted >= 0
-        logits = self.janus.lm_head(states[at]).float()
-        return F.cross_entropy(logits, wanted[at], reduction="none")
+        """Cross-entropies [K] of the answers in pairs of rows and labels."""
+        rows = padded([row for row, _ in pairs])
+        states = self._run("understand", concepts, inputs_embeds=rows, use_cache=False)
+        return cross_entropies(states, [labels for _, labels in pairs], self.janus.lm_head)
 
-    def _drawn(
+    def _codes_loss(
         self,
         lessons: Sequence[PreparedLesson],
         tokens: ConceptTokens,
@@ -240,51 +243,40 @@ class JanusBackend:
         seed: int = 0,
     ) -> Iterator[str]:
         """Token by token, with a cache."""
-        generator = torch.Generator().manual_seed(seed)
         cache = DynamicCache(config=self.janus.config.get_text_config())
-        seen = None if image is None else self._look(image)[0]
-        said: list[int] = []
-        shown = ""
-        with torch.no_grad():
-            rows = self._question(prompt.turns, prompt.concepts, seen)[None]
-        for _ in range(max_tokens):
-            with torch.no_grad():
-                states = self._run(
-                    "understand",
-                    prompt.concepts,
-                    inputs_embeds=rows,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                scores = self.janus.lm_head(states[0, -1]).float().cpu()
-                scores[len(self.tokenizer) :] = -torch.inf  # rows of the table that are no token
-            if temperature > 0:
-                chances = (scores / temperature).softmax(-1)
-                token = int(torch.multinomial(chances, 1, generator=generator))
+
+        def scores_after(token: int | None) -> Tensor:
+            if token is None:
+                features = None if image is None else self._look(image)[0]
+                rows = self._question(prompt.turns, prompt.concepts, features)
             else:
-                token = int(scores.argmax())
-            if token == self.tokenizer.eos_token_id:
-                return
-            said.append(token)
-            text = str(self.tokenizer.decode(said, skip_special_tokens=True)).lstrip()
-            if text.startswith(shown) and text != shown and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-            rows = self.table(torch.tensor([[token]], device=self.table.weight.device))
+                rows = self.table(torch.tensor([token], device=self.device))
+            states = self._run(
+                "understand",
+                prompt.concepts,
+                inputs_embeds=rows[None],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            scores: Tensor = self.janus.lm_head(states[0, -1])
+            return scores[: len(self.tokenizer)]  # the table has rows that are no token
+
+        end = cast(int, self.tokenizer.eos_token_id)
+        ids = answered(scores_after, end=end, most=max_tokens, temperature=temperature, seed=seed)
+        yield from stream(
+            ids, lambda known: str(self.tokenizer.decode(known, skip_special_tokens=True)).lstrip()
+        )
 
     @torch.no_grad()
     def score(
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
         """Log-probability of each answer, its end included, all in one forward."""
-        seen = None if image is None else self._look(image)[0]
-        asked = self._question(prompt.turns, prompt.concepts, seen)
-        said = [self._answer(answer) for answer in answers]
-        rows = [torch.cat([asked, self.table(ids[:-1])]) for ids in said]
-        labels = [F.pad(ids, (len(asked) - 1, 0), value=-100) for ids in said]
-        losses = self._ce(rows, labels, "understand", prompt.concepts)
-        parts = torch.split(losses, [len(ids) for ids in said])
-        return torch.stack([-part.sum() for part in parts]).cpu()
+        features = None if image is None else self._look(image)[0]
+        asked = self._question(prompt.turns, prompt.concepts, features)
+        ids = [self._answer(answer) for answer in answers]
+        pairs = [with_answer(asked, one, self.table) for one in ids]
+        return log_probabilities(self._cross_entropies(pairs, prompt.concepts), ids)
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -299,12 +291,6 @@ class JanusBackend:
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
         """Janus paints one size; a step is a code, so that ``steps`` has no say."""
-        if size is not None and size not in self.info.sizes:
-            width, height = self.info.sizes[0]
-            raise TaskError(
-                f"janus cannot paint {size[0]}x{size[1]} pixels",
-                hint=f"leave out --size: it is always {width}x{height}",
-            )
         scale = self.info.guidance if guidance is None else guidance
         with torch.no_grad():
             rows = self._request(prompt.turns[-1], prompt.concepts, "generate")
@@ -325,23 +311,14 @@ class JanusBackend:
     ) -> Iterator[Image]:
         """Codes outside the mask stay and the others are drawn again; Janus-4o sees the source
         while it draws, and needs no mask."""
-        if mask is None and not self.edits:
-            raise TaskError(
-                "janus edits by repainting a region, and none is known",
-                hint="--mask MASK.png or --box x,y,width,height",
-            )
         side = round(self.count**0.5)
         free = ~kept_codes(mask, (side, side)).to(self.table.weight.device)
-        if not bool(free.any()):
-            raise UsageError(
-                "the mask is empty: nothing may change", hint="paint white what may change"
-            )
         scale = self.info.guidance if guidance is None else guidance
         turn, concepts = prompt.turns[-1], prompt.concepts
         known = self._encode(image)
         with torch.no_grad():
             if self.edits:
-                source = Source(seen=self._look(image)[0], codes=known)
+                source = Source(features=self._look(image)[0], codes=known)
                 rows = self._request(turn, concepts, "edit", source)
                 part = self._request(turn, concepts, "edit", source, detailed=False)
                 branches = torch.stack([rows, part, self._without(rows)])
@@ -383,7 +360,7 @@ class JanusBackend:
                 generator=torch.Generator().manual_seed(seed),
                 known=known,
                 free=free,
-                on_step=_later(on_step, number, len(seeds)),
+                on_step=over_all(on_step, number, len(seeds)),
             )
             yield pictures.to_image(pictures.decode(self.janus, codes))
 
@@ -395,7 +372,7 @@ class JanusBackend:
 
     def _run(self, task: Task, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
         """Last hidden states [B, L, d], under the concepts' experts of this task."""
-        with experts.using(self.language, LINEARS, [it.extra for it in concepts], task):
+        with experts.using(self.language, LINEARS, [tokens.extra for tokens in concepts], task):
             states: Tensor = self.language(**inputs).last_hidden_state
         return states
 
@@ -407,20 +384,20 @@ class JanusBackend:
         return embedded(script, {concept.name: concept for concept in concepts}, self.table)
 
     def _question(
-        self, turns: Sequence[Turn], concepts: Sequence[ConceptTokens], seen: Tensor | None
+        self, turns: Sequence[Turn], concepts: Sequence[ConceptTokens], features: Tensor | None
     ) -> Tensor:
         names = [concept.name for concept in concepts]
-        said = [*introduced(names, "understand"), "\n\n"] if names else []
+        shown = [*introduced(names, "understand"), "\n\n"] if names else []
         asked: list[Piece] = []
         for number, turn in enumerate(turns):
             asked += ["\n"] if number else []
             asked += written(turn, names)
-        before: list[Piece] = [str(self.tokenizer.bos_token), *said, USER]
+        before: list[Piece] = [str(self.tokenizer.bos_token), *shown, USER]
         after: list[Piece] = [*asked, ASSISTANT]
-        if seen is None:
+        if features is None:
             return self._rows([*before, *after], concepts)
         first = self._rows([*before, BOI], concepts)
-        return torch.cat([first, seen.to(first), self._rows([f"{EOI}\n", *after], concepts)])
+        return torch.cat([first, features.to(first), self._rows([f"{EOI}\n", *after], concepts)])
 
     def _request(
         self,
@@ -433,14 +410,14 @@ class JanusBackend:
         """A prompt [P, d] up to BOI. ``detailed`` shows a source's codes, else padding stands in
         their places."""
         names = [concept.name for concept in concepts]
-        said = [*introduced(names, task), " "] if names else []
+        shown = [*introduced(names, task), " "] if names else []
         start: list[Piece] = [str(self.tokenizer.bos_token), USER]
-        asked: list[Piece] = [*said, *written(turn, names), ASSISTANT, BOI]
+        asked: list[Piece] = [*shown, *written(turn, names), ASSISTANT, BOI]
         if source is None:
             return self._rows([*start, *asked], concepts)
         first = self._rows([*start, BOI], concepts)
         codes = self._paint_rows(source.codes) if detailed else self._padding(len(source.codes))
-        parts = [first, source.seen.to(first), self._rows([EOI, BOI], concepts), codes]
+        parts = [first, source.features.to(first), self._rows([EOI, BOI], concepts), codes]
         return torch.cat([*parts, self._rows([EOI, *asked], concepts)])
 
     def _without(self, rows: Tensor) -> Tensor:
@@ -466,15 +443,3 @@ class JanusBackend:
         """Codes [n] as the language model's input rows [n, d]."""
         rows: Tensor = self.janus.prepare_embeddings_for_image_generation(codes[None])[0]
         return rows.to(self.table.weight.dtype)
-
-
-def padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows [L_i, d] as one batch [n, L, d], padded on the right."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-def _later(on_step: OnStep | None, number: int, pictures_in_all: int) -> OnStep | None:
-    """Progress over all pictures, from that of one."""
-    if on_step is None:
-        return None
-    return lambda done, steps: on_step(number * steps + done, pictures_in_all * steps)

@@ -10,11 +10,17 @@ from typing import Any, cast
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from omnipersona_cli.backend import Backend
+from omnipersona_cli.backend import Backend, Opening
 from omnipersona_cli.errors import MissingError
-from op_autoregressive import loading
-from op_autoregressive.checkpoint import check_shapes, configured, shapes_of, silently
-from op_autoregressive.memory import SPARE, cache_gb, weights_gb
+from omnipersona_cli.family import checkpoint, weights
+from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
+from omnipersona_cli.family.device import (
+    SPARE,
+    cache_gb,
+    choose_device,
+    choose_dtype,
+    weights_gb,
+)
 from op_janus import INFO, original
 from op_janus.backend import BOI, EOI, JanusBackend
 
@@ -33,22 +39,22 @@ PROMPT = 100
 """Positions of a prompt with its concepts, for counting memory."""
 
 
-def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
+def open_backend(opening: Opening) -> Backend:
     """A checkpoint in either layout, from a folder or the hub's cache.
 
     Raises MissingError where it is not here or not whole, UsageError where it is no Janus.
     """
-    name = model or INFO.default_model
-    device = loading.choose_device(device)
-    kind = loading.choose_dtype(dtype, device)
-    folder = loading.locate(name, backend="janus")
+    name = opening.model or INFO.default_model
+    device = choose_device(opening.device)
+    kind = choose_dtype(opening.dtype, device, backend="janus")
+    folder = weights.locate(name, INFO)
     types = ("janus", original.MODEL_TYPE)
-    config = loading.read_config(folder, types=types, backend="janus")
-    files = loading.tensor_files(folder, backend="janus")
+    config = checkpoint.read_config(folder, types=types, backend="janus")
+    files = checkpoint.tensor_files(folder, backend="janus")
     authors = config["model_type"] == original.MODEL_TYPE
     for tensor, why in NEEDED_TENSORS.items():
         named = original.old_name(tensor) if authors else tensor
-        loading.require(files, named, why=why, backend="janus")
+        checkpoint.require(files, named, why=why, backend="janus")
     tokenizer = _tokenizer(folder)
     if authors:
         janus: Any = _converted(folder, config, files, kind)
@@ -64,7 +70,7 @@ def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
             memory_gb=painting_gb(janus, native=edit == "native", size=kind.itemsize),
         ),
         model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
-        fingerprint=loading.fingerprint(folder, files, name),
+        fingerprint=checkpoint.fingerprint(folder, files, name),
         janus=janus.to(device),
         tokenizer=tokenizer,
     )
@@ -74,7 +80,7 @@ def edits_natively(name: str, folder: Path) -> bool:
     """Whether the model called ``name``, in ``folder``, is one that learned to edit."""
     cached = folder.parent.parent.name if folder.parent.name == "snapshots" else ""
     named = (Path(name).name, folder.name, cached)
-    return any(editor in it.lower() for editor in EDITORS for it in named)
+    return any(editor in one.lower() for editor in EDITORS for one in named)
 
 
 def painting_gb(janus: JanusForConditionalGeneration, *, native: bool, size: int = 2) -> float:
@@ -103,8 +109,13 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     except Exception as error:  # its reader raises a bare one
         raise MissingError(f"{path} is broken: {error}", hint=hint) from error
     words = tokenizer.get_vocab()
-    unknown = [it for it in NEEDED if it not in words]
-    unknown += [it for it in ("bos_token", "eos_token", "pad_token") if not getattr(tokenizer, it)]
+    unknown = [token for token in NEEDED if token not in words]
+    ends = {
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+    }
+    unknown += [name for name, token in ends.items() if not token]
     if unknown:
         raise MissingError(f"the tokenizer in {folder} has no {unknown[0]}", hint=hint)
     return tokenizer
@@ -129,7 +140,7 @@ def _native(
         janus: Any = JanusForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=kind, local_files_only=True, use_safetensors=True
         )
-    loading.restore_float32(janus.model.vqmodel, files, "vqmodel")  # in bfloat16 codes flip
+    checkpoint.restore_float32(janus.model.vqmodel, files, "vqmodel")  # in bfloat16 codes flip
     return cast("JanusForConditionalGeneration", janus)
 
 
@@ -161,7 +172,7 @@ def _wanted(config: JanusConfig, folder: Path) -> dict[str, tuple[int, ...]]:
     drawn = (sight.image_size // 2 ** (len(painter.channel_multiplier) - 1)) ** 2
     if not sight.num_image_tokens == seen == drawn:
         raise MissingError(
-            f"{folder / 'config.json'} does not fit itself: {sight.image_size} pixels are {seen} "
+            f"{folder / 'config.json'} contradicts itself: {sight.image_size} pixels are {seen} "
             f"patches and {drawn} codes, not {sight.num_image_tokens}",
             hint="op backends fetch janus",
         )

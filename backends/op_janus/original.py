@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import JanusConfig
 
 from omnipersona_cli.errors import MissingError, UsageError
-from op_autoregressive.checkpoint import misfit, places
+from omnipersona_cli.family.checkpoint import misfit, places
 
 MODEL_TYPE = "multi_modality"
 TOWER = "vision_model.vision_tower"

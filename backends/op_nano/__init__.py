@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.backend import BackendInfo, FreeSizes
 from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, JudgeInfo, hookimpl
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ INFO = BackendInfo(
     default_model="embedded",
     models=("embedded",),
     sizes=((64, 64),),
+    free_sizes=FreeSizes(step=16, largest=64),
     pictures="cartoons",
     licence="Apache-2.0",
     memory_gb=0.5,

@@ -17,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.backend import Backend, ConceptTokens, Opening
+from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.device import choose_device, choose_dtype
 from op_bagel.backend import BagelBackend
 from op_bagel.model import Bagel
 from op_bagel.pictures import patchify, position_ids, rgb, to_tensor
@@ -34,7 +35,7 @@ FOREIGN_PSNR = 21.0
 held-out pictures come back at 27 dB on average."""
 
 
-class NanoWords:
+class NanoTokenizer:
     """nano's tokenizer as BAGEL's backend wants it."""
 
     unnamed = "<sks>"
@@ -60,7 +61,7 @@ class NanoBackend(BagelBackend):
     def new_tokens(
         self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
     ) -> ConceptTokens:
-        """What the concept encoder hears in the photos; more slots than it has repeat with a
+        """What the concept encoder reads off the photos; more slots than it has repeat with a
         little noise, fewer are cut off."""
         chosen = list(photos)[:16]
         with torch.inference_mode():
@@ -85,10 +86,10 @@ class NanoBackend(BagelBackend):
         rows, grid = patchify(to_tensor(self.fit_vit(rgb(image))), config.patch_size)
         ids = position_ids(grid, config.side)
         device = self.bagel.device
-        seen: Tensor = self.bagel.vit_model.vision_model(
+        found: Tensor = self.bagel.vit_model.vision_model(
             rows.to(device), ids.to(device), [len(rows)]
         )
-        return seen
+        return found
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Words that are not in the dictionary; pictures that are no cartoons of its world."""
@@ -125,19 +126,16 @@ def square(image: Image) -> Image:
     )
 
 
-def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
+def open_backend(opening: Opening) -> Backend:
     """nano from the package, or from a folder that `op_nano.pretrain export` wrote.
 
     It runs in float32 on any device; "auto" is the CPU, where it is fastest at this size.
     """
-    folder = WEIGHTS if model in (None, "embedded") else Path(str(model))
-    if dtype not in (None, "float32"):
-        raise UsageError(f"nano runs in float32, not {dtype}", hint="leave out --dtype")
-    device = "cpu" if device == "auto" else device
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not here.get(device.partition(":")[0], True):
-        raise MissingError(f"there is no {device} device here", hint="leave out --device")
-    return _opened(folder.resolve(), device, model or "embedded")
+    model = opening.model or "embedded"
+    folder = WEIGHTS if model == "embedded" else Path(model)
+    device = choose_device(opening.device, best="cpu")
+    choose_dtype(opening.dtype, device, backend="nano", known=("float32",))
+    return _opened(folder.resolve(), device, model)
 
 
 @lru_cache(maxsize=2)
@@ -173,13 +171,13 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
         fingerprint=f"nano@{digest}",
         bagel=bagel,
         vae=vae,
-        words=NanoWords(),
+        tokenizer=NanoTokenizer(),
         fit_vae=square,
         fit_vit=square,
         guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0)),
         edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
         shift=2.0,
-        norm_limit=about["norm_limit"],
+        longest=about["norm_limit"],
     )
     backend.encoder = encoder
     return backend
@@ -188,4 +186,6 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of one module, under the names that it knows them by."""
     start = f"{name}."
-    return {key.removeprefix(start): it for key, it in tensors.items() if key.startswith(start)}
+    return {
+        key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
+    }

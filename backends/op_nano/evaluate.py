@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import ImageFilter
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, Prompt, Turn
+from omnipersona_cli.backend import Backend, Opening, Prompt, Turn
 from op_nano import phrases
 from op_nano.backend import WEIGHTS, open_backend
 from op_nano.families import CHANGED, EMPTY, MOVED, POSED, REPLACED, Family, draw_family
@@ -257,7 +257,7 @@ def main(count: int, model: str | None, threads: int, out: Path | None) -> None:
     """Measure nano and print the figures."""
     torch.set_num_threads(threads)
     folder = Path(model) if model else WEIGHTS
-    backend = open_backend(model, "cpu", None)
+    backend = open_backend(Opening(model=model, device="cpu"))
     figures = {
         "items of each kind": count,
         "judge": judge_accuracy(count),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Prompt, Turn
+from omnipersona_cli.backend import Opening, Prompt, Turn
 from op_nano.backend import open_backend
 from op_nano.world import (
     ACCESSORIES,
@@ -54,7 +54,7 @@ def read_description(text: str) -> Character | None:
 
 def seen_in(photos: Sequence[Image]) -> Character | None:
     """Who nano sees in most of the photos."""
-    backend = open_backend(None, "cpu", None)
+    backend = open_backend(Opening(device="cpu"))
     prompt = Prompt(turns=(Turn(text="what is it?"),))
     said = Counter("".join(backend.say(prompt, image=photo, max_tokens=24)) for photo in photos)
     for text, _ in said.most_common():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omnipersona_cli.backend import BackendInfo, Part
+from omnipersona_cli.backend import BackendInfo, Component
 from omnipersona_cli.hookspecs import ImporterInfo, hookimpl
 
 CLIP = ("showlab/show-o-w-clip-vit-512x512", "showlab/show-o-w-clip-vit")
@@ -17,18 +17,18 @@ INFO = BackendInfo(
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="showlab/show-o-512x512",
     models=("showlab/show-o-512x512", "showlab/show-o", *CLIP),
-    parts=(
-        Part(
+    components=(
+        Component(
             repo="showlab/magvitv2",
             what="the image tokenizer",
             files=("*.json", "*.safetensors"),
         ),
-        Part(
+        Component(
             repo="microsoft/phi-1_5",
             what="the text tokenizer and sizes, not its weights",
             files=("config.json", "tokenizer*.json"),
         ),
-        Part(
+        Component(
             repo="openai/clip-vit-large-patch14-336",
             what="to look; for the two clip-vit models alone",
             files=("config.json", "preprocessor_config.json", "*.safetensors"),

@@ -25,12 +25,15 @@ from omnipersona_cli.backend import (
     Task,
     Turn,
 )
-from omnipersona_cli.errors import SlotError, TaskError, UsageError
+from omnipersona_cli.errors import TaskError
+from omnipersona_cli.family.codes import over_all
+from omnipersona_cli.family.text import answered, stream
+from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_showo import placing, prompts
 from op_showo.magvit import Magvit, fit, to_image
 from op_showo.model import Showo, stack
-from op_showo.pictures import REMEMBERED, Pictures, Seen, kmeans
-from op_showo.placing import BIAS, HEAD, Company, Words
+from op_showo.pictures import REMEMBERED, Observed, Pictures
+from op_showo.placing import BIAS, HEAD, ConceptRows, Tokenizer
 from op_showo.region import changed, covered, window
 from op_showo.sampling import Seeded, decode_masked, training_mask
 
@@ -43,7 +46,7 @@ class PreparedLesson:
     task: Task
     request: Turn
     answer: str
-    seen: Seen | None
+    observed: Observed | None
     target: Tensor | None  # [N] codes
     region: Tensor | None
 
@@ -60,7 +63,7 @@ class ShowoBackend:
         fingerprint: str,
         net: Showo,
         magvit: Magvit,
-        words: Words,
+        tokenizer: Tokenizer,
         clip: Callable[[Image], Tensor] | None = None,
         system: str = "",
         remember: int = REMEMBERED,
@@ -68,12 +71,13 @@ class ShowoBackend:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.net = net.requires_grad_(False).eval()
         self.magvit = magvit.requires_grad_(False).eval()
-        self.words = words
+        self.tokenizer = tokenizer
         self.pictures = Pictures(
-            self.net, self.magvit, words, clip=clip, system=system, remember=remember
+            self.net, self.magvit, tokenizer, clip=clip, system=system, remember=remember
         )
         self.width = net.config.llm.hidden_size
-        self.norm_limit = 10.0 * float(net.table.float().norm(dim=1).max())
+        self.device = str(net.device)
+        self.norm_limit = norm_limit(net.table)
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -93,7 +97,7 @@ class ShowoBackend:
         head = self.net.showo.lm_head
 
         def fresh(values: Tensor) -> Tensor:
-            return values.detach().clone().float().to(self.net.device).requires_grad_()
+            return trainable(values.to(self.net.device))
 
         return ConceptTokens(
             name=name,
@@ -106,25 +110,33 @@ class ShowoBackend:
             },
         )
 
+    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
+        """None: its concept tokens alone are learned."""
+        raise TaskError("showo takes no low-rank experts", hint="leave out --experts lora")
+
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """The mean of the codes' embeddings, or of CLIP's features, [n, d]."""
+        return torch.stack([self.pictures.features(image) for image in images])
+
     @torch.no_grad()
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
         """Codes of every picture, and what reading it leaves behind, as far as memory goes."""
-        seen: dict[int, Seen] = {}
+        observed: dict[int, Observed] = {}
         codes: dict[int, Tensor] = {}
         for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
-            if lesson.task == "understand" and id(lesson.image) not in seen:
-                seen[id(lesson.image)] = self.pictures.see(lesson.image)
-            drawn = (lesson.target, lesson.image if lesson.task == "edit" else None)
-            for image in drawn:
+            if lesson.task == "understand" and id(lesson.image) not in observed:
+                observed[id(lesson.image)] = self.pictures.see(lesson.image)
+            painted = (lesson.target, lesson.image if lesson.task == "edit" else None)
+            for image in painted:
                 if image is not None and id(image) not in codes:
                     codes[id(image)] = self.pictures.encode(image)[0]
-        for one in seen.values():
+        for one in observed.values():
             if not self.pictures.full:
-                self.pictures.behind(one)
-        return [self._prepared(lesson, seen, codes) for lesson in lessons]
+                self.pictures.prefix(one)
+        return [self._prepared(lesson, observed, codes) for lesson in lessons]
 
     def _prepared(
-        self, lesson: Lesson, seen: Mapping[int, Seen], codes: Mapping[int, Tensor]
+        self, lesson: Lesson, observed: Mapping[int, Observed], codes: Mapping[int, Tensor]
     ) -> PreparedLesson:
         target = None if lesson.target is None else codes[id(lesson.target)]
         region = None
@@ -139,7 +151,7 @@ class ShowoBackend:
             task=lesson.task,
             request=lesson.request,
             answer=lesson.answer,
-            seen=seen[id(lesson.image)] if lesson.task == "understand" else None,
+            observed=observed[id(lesson.image)] if lesson.task == "understand" else None,
             target=target,
             region=region,
         )
@@ -153,40 +165,46 @@ class ShowoBackend:
         concept token, so that it would teach nothing.
         """
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
-        who = self._company((tokens,))
+        who = self._rows((tokens,))
         draw = torch.Generator().manual_seed(seed)
         tasks: tuple[Task, ...] = ("understand", "generate", "edit")
         found: dict[Task, Tensor] = {}
         for task in tasks:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine:
-                of = self._said(mine, who) if task == "understand" else self._drawn(mine, who, draw)
+                of = (
+                    self._answers_loss(mine, who)
+                    if task == "understand"
+                    else self._codes_loss(mine, who, draw)
+                )
                 found[task] = of.mean()
         return found
 
-    def _said(self, lessons: Sequence[PreparedLesson], who: Company) -> Tensor:
+    def _answers_loss(self, lessons: Sequence[PreparedLesson], who: ConceptRows) -> Tensor:
         """Cross-entropy [n] of the answers' tokens and of their ends."""
         vocab = self.net.config.vocab
         rows, labels = [], []
         for lesson in lessons:
             asked = self._question((lesson.request,), who)
-            said = [*placing.answer_ids(lesson.answer, who, self.words), vocab.eos]
-            rows.append(asked + said[:-1])
-            labels.append([prompts.IGNORE] * (len(asked) - 1) + said)
-        behind = stack([self.pictures.behind(cast(Seen, lesson.seen)) for lesson in lessons])
+            answer = [*placing.answer_ids(lesson.answer, who, self.tokenizer), vocab.eos]
+            rows.append(asked + answer[:-1])
+            labels.append([prompts.IGNORE] * (len(asked) - 1) + answer)
+        context = stack(
+            [self.pictures.prefix(cast(Observed, lesson.observed)) for lesson in lessons]
+        )
         ids = prompts.padded(rows, vocab.special("[PAD]"))
-        states, _ = self.net.follow(self.net.embed(ids, who.soft), behind)
+        states, _ = self.net.follow(self.net.embed(ids, who.soft), context)
         return self.net.losses(states, prompts.padded(labels, prompts.IGNORE), who.soft)
 
-    def _drawn(
-        self, lessons: Sequence[PreparedLesson], who: Company, draw: torch.Generator
+    def _codes_loss(
+        self, lessons: Sequence[PreparedLesson], who: ConceptRows, draw: torch.Generator
     ) -> Tensor:
         """Cross-entropy [n] of the hidden codes; an edit hides some of what it changed."""
         config = self.net.config
         texts, hidden = [], []
         for lesson in lessons:
             editing = lesson.task == "edit"
-            text = placing.request_ids(lesson.request, who, self.words, editing=editing)
+            text = placing.request_ids(lesson.request, who, self.tokenizer, editing=editing)
             texts.append(prompts.text_block(text, config))
             places = torch.arange(config.image_tokens)
             if lesson.region is not None:
@@ -217,31 +235,31 @@ class ShowoBackend:
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Iterator[str]:
-        """Token by token, greedily at temperature 0; image codes and markers are never said."""
-        who = self._company(prompt.concepts)
+        """Token by token; image codes and markers are never said."""
+        who = self._rows(prompt.concepts)
         vocab = self.net.config.vocab
-        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            behind = self.pictures.behind(self.pictures.see(image))
-        step = self._question(prompt.turns, who)
-        room = self.net.config.llm.max_position_embeddings - behind.length - len(step)
-        said: list[int] = []
-        shown = ""
-        for _ in range(min(max_tokens, room)):
-            with torch.no_grad():
-                rows = self.net.embed(torch.tensor([step]), who.soft)
-                states, behind = self.net.follow(rows, behind)
-                scores = self.net.logits(states[0, -1], who.soft).float().cpu()
+            context = self.pictures.prefix(self.pictures.see(image))
+        asked = self._question(prompt.turns, who)
+        room = self.net.config.llm.max_position_embeddings - context.length - len(asked)
+
+        def scores_after(token: int | None) -> Tensor:
+            nonlocal context
+            step = asked if token is None else [token]
+            rows = self.net.embed(torch.tensor([step]), who.soft)
+            states, context = self.net.follow(rows, context)
+            scores = self.net.logits(states[0, -1], who.soft).float()
             scores[vocab.llm_vocab_size : vocab.size] = -torch.inf
-            token = _choose(scores, temperature, generator)
-            if token == vocab.eos:
-                return
-            said.append(token)
-            step = [token]
-            text = self._text(said, who).lstrip()
-            if text.startswith(shown) and not text.endswith("\ufffd") and text != shown:
-                yield text[len(shown) :]
-                shown = text
+            return scores
+
+        ids = answered(
+            scores_after,
+            end=vocab.eos,
+            most=min(max_tokens, room),
+            temperature=temperature,
+            seed=seed,
+        )
+        yield from stream(ids, lambda known: self._text(known, who).lstrip())
 
     @torch.no_grad()
     def score(
@@ -250,17 +268,19 @@ class ShowoBackend:
         """Log-probability of each answer, its end included, all in one batch."""
         if not answers:
             return torch.zeros(0)
-        who = self._company(prompt.concepts)
+        who = self._rows(prompt.concepts)
         vocab = self.net.config.vocab
         asked = torch.tensor([self._question(prompt.turns, who)])
-        behind = self.pictures.behind(self.pictures.see(image))
-        states, behind = self.net.follow(self.net.embed(asked, who.soft), behind)
-        said = [[*placing.answer_ids(it, who, self.words), vocab.eos] for it in answers]
-        ids = prompts.padded([row[:-1] for row in said], vocab.special("[PAD]"))
+        context = self.pictures.prefix(self.pictures.see(image))
+        states, context = self.net.follow(self.net.embed(asked, who.soft), context)
+        ids_of = [
+            [*placing.answer_ids(answer, who, self.tokenizer), vocab.eos] for answer in answers
+        ]
+        ids = prompts.padded([row[:-1] for row in ids_of], vocab.special("[PAD]"))
         rows = self.net.embed(ids, who.soft)
-        after, _ = self.net.follow(rows, behind.expand(len(said)))
-        first = states[:, -1:].expand(len(said), -1, -1)
-        labels = prompts.padded(said, prompts.IGNORE).to(after.device)
+        after, _ = self.net.follow(rows, context.expand(len(ids_of)))
+        first = states[:, -1:].expand(len(ids_of), -1, -1)
+        labels = prompts.padded(ids_of, prompts.IGNORE).to(after.device)
         at = labels >= 0
         logits = self.net.logits(torch.cat((first, after), dim=1)[at], who.soft).float()
         found = logits.log_softmax(-1).gather(-1, labels[at][:, None])[:, 0]
@@ -280,14 +300,8 @@ class ShowoBackend:
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
         """All codes start hidden."""
-        if size is not None and size not in self.info.sizes:
-            sizes = ", ".join(f"{width}x{height}" for width, height in self.info.sizes)
-            raise TaskError(
-                f"{self.info.name} cannot paint {size[0]}x{size[1]} pixels",
-                hint=f"--size takes {sizes}",
-            )
-        who = self._company(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], who, self.words)
+        who = self._rows(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], who, self.tokenizer)
         hidden = torch.ones(1, self.net.config.image_tokens, dtype=torch.bool)
         codes = torch.zeros_like(hidden, dtype=torch.long)
         yield from self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
@@ -304,18 +318,15 @@ class ShowoBackend:
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
         """Draw the codes under the mask again, the others stay: Show-o's inpainting."""
-        if mask is None:
-            raise TaskError(
-                f"{self.info.name} edits by repainting a region, and none is known",
-                hint="--mask MASK.png or --box x,y,width,height",
-            )
+        if mask is None:  # only a native edit may be without one
+            mask = images.new("L", image.size, 255)
         box = window(mask, image.size)
         side = self.net.config.resolution
         part = image.convert("RGB").crop(box)
         codes = self.pictures.encode(part.resize((side, side), images.Resampling.BICUBIC))
         hidden = covered(mask.crop(box), side, self.net.config.side)
-        who = self._company(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], who, self.words, editing=True)
+        who = self._rows(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], who, self.tokenizer, editing=True)
         painted = self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
         for picture in painted:
             whole = image.convert("RGB").copy()
@@ -325,7 +336,7 @@ class ShowoBackend:
     def _paint(
         self,
         text: Sequence[int],
-        who: Company,
+        who: ConceptRows,
         codes: Tensor,
         hidden: Tensor,
         steps: int | None,
@@ -334,26 +345,25 @@ class ShowoBackend:
         on_step: OnStep | None,
     ) -> Iterator[Image]:
         """One picture after the other, so that a seed means the same alone and among others."""
-        if steps is not None and steps < 1:
-            raise UsageError(f"a picture cannot be painted in {steps} steps", hint="--steps 18")
         count = self.info.steps if steps is None else steps
         scale = self.info.guidance if guidance is None else guidance
         logits = self._code_logits(text, who, scale)
         for number, seed in enumerate(seeds):
-            drawn = codes
+            painted = codes
+            told = over_all(on_step, number, len(seeds))
             with torch.no_grad():
                 for step in decode_masked(
                     logits, codes.cpu(), hidden.cpu(), steps=count, chance=Seeded((seed,))
                 ):
-                    drawn = step.codes
-                    if on_step is not None:
-                        on_step(number * count + step.index + 1, count * len(seeds))
-                pixels = self.magvit.decode(drawn.to(self.net.device))
+                    painted = step.codes
+                    if told is not None:
+                        told(step.index + 1, count)
+                pixels = self.magvit.decode(painted.to(self.net.device))
             yield to_image(pixels[0])
 
     @torch.no_grad()
     def _code_logits(
-        self, text: Sequence[int], who: Company, scale: float
+        self, text: Sequence[int], who: ConceptRows, scale: float
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """What a step asks for. The texts, with and without the request, are read once: they never
         see the picture (Show-o, section 3.2)."""
@@ -363,15 +373,15 @@ class ShowoBackend:
             texts.append(prompts.text_block([], config))
         ids = torch.tensor(texts)
         pad = ids == config.vocab.special("[PAD]")
-        _, behind = self.net.read(
+        _, context = self.net.read(
             self.net.embed(ids, who.soft), prompts.painting_attend(ids, config), key=~pad
         )
 
         def logits(codes: Tensor, unknown: Tensor) -> Tensor:
             rows = self.net.embed(prompts.picture_ids(codes, unknown, config).repeat(len(texts), 1))
             own = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-            attend = torch.cat((behind.key, own), dim=1)[:, None, None]
-            states, _ = self.net(rows, attend.expand(-1, 1, rows.shape[1], -1), behind)
+            attend = torch.cat((context.key, own), dim=1)[:, None, None]
+            states, _ = self.net(rows, attend.expand(-1, 1, rows.shape[1], -1), context)
             scores = self.net.code_logits(states[:, 1:-1]).float().cpu()
             return (1 + scale) * scores[:1] - scale * scores[1:] if scale else scores
 
@@ -384,41 +394,29 @@ class ShowoBackend:
             f"{self.info.name} reads {room} tokens of a request before it paints; "
             f"the end of {text[:30]!r}… is cut off"
             for text in texts
-            if len(self.words.encode(text)) > room
+            if len(self.tokenizer.encode(text)) > room
         ]
 
     # -- rows ----------------------------------------------------------------------------------
 
-    def _company(self, concepts: Sequence[ConceptTokens]) -> Company:
+    def _rows(self, concepts: Sequence[ConceptTokens]) -> ConceptRows:
         for tokens in concepts:
-            widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
-            if widths != {self.width}:
-                raise SlotError(
-                    f"<{tokens.name}> was learned on another backbone: its tokens are "
-                    f"{max(widths)} wide, those of {self.info.name} {self.width}",
-                    hint=f"op learn PHOTOS --name {tokens.name} -b {self.info.name}",
-                )
-        return placing.company(concepts, self.net.config.vocab.size)
+            check_width(tokens, self.width, backend=self.info.name)
+        return placing.concept_rows(concepts, self.net.config.vocab.size)
 
-    def _question(self, turns: Sequence[Turn], who: Company) -> list[int]:
+    def _question(self, turns: Sequence[Turn], who: ConceptRows) -> list[int]:
         """Bos and the newline are in the released prompts of the variants without CLIP alone."""
         if self.pictures.clip is not None:
-            return placing.question_ids(turns, who, self.words, opening="")
-        return [self.net.config.vocab.bos, *placing.question_ids(turns, who, self.words)]
+            return placing.question_ids(turns, who, self.tokenizer, opening="")
+        return [self.net.config.vocab.bos, *placing.question_ids(turns, who, self.tokenizer)]
 
-    def _text(self, ids: Sequence[int], who: Company) -> str:
-        """What was said, identifiers as "<name>"."""
+    def _text(self, ids: Sequence[int], who: ConceptRows) -> str:
+        """The answer, identifiers as "<name>"."""
         text, run = "", []
         for token in ids:
             if (name := who.name_of(token)) is None:
                 run.append(token)
             else:
-                text += self.words.decode(run) + f"<{name}>"
+                text += self.tokenizer.decode(run) + f"<{name}>"
                 run = []
-        return text + self.words.decode(run)
-
-
-def _choose(scores: Tensor, temperature: float, generator: torch.Generator) -> int:
-    if temperature <= 0:
-        return int(scores.argmax())
-    return int(torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator))
+        return text + self.tokenizer.decode(run)

@@ -21,8 +21,10 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from omnipersona_cli.backend import Backend
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.backend import Backend, Opening
+from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.weights import fetch_command, locate
 from op_showo import INFO
 from op_showo.backend import ShowoBackend
 from op_showo.checkpoint import identity, read_json, read_tensors, weight_files
@@ -39,35 +41,31 @@ from op_showo.model import Showo
 if TYPE_CHECKING:
     from transformers import CLIPVisionConfig
 
-PARTS = {part.repo.partition("/")[2]: part.repo for part in INFO.parts}
+COMPONENTS = {one.repo.partition("/")[2]: one.repo for one in INFO.components}
 """Folders of what the released Show-o takes from elsewhere, and where on the hub they are."""
 
 T = TypeVar("T")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
-def open_backend(model: str | None, device: str, dtype: str | None) -> Backend:
+def open_backend(opening: Opening) -> Backend:
     """Show-o from a folder or from the Hugging Face cache.
 
     Raises MissingError where files are absent, cut off or of another model, UsageError for a
     number format that does not exist.
     """
-    name = model or INFO.default_model
-    if dtype not in (None, "auto", *DTYPES):
-        raise UsageError(f"showo does not run in {dtype}", hint=f"--dtype {' | '.join(DTYPES)}")
-    place = _device(device)
-    kind = DTYPES.get(dtype or "", torch.float32 if place == "cpu" else torch.bfloat16)
-    folder = _folder(name, name).resolve()
+    name = opening.model or INFO.default_model
+    device = choose_device(opening.device)
+    kind = choose_dtype(opening.dtype, device, backend="showo")
+    folder = locate(name, INFO)
     shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
-    return _opened(str(folder), shown, place, kind)
+    return _opened(str(folder), shown, device, kind)
 
 
 @lru_cache(maxsize=1)
 def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
     files = _Files(folder=Path(folder), name=name)
-    phi, vq_folder = files.part("phi-1_5"), files.part("magvitv2")
+    phi, vq_folder = files.component("phi-1_5"), files.component("magvitv2")
     llm = files.settings(phi, "phi", decoder_config)
     vq = files.settings(vq_folder, "an image tokenizer", tokenizer_config, optional=True)
     config = files.settings(
@@ -75,19 +73,19 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBac
     )
     clip = None
     if config.clip_width:
-        tower = files.part("clip-vit-large-patch14-336")
-        seen = files.settings(tower, "CLIP", clip_config)
-        clip = ClipTower(tower, seen, files.hint, device, dtype)
+        tower = files.component("clip-vit-large-patch14-336")
+        sizes = files.settings(tower, "CLIP", clip_config)
+        clip = ClipTower(tower, sizes, files.hint, device, dtype)
         config = replace(config, clip_width=clip.width)
     with torch.device("meta"):
         net, magvit = Showo(config), Magvit(vq)
     seals = [identity(files.folder / "config.json")]
     seals.append(fill(net, files.folder, dtype, files.again(name)))
-    again = files.again(PARTS["magvitv2"])
+    again = files.again(COMPONENTS["magvitv2"])
     seals.append(fill(magvit, vq_folder, torch.float32, again))
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
-    words = PhiWords(phi / "tokenizer.json", config.vocab, files.hint)
+    tokenizer = PhiTokenizer(phi / "tokenizer.json", config.vocab, files.hint)
     seals.append(identity(phi / "tokenizer.json"))
     small = config.resolution < INFO.sizes[0][0]
     return ShowoBackend(
@@ -101,7 +99,7 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBac
         fingerprint=f"{short_name(config)}@{sha256(''.join(seals).encode()).hexdigest()[:16]}",
         net=net.to(device),
         magvit=magvit.to(device),
-        words=words,
+        tokenizer=tokenizer,
         clip=clip,
         system=SYSTEM,
     )
@@ -114,7 +112,7 @@ def short_name(config: ShowoConfig) -> str:
     return name if size == 256 else f"{name}-{size}x{size}"
 
 
-class PhiWords:
+class PhiTokenizer:
     """phi's tokenizer for text alone: markers in a text are text, and only Show-o's own code puts
     a marker's id into a row."""
 
@@ -156,12 +154,12 @@ class _Files:
     @property
     def hint(self) -> str:
         """The command that brings what is missing."""
-        return _fetch(self.name)
+        return fetch_command(INFO, self.name)
 
     def again(self, repo: str) -> str:
         """The command that brings all files of a repository, pickled weights included, which
         `op backends fetch` leaves behind and which are read here without running them."""
-        return f"hf download {repo}" if repo in (*INFO.models, *PARTS.values()) else self.hint
+        return f"hf download {repo}" if repo in (*INFO.models, *COMPONENTS.values()) else self.hint
 
     def settings(
         self,
@@ -180,12 +178,12 @@ class _Files:
             why = f"it has no {error}" if isinstance(error, KeyError) else str(error)
             raise MissingError(f"{path} is not that of {what}: {why}", hint=self.hint) from error
 
-    def part(self, name: str) -> Path:
-        """A part's folder: inside the model's, beside it, or in the cache."""
+    def component(self, name: str) -> Path:
+        """A component's folder: inside the model's, beside it, or in the cache."""
         for place in (self.folder / name, self.folder.parent / name):
             if place.is_dir():
                 return place
-        return _folder(PARTS[name], PARTS[name])
+        return locate(COMPONENTS[name], INFO)
 
 
 def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
@@ -303,37 +301,3 @@ def _channels(values: Any, path: Path, hint: str) -> tuple[float, ...]:
     except (TypeError, ValueError) as error:
         raise MissingError(f"{path} does not prepare pictures for CLIP", hint=hint) from error
     return red, green, blue
-
-
-def _folder(repo: str, model: str) -> Path:
-    """A folder on disk, or a repository's folder in the Hugging Face cache."""
-    if Path(repo).is_dir():
-        return Path(repo)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(repo, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise MissingError(f"the weights of {repo} are not here", hint=_fetch(model)) from error
-
-
-def _fetch(model: str) -> str:
-    if model == INFO.default_model:
-        return "op backends fetch showo"
-    if model in (*INFO.models, *PARTS.values()):
-        return f"op backends fetch showo --model {model}"
-    return "--model takes a folder, or one of: " + ", ".join(INFO.models)
-
-
-def _device(device: str) -> str:
-    here: Mapping[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
-    }
-    if device == "auto":
-        return next((name for name, is_here in here.items() if is_here()), "cpu")
-    kind = device.partition(":")[0]
-    if kind in here and not here[kind]():
-        raise MissingError(f"there is no {device} device here", hint="leave out --device")
-    return device

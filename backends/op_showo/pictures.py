@@ -19,7 +19,7 @@ from torch import Tensor
 from op_showo import prompts
 from op_showo.magvit import Magvit, fit, to_tensor
 from op_showo.model import Prefix, Showo
-from op_showo.placing import Words
+from op_showo.placing import Tokenizer
 
 REMEMBERED = 2 << 30
 """Bytes of keys and values that are kept of pictures; the oldest go first."""
@@ -29,7 +29,7 @@ BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class Observed:
     """A picture as understanding reads it: codes [1, N], or CLIP's features [1, n, width]."""
 
     key: bytes
@@ -45,13 +45,13 @@ class Pictures:
         self,
         net: Showo,
         magvit: Magvit,
-        words: Words,
+        tokenizer: Tokenizer,
         *,
         clip: Callable[[Image], Tensor] | None,
         system: str,
         remember: int,
     ) -> None:
-        self.net, self.magvit, self.words = net, magvit, words
+        self.net, self.magvit, self.tokenizer = net, magvit, tokenizer
         self.clip, self.system, self.remember = clip, system, remember
         self.read: OrderedDict[bytes, Prefix] = OrderedDict()
         self.encoded: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -69,14 +69,26 @@ class Pictures:
         return self.encoded[key]
 
     @torch.no_grad()
-    def see(self, image: Image | None) -> Seen:
+    def see(self, image: Image | None) -> Observed:
         """A picture for understanding; a black one where there is none."""
         if image is None:
             side = self.net.config.resolution
             image = images.new("RGB", (side, side), BLACK)
         values = self.encode(image) if self.clip is None else self.clip(image)
         key = blake2b(values.float().cpu().numpy().tobytes(), digest_size=16).digest()
-        return Seen(key=key, values=values)
+        return Observed(key=key, values=values)
+
+    @torch.no_grad()
+    def features(self, image: Image) -> Tensor:
+        """The mean [d] of what the language model sees: embeddings of the codes, or CLIP's features
+        behind the projection."""
+        values = self.see(image).values
+        if self.net.mm_projector is None:
+            ids = values.to(self.net.device) + self.net.config.vocab.image_offset
+            rows = self.net.embed(ids)[0]
+        else:
+            rows = self.net.mm_projector(values.to(self.net.device, self.net.table.dtype))[0]
+        return rows.float().mean(0).cpu()
 
     @property
     def full(self) -> bool:
@@ -84,50 +96,34 @@ class Pictures:
         return sum(prefix.bytes for prefix in self.read.values()) >= self.remember
 
     @torch.no_grad()
-    def behind(self, seen: Seen) -> Prefix:
+    def prefix(self, observed: Observed) -> Prefix:
         """What reading a picture leaves behind, from memory or anew."""
-        if seen.key in self.read:
-            self.read.move_to_end(seen.key)
-            return self.read[seen.key]
-        rows, columns = self._rows(seen)
+        if observed.key in self.read:
+            self.read.move_to_end(observed.key)
+            return self.read[observed.key]
+        rows, columns = self._rows(observed)
         attend = prompts.reading_attend(rows.shape[1], columns)
-        _, prefix = self.net.read(rows, attend)
-        self.read[seen.key] = prefix
-        while self.read and sum(it.bytes for it in self.read.values()) > self.remember:
+        _, found = self.net.read(rows, attend)
+        self.read[observed.key] = found
+        while self.read and sum(prefix.bytes for prefix in self.read.values()) > self.remember:
             self.read.popitem(last=False)
-        return prefix
+        return found
 
-    def _rows(self, seen: Seen) -> tuple[Tensor, slice]:
+    def _rows(self, observed: Observed) -> tuple[Tensor, slice]:
         """Rows [1, P, d] and the columns that all of them see."""
         if self.net.mm_projector is None:
-            ids = prompts.seen_ids(seen.values, self.net.config)
+            ids = prompts.seen_ids(observed.values, self.net.config)
             return self.net.embed(ids), slice(0, ids.shape[1])
         vocab = self.net.config.vocab
         before = [
             vocab.special("<|mmu|>"),
-            *self.words.encode(self.system),
+            *self.tokenizer.encode(self.system),
             vocab.special("<|soi|>"),
         ]
-        features = seen.values.to(self.net.device, self.net.table.dtype)
+        features = observed.values.to(self.net.device, self.net.table.dtype)
         rows = [
             self.net.embed(torch.tensor([before])),
             self.net.mm_projector(features),
             self.net.embed(torch.tensor([[vocab.special("<|eoi|>")]])),
         ]
         return torch.cat(rows, dim=1), slice(len(before), len(before) + features.shape[1])
-
-
-def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
-    """Centres [count, d] of rows [n, d]; with fewer different rows than centres, rows repeat with a
-    little noise. Deterministic in ``seed``."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(rows), generator=generator)
-    centres = rows[order.repeat(-(-max(count, 1) // len(rows)))[:count]].clone()
-    if len(rows) <= count:
-        return centres + 0.02 * rows.std() * torch.randn(centres.shape, generator=generator)
-    for _ in range(rounds):
-        nearest = torch.cdist(rows, centres).argmin(1) if count else order
-        for index in range(count):
-            if bool((nearest == index).any()):
-                centres[index] = rows[nearest == index].mean(0)
-    return centres

@@ -24,7 +24,7 @@ HEAD, BIAS = "head.weight", "head.bias"
 Piece = str | list[int]
 
 
-class Words(Protocol):
+class Tokenizer(Protocol):
     """A tokenizer of text alone."""
 
     def encode(self, text: str) -> list[int]: ...
@@ -43,7 +43,7 @@ class Shown:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Company:
+class ConceptRows:
     """The concepts of one prompt: their rows, and which ids stand for them."""
 
     soft: Soft | None
@@ -54,11 +54,11 @@ class Company:
         return next((name for name, it in self.shown.items() if it.id == token), None)
 
 
-def company(concepts: Sequence[ConceptTokens], size: int) -> Company:
+def concept_rows(concepts: Sequence[ConceptTokens], size: int) -> ConceptRows:
     """Number the rows of ``concepts`` from ``size`` on: identifiers first, in the same order as
     the head's columns. A concept without a head row gets a column that is never likely."""
     if not concepts:
-        return Company(soft=None, shown={})
+        return ConceptRows(soft=None, shown={})
     heads, biases = [], []
     for tokens in concepts:
         spoken = _spoken(tokens)
@@ -73,11 +73,11 @@ def company(concepts: Sequence[ConceptTokens], size: int) -> Company:
         gen = list(range(at + len(it.und), at + len(it.und) + len(it.gen)))
         at += len(und) + len(gen)
         shown[it.name] = Shown(id=size + number, und=und, gen=gen, said=_spoken(it))
-    return Company(soft=soft, shown=shown)
+    return ConceptRows(soft=soft, shown=shown)
 
 
 def question_ids(
-    turns: Sequence[Turn], who: Company, words: Words, *, opening: str = "\n"
+    turns: Sequence[Turn], who: ConceptRows, tokenizer: Tokenizer, *, opening: str = "\n"
 ) -> list[int]:
     """``USER: <bo> is und.⏎question ASSISTANT:``; without concepts the introduction is empty, which
     is the released form. ``opening`` stands between the two."""
@@ -88,10 +88,10 @@ def question_ids(
     pieces.append("\n" if who.shown else opening)
     for number, turn in enumerate(turns):
         pieces += [*(["\n"] if number else []), *_mentioned(turn, who)]
-    return encoded([*pieces, " ASSISTANT:"], words)
+    return encoded([*pieces, " ASSISTANT:"], tokenizer)
 
 
-def answer_ids(answer: str, who: Company, words: Words) -> list[int]:
+def answer_ids(answer: str, who: ConceptRows, tokenizer: Tokenizer) -> list[int]:
     """An answer with its leading space, identifiers where the head can say them."""
     names = [name for name, it in who.shown.items() if it.said]
     pieces: list[Piece] = [" "]
@@ -100,10 +100,12 @@ def answer_ids(answer: str, who: Company, words: Words) -> list[int]:
         if (name := found[1].lower()) in names:
             pieces += [answer[done : found.start()], [who.shown[name].id]]
             done = found.end()
-    return encoded([*pieces, answer[done:]], words)
+    return encoded([*pieces, answer[done:]], tokenizer)
 
 
-def request_ids(turn: Turn, who: Company, words: Words, *, editing: bool = False) -> list[int]:
+def request_ids(
+    turn: Turn, who: ConceptRows, tokenizer: Tokenizer, *, editing: bool = False
+) -> list[int]:
     """What painting reads: the parts that serve it stand before the first mention. A concept that
     is not mentioned comes first of all."""
     mentioned = {span.name for span in turn.spans}
@@ -111,10 +113,10 @@ def request_ids(turn: Turn, who: Company, words: Words, *, editing: bool = False
     for name in who.shown:
         if name not in mentioned:
             pieces += [*_introduced(who.shown[name], editing), ", "]
-    return encoded([*pieces, *_mentioned(turn, who, editing=editing, introduce=True)], words)
+    return encoded([*pieces, *_mentioned(turn, who, editing=editing, introduce=True)], tokenizer)
 
 
-def encoded(pieces: Sequence[Piece], words: Words) -> list[int]:
+def encoded(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[int]:
     """Ids of texts and soft rows in turn; neighbouring texts are one text."""
     ids: list[int] = []
     text = ""
@@ -122,13 +124,13 @@ def encoded(pieces: Sequence[Piece], words: Words) -> list[int]:
         if isinstance(piece, str):
             text += piece
         elif piece:
-            ids += [*(words.encode(text) if text else []), *piece]
+            ids += [*(tokenizer.encode(text) if text else []), *piece]
             text = ""
-    return ids + (words.encode(text) if text else [])
+    return ids + (tokenizer.encode(text) if text else [])
 
 
 def _mentioned(
-    turn: Turn, who: Company, *, editing: bool = False, introduce: bool = False
+    turn: Turn, who: ConceptRows, *, editing: bool = False, introduce: bool = False
 ) -> list[Piece]:
     pieces: list[Piece] = []
     met: set[str] = set()

@@ -12,7 +12,6 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from omnipersona_cli.errors import UsageError
 from op_showo.magvit import to_tensor, token_mask
 
 DIFFERENT = 0.05
@@ -23,25 +22,15 @@ Box = tuple[int, int, int, int]
 
 
 def window(mask: Image, size: tuple[int, int]) -> Box:
-    """The part of a picture of ``size`` that is repainted. UsageError for a mask of another size
-    or without white."""
-    if mask.size != size:
-        raise UsageError(
-            f"the mask is {mask.width}x{mask.height} pixels and the picture {size[0]}x{size[1]}",
-            hint="save the mask in the size of the picture",
-        )
-    box = mask.convert("L").point([0] * 128 + [255] * 128).getbbox()
-    if box is None:
-        raise UsageError(
-            "the mask has no white in it, so nothing may change",
-            hint="paint white what may change, black what must stay",
-        )
-    side = min(size)
-    if max(box[2] - box[0], box[3] - box[1]) > side:
-        return (0, 0, *size)
-    left, top = (
-        min(max(0, (box[axis] + box[axis + 2] - side) // 2), size[axis] - side) for axis in (0, 1)
+    """The part of a picture of ``size`` that is repainted; ``mask`` has that size too."""
+    left, top, right, bottom = mask.convert("L").point([0] * 128 + [255] * 128).getbbox() or (
+        (0, 0, *size)
     )
+    side = min(size)
+    if max(right - left, bottom - top) > side:
+        return (0, 0, *size)
+    middle = (left + right, top + bottom)
+    left, top = (min(max(0, (middle[axis] - side) // 2), size[axis] - side) for axis in (0, 1))
     return left, top, left + side, top + side
 
 

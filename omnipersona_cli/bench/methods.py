@@ -110,6 +110,7 @@ class _Around:
         self.info: BackendInfo = backend.info
         self.model = backend.model
         self.fingerprint = backend.fingerprint
+        self.device = backend.device
         self.width = backend.width
         self.norm_limit = backend.norm_limit
 
@@ -120,6 +121,14 @@ class _Around:
         return self.inner.new_tokens(
             name, understand=understand, generate=generate, photos=photos, seed=seed
         )
+
+    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
+        """The inner backend's."""
+        return self.inner.new_experts(seed=seed)
+
+    def see(self, images: Sequence[Image]) -> Tensor:
+        """The inner backend's."""
+        return self.inner.see(images)
 
     def prepare(self, lessons: Sequence[Any]) -> Sequence[Prepared]:
         """The inner backend's."""

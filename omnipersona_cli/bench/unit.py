@@ -95,13 +95,7 @@ Event = Scored | Learnt | Began | Finished
 
 
 def opened(order: Order) -> Backend:
-    opening = order.opening
-    return registry.open_backend(
-        opening.backend or registry.DEFAULT_BACKEND,
-        model=opening.model,
-        device=opening.device,
-        dtype=opening.dtype,
-    )
+    return registry.open_backend(order.opening)
 
 
 def items_of(concept: Concept, order: Order, method: Method, backend: Backend) -> list[Item]:

@@ -51,9 +51,6 @@ CALIBRATION_NEGATIVES = 24
 MOST_LEARNED = 32
 """The most photos that are asked about again after they were learned from."""
 
-FEATURES = 16
-"""How many centres of a picture's features are averaged."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
@@ -103,19 +100,6 @@ def examine(
         rising=rising,
     )
     return Examined(calibration=calibration, card=card, samples=painted)
-
-
-def features_of(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
-    """[n, d]: what the backbone itself sees in each picture, on average.
-
-    New tokens start from the backbone's features of the photos that they are given; those of one
-    picture alone are its features.
-    """
-    rows = []
-    for image in images:
-        seen = backend.new_tokens("it", understand=FEATURES, generate=1, photos=[image], seed=0)
-        rows.append(seen.und.detach().float().mean(0).cpu().numpy())
-    return np.stack(rows)
 
 
 def numbered(photos: Sequence[Photo]) -> list[tuple[int, Photo]]:
@@ -238,9 +222,9 @@ def _identity(
     others = _others(material)
     if not painted or not material.positives_held_out or len(others) < 2:
         return None
-    seen = features_of(backend, others)
+    seen = _seen(backend, others)
     middle = seen.mean(0)
-    held_out = _directions(features_of(backend, material.positives) - middle)
+    held_out = _directions(_seen(backend, material.positives) - middle)
     learned = [photo.image for photo in material.album.learning][:MOST_LEARNED]
 
     def likeness(rows: NDArray[np.float32]) -> float:
@@ -251,11 +235,17 @@ def _identity(
         scores = [recognition_score(backend, tokens, image) for image in painted]
         recognised = sum(score >= calibration.threshold for score in scores)
     return Identity(
-        samples=likeness(features_of(backend, painted)),
-        photos=likeness(features_of(backend, learned)),
+        samples=likeness(_seen(backend, painted)),
+        photos=likeness(_seen(backend, learned)),
         others=likeness(seen),
         recognised=recognised,
     )
+
+
+def _seen(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
+    """[n, d]: what the backbone itself sees in each picture."""
+    found: NDArray[np.float32] = backend.see(images).numpy()
+    return found
 
 
 def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -315,9 +305,9 @@ def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -
         for image in painted
     )
     others = _others(material)
-    middle = features_of(backend, others).mean(0) if len(others) > 1 else 0.0
-    seen = _directions(features_of(backend, painted) - middle)
-    known = _directions(features_of(backend, [photo.image for _, photo in photos]) - middle)
+    middle = _seen(backend, others).mean(0) if len(others) > 1 else 0.0
+    seen = _directions(_seen(backend, painted) - middle)
+    known = _directions(_seen(backend, [photo.image for _, photo in photos]) - middle)
     alike = seen @ known.T
     number, photo = photos[int(alike.max(0).argmax())]
     return Memorised(copies=copies, nearest=float(alike.max()), photo=number, name=photo.name)

@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import cast
 
 from omnipersona_cli import __version__, registry
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.engine.keep import check_kept, without_folders
 from omnipersona_cli.engine.progress import OnProgress, tell
-from omnipersona_cli.engine.request import ANY, Opening, memory_errors
+from omnipersona_cli.engine.request import ANY
 from omnipersona_cli.engine.tokens import from_slot, slot_name, to_slot
 from omnipersona_cli.errors import PersonaError, SlotError, UsageError
-from omnipersona_cli.hookspecs import Foreign, Progress
+from omnipersona_cli.hookspecs import Foreign
 from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
 
@@ -66,12 +66,9 @@ def take_in(
     tell(on_progress, foreign.notes)
     if not name:
         tell(on_progress, [f"called <{chosen}> after its folder; --name gives it another name"])
-    if on_progress is not None:
-        on_progress(Progress(phase=f"loading {importer.backend}"))
-    with memory_errors(importer.backend):
-        backend = registry.open_backend(
-            importer.backend, model=opening.model, device=opening.device, dtype=opening.dtype
-        )
+    backend = registry.open_backend(
+        replace(opening, backend=importer.backend), on_progress=on_progress
+    )
     tokens = replace(foreign.tokens, name=chosen)
     check_width(tokens, backend)
     pack = _packed(tokens, backend, foreign, importer.name)

@@ -22,6 +22,7 @@ from omnipersona_cli.engine.request import (
     ANY,
     Opening,
     Request,
+    check_size,
     memory_errors,
     open_request,
 )
@@ -67,6 +68,7 @@ def gen(
         task="generate",
         on_progress=on_progress,
     )
+    check_size(request.backend.info, size)
     tell(on_progress, (*request.notes, *_changes(request, expected or {})))
     if tries > 1 and not can_recognise(request):
         tell(on_progress, ("nothing can be recognised here, so that the first try is kept",))

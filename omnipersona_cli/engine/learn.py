@@ -58,7 +58,7 @@ from omnipersona_cli.engine.tokens import (
     named_tensors,
     slot_name,
 )
-from omnipersona_cli.errors import PersonaError, TaskError, UsageError
+from omnipersona_cli.errors import PersonaError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name
 
@@ -234,12 +234,7 @@ def learn(
     )
     before = None if out is not None else pack_before(library, material, chosen, force)
     if backend is None:
-        registry.backend_info(chosen)
-        report(Progress(phase=f"loading {chosen}"))
-        with memory_errors(chosen):
-            backend = registry.open_backend(
-                chosen, model=opening.model, device=opening.device, dtype=opening.dtype
-            )
+        backend = registry.open_backend(opening, on_progress=report)
     pictures = [photo.image for photo in material.album.learning]
     texts = [fact.text for fact in material.facts]
     info = backend.info
@@ -399,13 +394,8 @@ def _start(
     )
     if experts == "none":
         return start
-    offered = getattr(backend, "new_experts", None)
-    if offered is None:
-        raise TaskError(
-            f"{backend.info.name} has experts of its own and takes no others",
-            hint="leave out --experts lora",
-        )
-    return copy_of(from_named_tensors(start.name, named_tensors(start) | dict(offered(seed=seed))))
+    offered = backend.new_experts(seed=seed)
+    return copy_of(from_named_tensors(start.name, named_tensors(start) | dict(offered)))
 
 
 def _prepared(

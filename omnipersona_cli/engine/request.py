@@ -7,36 +7,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, BackendInfo, ConceptTokens, Prompt, Task, Turn
+from omnipersona_cli.backend import (
+    Backend,
+    BackendInfo,
+    ConceptTokens,
+    Prompt,
+    Task,
+    Turn,
+)
+from omnipersona_cli.backend import Opening as Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.data.decode import normalised
 from omnipersona_cli.engine.limits import SMALLEST_SIDE
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot
-from omnipersona_cli.errors import PhotoError, ResourceError, SlotError, TaskError, UsageError
-from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError
 from omnipersona_cli.language.mentions import attach, check_name, names_in, to_turn
+from omnipersona_cli.registry import memory_errors as memory_errors
 
 LONGEST_REQUEST = 2000
 """The most characters that a request may have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Opening:
-    """How to open a backend: what ``-b``, ``--model``, ``--device`` and ``--dtype`` say."""
-
-    backend: str = ""
-    model: str | None = None
-    device: str = "auto"
-    dtype: str | None = None
 
 
 ANY = Opening()
@@ -163,19 +159,19 @@ def check_task(info: BackendInfo, task: Task) -> None:
     )
 
 
-@contextmanager
-def memory_errors(backend: str) -> Iterator[None]:
-    """Memory that runs out inside is a ResourceError with a way out."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        smaller = (
-            "" if backend == registry.DEFAULT_BACKEND else f", or -b {registry.DEFAULT_BACKEND}"
-        )
-        raise ResourceError(
-            f"{backend} ran out of memory",
-            hint=f"try a smaller --size, --dtype bfloat16{smaller}; see `op doctor`",
-        ) from error
+def check_size(info: BackendInfo, size: tuple[int, int] | None) -> None:
+    """TaskError where the backend does not paint ``size`` (width, height), naming what it paints;
+    None is its default."""
+    if size is None or size in info.sizes:
+        return
+    free = info.free_sizes
+    if free and all(0 < side <= free.largest and side % free.step == 0 for side in size):
+        return
+    sizes = ", ".join(f"{width}x{height}" for width, height in info.sizes)
+    others = f", or sides in steps of {free.step} up to {free.largest}" if free else ""
+    raise TaskError(
+        f"{info.name} cannot paint {size[0]}x{size[1]} pixels", hint=f"--size takes {sizes}{others}"
+    )
 
 
 def _opened(
@@ -183,19 +179,14 @@ def _opened(
 ) -> Backend:
     chosen = _choose(packs, opening)
     check_task(registry.backend_info(chosen.backend), task)
-    if on_progress is not None:
-        on_progress(Progress(phase=f"loading {chosen.backend}"))
-    with memory_errors(chosen.backend):
-        return registry.open_backend(
-            chosen.backend, model=chosen.model, device=chosen.device, dtype=chosen.dtype
-        )
+    return registry.open_backend(chosen, on_progress=on_progress)
 
 
 def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     """The backend that a person names, else one for which every pack has a slot, nano first."""
     if opening.backend or not packs:
         name = opening.backend or registry.DEFAULT_BACKEND
-        return _with(opening, name, opening.model)
+        return replace(opening, backend=name)
     installed = registry.backends()
     fitting: dict[str, str] | None = None
     for pack in packs.values():
@@ -212,11 +203,7 @@ def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     name = registry.DEFAULT_BACKEND if registry.DEFAULT_BACKEND in able else min(able)
     base = able[name]
     learned_on = base if "/" in base and base != installed[name].default_model else None
-    return _with(opening, name, opening.model or learned_on)
-
-
-def _with(opening: Opening, backend: str, model: str | None) -> Opening:
-    return Opening(backend=backend, model=model, device=opening.device, dtype=opening.dtype)
+    return replace(opening, backend=name, model=opening.model or learned_on)
 
 
 def _no_common_backend(packs: Mapping[str, Pack]) -> SlotError:

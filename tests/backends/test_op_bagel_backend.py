@@ -9,12 +9,13 @@ from PIL import Image as images
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Prompt, Task
+from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Opening, Prompt, Task
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import MissingError, SlotError
+from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
-from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, kmeans, open_backend
+from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, open_backend
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.sampling import Guidance, sample_latents
@@ -87,7 +88,7 @@ def tiny() -> BagelBackend:
         fingerprint="tiny@0",
         bagel=bagel.eval(),
         vae=AutoEncoder(VAE).eval(),
-        words=Letters(),
+        tokenizer=Letters(),
         fit_vae=fitted,
         fit_vit=fitted,
         guidance=Guidance(text=2.0),
@@ -163,14 +164,14 @@ def test_a_mixed_batch_gives_the_losses_of_its_tasks(
 def test_the_prepared_lesson_marks_where_the_name_stands(tiny: BagelBackend) -> None:
     (one,) = tiny.prepare([lesson("understand")])
     assert one.at == [len("is ")]
-    assert tiny.words.decode(one.request) == "is ~ here?"
-    assert tiny.words.decode(one.answer) == "yes"
-    assert one.seen is not None and one.source is None and one.target is None
+    assert tiny.tokenizer.decode(one.request) == "is ~ here?"
+    assert tiny.tokenizer.decode(one.answer) == "yes"
+    assert one.features is not None and one.source is None and one.target is None
 
 
 def test_an_edit_is_prepared_with_source_and_target(tiny: BagelBackend) -> None:
     (one,) = tiny.prepare([lesson("edit")])
-    assert one.seen is not None and one.source is not None and one.target is not None
+    assert one.features is not None and one.source is not None and one.target is not None
     assert one.source.shape == one.target.shape and one.grid == (4, 4)
     assert not torch.equal(one.source, one.target)
 
@@ -203,7 +204,7 @@ def test_a_few_looks_are_remembered_and_can_still_be_learned_from(
 
 
 def test_tokens_start_from_what_the_experts_see(tiny: BagelBackend, tokens: ConceptTokens) -> None:
-    seen = torch.cat([tiny._see(picture(seed)) for seed in range(3)])
+    seen = torch.cat([tiny._features(picture(seed)) for seed in range(3)])
     centres = kmeans(seen, 3, 0)  # the rows may be shortened, to the norm that packs promise
     likeness = torch.nn.functional.cosine_similarity(tokens.und.detach(), centres)
     assert float(likeness.min()) > 0.999
@@ -225,23 +226,6 @@ def test_tokens_of_another_width_are_refused(tiny: BagelBackend) -> None:
     with pytest.raises(SlotError, match="another backbone") as error:
         tiny.score(Prompt(turns=(to_turn("is <bo> here?"),), concepts=(stranger,)), ("yes",))
     assert "op learn" in error.value.hint
-
-
-def test_kmeans_finds_separate_groups_and_follows_its_seed() -> None:
-    torch.manual_seed(0)
-    groups = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    rows = (groups[:, None] + 0.1 * torch.randn(3, 20, 2)).flatten(0, 1)
-    centres = kmeans(rows, 3, 1)
-    assert torch.equal(centres, kmeans(rows, 3, 1))
-    nearest = torch.cdist(rows, kmeans(rows, 12, 0)).min(1).values
-    assert float(nearest.max()) < 1.0
-
-
-def test_kmeans_of_few_rows_repeats_them_a_little_apart() -> None:
-    rows = torch.randn(3, 4)
-    centres = kmeans(rows, 8, 0)
-    assert centres.shape == (8, 4) and len(centres.unique(dim=0)) == 8
-    assert float(torch.cdist(centres, rows).min(1).values.max()) < 0.5
 
 
 def test_guidance_leans_away_from_a_context_that_knows_nothing_of_the_concept(
@@ -305,5 +289,5 @@ def test_what_it_says_uses_the_name_that_was_asked_for(
 
 def test_the_released_checkpoint_cannot_be_opened_yet() -> None:
     with pytest.raises(MissingError) as error:
-        open_backend(None, "cpu", None)
+        open_backend(Opening(device="cpu"))
     assert "-b nano" in error.value.hint

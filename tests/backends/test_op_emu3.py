@@ -1,6 +1,7 @@
 """Emu3 as a backend, on a tiny checkpoint in the released layout, opened as a person opens it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from tiny_emu3 import codes_of, lesson, opened, photos, taught, write
 from torch import Tensor
 from transformers import Emu3Processor
 
-from omnipersona_cli.backend import Backend, Prompt
-from omnipersona_cli.errors import TaskError, UsageError
+from omnipersona_cli.backend import Backend, Opening, Prompt
+from omnipersona_cli.engine.request import check_size
+from omnipersona_cli.errors import TaskError
+from omnipersona_cli.family.codes import kept_codes
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
-from op_autoregressive.region import kept_codes
 from op_emu3 import INFO, layout, prompts
-from op_emu3.backend import Emu3Backend
+from op_emu3.backend import Emu3Backend, open_backend
 from op_emu3.loading import Checkpoint
 from op_emu3.sampling import sample
 
@@ -58,6 +60,14 @@ class TestContract(BackendContract):
     @pytest.fixture
     def weights(self, model: Checkpoint) -> Mapping[str, Tensor]:
         return model.emu3.state_dict()
+
+    @pytest.fixture
+    def text_table(self, model: Checkpoint) -> Tensor:
+        return model.table.weight
+
+    @pytest.fixture
+    def again(self, folder: Path) -> Callable[[Opening], Backend]:
+        return lambda opening: open_backend(replace(opening, model=str(folder)))
 
     @pytest.fixture
     def encoder_calls(self, model: Checkpoint) -> Callable[[], int]:
@@ -169,7 +179,7 @@ def test_every_size_offered_is_painted(size: tuple[int, int], emu3: Emu3Backend)
 
 def test_another_size_is_refused_with_those_that_are_painted(emu3: Emu3Backend) -> None:
     with pytest.raises(TaskError, match="cannot paint 512x512") as caught:
-        list(emu3.gen(SCENE, size=(512, 512), steps=None, guidance=None, seeds=[0]))
+        check_size(emu3.info, (512, 512))
     assert caught.value.hint == "--size takes 32x32, 40x24, 24x40"
 
 
@@ -241,14 +251,6 @@ def test_codes_outside_the_region_stay_and_a_step_is_a_free_code(model: Checkpoi
         ]
         best = int((logits[1] + 3.0 * (logits[0] - logits[1])).argmax())
         assert best == int(fast[row, column])
-
-
-def test_an_edit_without_a_region_or_with_an_empty_one_is_refused(emu3: Emu3Backend) -> None:
-    source = drawing("blue", 3)
-    empty = images.new("L", source.size, 0)
-    for mask, error in ((None, TaskError), (empty, UsageError)):
-        with pytest.raises(error):
-            list(emu3.edit(source, SCENE, mask=mask, steps=None, guidance=None, seeds=[0]))
 
 
 def test_a_picture_of_one_pixel_and_a_strip_are_squeezed(emu3: Emu3Backend) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_emu3 import lesson, opened, photos, taught, with_experts, write
 
-from omnipersona_cli.backend import TASKS, Prompt, Task
+from omnipersona_cli.backend import TASKS, Opening, Prompt, Task
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
@@ -139,7 +139,7 @@ def test_pairs_that_do_not_fit_are_refused(pair: Path, folder: Path, tmp_path: P
 @pytest.mark.parametrize("model", ["BAAI/Emu3-Chat-hf", "BAAI/Emu3-Gen-hf", None])
 def test_weights_that_are_not_here_name_the_command_that_fetches_them(model: str | None) -> None:
     with pytest.raises(MissingError) as caught:
-        open_backend(model, "cpu", None)
+        open_backend(Opening(model=model, device="cpu"))
     which = f" --model {model}" if model else ""
     assert caught.value.hint == f"op backends fetch emu3{which}"
     assert caught.value.exit_code == 3

@@ -16,7 +16,8 @@ from PIL.Image import Image
 from tiny_janus import BOI, BOS, write
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Prompt
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Opening, Prompt
+from omnipersona_cli.engine.request import check_size
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
@@ -40,7 +41,7 @@ def janus(folder: Path) -> JanusBackend:
 
 
 def opened(folder: Path, dtype: str | None = None) -> JanusBackend:
-    backend = open_backend(str(folder), "cpu", dtype)
+    backend = open_backend(Opening(model=str(folder), device="cpu", dtype=dtype))
     assert isinstance(backend, JanusBackend)
     return backend
 
@@ -88,6 +89,14 @@ class TestContract(BackendContract):
     @pytest.fixture
     def weights(self, janus: JanusBackend) -> Mapping[str, Tensor]:
         return janus.janus.state_dict()
+
+    @pytest.fixture
+    def text_table(self, janus: JanusBackend) -> Tensor:
+        return janus.table.weight
+
+    @pytest.fixture
+    def again(self, folder: Path) -> Callable[[Opening], Backend]:
+        return lambda opening: open_backend(replace(opening, model=str(folder)))
 
     @pytest.fixture
     def encoder_calls(self, janus: JanusBackend) -> Callable[[], int]:
@@ -178,7 +187,7 @@ def test_both_caches_give_the_same_codes(janus: JanusBackend) -> None:
 
 def test_another_size_is_refused(janus: JanusBackend) -> None:
     with pytest.raises(TaskError, match="cannot paint"):
-        list(janus.gen(SCENE, size=(512, 512), steps=None, guidance=None, seeds=[0]))
+        check_size(janus.info, (512, 512))
 
 
 # -- traps of the family ---------------------------------------------------------------------------
@@ -209,7 +218,7 @@ def test_trap_heads_are_not_tied_although_the_configuration_says_so(
     config = json.loads(path.read_text())
     config.pop("tie_word_embeddings", None)
     path.write_text(json.dumps(config))
-    opened = open_backend(str(path.parent), "cpu", None)
+    opened = open_backend(Opening(model=str(path.parent), device="cpu"))
     assert isinstance(opened, JanusBackend)
     head, table = opened.janus.lm_head.weight, opened.table.weight
     assert head.data_ptr() != table.data_ptr() and not torch.equal(head, table)
@@ -230,7 +239,7 @@ def test_trap_an_image_lesson_never_runs_the_text_head(janus: JanusBackend) -> N
 
 
 def test_trap_the_image_tokenizer_stays_in_float32(folder: Path) -> None:
-    half = open_backend(str(folder), "cpu", "bfloat16")
+    half = open_backend(Opening(model=str(folder), device="cpu", dtype="bfloat16"))
     assert isinstance(half, JanusBackend)
     assert {it.dtype for it in half.janus.model.vqmodel.parameters()} == {torch.float32}
     assert half.table.weight.dtype == torch.bfloat16
@@ -246,7 +255,7 @@ def test_trap_special_tokens_are_found_by_their_strings(folder: Path, tmp_path: 
         path = tmp_path / "copy" / name
         path.write_text(path.read_text().replace("<begin_of_image>", "<another>"))
     with pytest.raises(MissingError, match="begin_of_image"):
-        open_backend(str(tmp_path / "copy"), "cpu", None)
+        open_backend(Opening(model=str(tmp_path / "copy"), device="cpu"))
 
 
 def test_trap_a_code_is_drawn_from_the_whole_codebook() -> None:
@@ -373,7 +382,7 @@ def test_fifty_steps_leave_the_backbone_as_it_was(janus: JanusBackend) -> None:
 
 
 def test_an_understanding_lesson_moves_only_the_understanding_expert(folder: Path) -> None:
-    janus = open_backend(str(folder), "cpu", None)
+    janus = open_backend(Opening(model=str(folder), device="cpu"))
     assert isinstance(janus, JanusBackend)
     bare = janus.score(SCENE, ["yes", "no"])
     tokens = with_experts(janus)
@@ -399,8 +408,8 @@ def test_an_understanding_lesson_moves_only_the_understanding_expert(folder: Pat
 
 def test_weights_that_are_not_here_name_the_command_that_fetches_them() -> None:
     with pytest.raises(MissingError) as caught:
-        open_backend(None, "cpu", None)
-    assert caught.value.hint == "op backends fetch janus --model deepseek-community/Janus-Pro-1B"
+        open_backend(Opening(device="cpu"))
+    assert caught.value.hint == "op backends fetch janus"
     assert caught.value.exit_code == 3
 
 
@@ -423,4 +432,4 @@ def test_broken_checkpoints_are_named(what: str, folder: Path, tmp_path: Path) -
         save_file({k: v for k, v in tensors.items() if "generation_head" not in k}, weights)
     words = {"family": "llama", "shard": "missing", "head": "image head", "cut": "broken"}
     with pytest.raises((MissingError, UsageError), match=words[what]):
-        open_backend(str(copy), "cpu", None)
+        open_backend(Opening(model=str(copy), device="cpu"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, LlamaModel
 
-from op_autoregressive.memory import ACTIVATIONS, learning_gb, weights_gb
+from omnipersona_cli.family.device import ACTIVATIONS, learning_gb, weights_gb
 from op_janus import INFO
 from op_janus.loading import PROMPT, painting_gb
 

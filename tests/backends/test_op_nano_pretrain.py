@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from omnipersona_cli.backend import Opening
 from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Noise, Soft, Text, pack
 from op_nano import pretrain, vision
@@ -438,7 +439,7 @@ def test_painting_moves_the_generation_expert_and_leaves_the_other(
 
 def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> None:
     export_weights(state, tmp_path)
-    backend = open_backend(str(tmp_path), "cpu", None)
+    backend = open_backend(Opening(model=str(tmp_path), device="cpu"))
     assert backend.fingerprint.startswith("nano@") and backend.width == CONFIG.llm.hidden_size
     about = json.loads((tmp_path / "nano.json").read_text())
     assert backend.norm_limit == about["norm_limit"] > 0

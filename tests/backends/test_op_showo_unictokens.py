@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_showo import write_tiny, write_unictokens
 
-from omnipersona_cli.backend import Prompt
+from omnipersona_cli.backend import Opening, Prompt
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from op_showo import placing
@@ -56,26 +56,26 @@ def test_the_number_of_rows_tells_the_stage_and_what_each_row_is_for(
 
 def test_the_rows_stand_where_unictokens_put_them(folder: Path, tmp_path: Path) -> None:
     """ "USER: <bo> is token_0 … token_15." and "A photo of token_0 … token_23 <bo>."."""
-    showo = open_backend(str(write_tiny(tmp_path / "tiny")), "cpu", None)
+    showo = open_backend(Opening(model=str(write_tiny(tmp_path / "tiny")), device="cpu"))
     assert isinstance(showo, ShowoBackend)
     embed = rows_of(folder, "embed")
     tokens = read(folder, epoch=None).tokens
-    who = placing.company((tokens,), showo.net.config.vocab.size)
+    who = placing.concept_rows((tokens,), showo.net.config.vocab.size)
     size = showo.net.config.vocab.size
 
     def soft_rows(ids: list[int]) -> torch.Tensor:
         embedded = showo.net.embed(torch.tensor(ids), who.soft)
         return embedded[torch.tensor(ids) >= size]
 
-    asked = placing.question_ids((to_turn("what is it?"),), who, showo.words)
+    asked = placing.question_ids((to_turn("what is it?"),), who, showo.tokenizer)
     assert torch.equal(soft_rows(asked), embed[:17])
-    painted = placing.request_ids(to_turn("A photo of <bo>."), who, showo.words)
+    painted = placing.request_ids(to_turn("A photo of <bo>."), who, showo.tokenizer)
     assert torch.equal(soft_rows(painted), torch.cat((embed[1:25], embed[:1])))
 
 
 def test_the_name_can_be_said(folder: Path, tmp_path: Path) -> None:
     """Its head row counts: with a large bias the model says nothing else."""
-    showo = open_backend(str(write_tiny(tmp_path / "tiny")), "cpu", None)
+    showo = open_backend(Opening(model=str(write_tiny(tmp_path / "tiny")), device="cpu"))
     bias = rows_of(folder, "lm_head_bias")
     bias[0] = 99.0
     torch.save(bias, folder / "epoch_15_lm_head_bias.pt")

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from omnipersona_cli.backend import ConceptTokens, Lesson, Task
+from omnipersona_cli.backend import ConceptTokens, Lesson, Opening, Task
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
@@ -107,7 +107,7 @@ def write(
 
 
 def opened(folder: Path | str, dtype: str | None = None) -> Emu3Backend:
-    backend = open_backend(str(folder), "cpu", dtype)
+    backend = open_backend(Opening(model=str(folder), device="cpu", dtype=dtype))
     assert isinstance(backend, Emu3Backend)
     return backend
 

@@ -1,13 +1,25 @@
 """`op backends`."""
 
 import json
-from types import SimpleNamespace
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hub import Hub, serving
 
 from omnipersona_cli.cli.main import cli
 
+REPOSITORIES = (
+    "deepseek-community/Janus-Pro-1B",
+    "BAAI/Emu3-Chat-hf",
+    "BAAI/Emu3-Gen-hf",
+    "showlab/show-o-512x512",
+    "showlab/show-o-w-clip-vit",
+    "showlab/magvitv2",
+    "microsoft/phi-1_5",
+    "openai/clip-vit-large-patch14-336",
+)
 KEYS = {
     "name",
     "summary",
@@ -100,24 +112,28 @@ def test_fetch_refuses_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Janus-Pro-1B cannot be fetched offline" in errors
 
 
-@pytest.mark.parametrize("here", [False, True])
-def test_fetch_announces_what_it_brings(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with a few files of every repository that is asked for below."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin"):
+        (folder / name).write_bytes(name.encode())
+    served = Hub(repositories=dict.fromkeys(REPOSITORIES, folder))
+    with serving(served, tmp_path / "cache", monkeypatch) as working:
+        yield working
 
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    asked: list[bool] = []
 
-    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
-        assert "*.bin" not in allow_patterns, "pickles stay where they are"
-        asked.append(dry_run)
-        wanted = SimpleNamespace(will_download=not here, file_size=4_200_000_000)
-        return [wanted] if dry_run else "/cache/janus"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+def test_fetch_announces_what_it_brings_and_says_when_it_is_here(hub: Hub) -> None:
     code, text, errors = op("fetch", "janus", "--json")
-    assert code == 0 and json.loads(text)["fetched"] is not here
-    assert asked == ([True] if here else [True, False])
-    assert ("nothing to fetch" if here else "4.2 GB") in errors
+    assert code == 0 and json.loads(text)["fetched"] is True
+    assert "fetching deepseek-community/Janus-Pro-1B from huggingface.co, 0.0 GB" in errors
+    assert not [name for name in hub.fetched if name.endswith(".bin")], (
+        "pickles stay where they are"
+    )
+    code, text, errors = op("fetch", "janus", "--json")
+    assert code == 0 and json.loads(text)["fetched"] is False
+    assert "nothing to fetch" in errors
 
 
 def test_show_says_which_weights_a_task_needs() -> None:
@@ -126,50 +142,27 @@ def test_show_says_which_weights_a_task_needs() -> None:
     assert "BAAI/Emu3-Gen-hf to generate" in text and "BAAI/Emu3-Gen-hf to edit" in text
 
 
-def test_fetch_brings_all_weights_that_the_default_is_made_of(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import huggingface_hub
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    brought: list[str] = []
-
-    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
-        if not dry_run:
-            brought.append(repo)
-        wanted = SimpleNamespace(will_download=repo.endswith("Gen-hf"), file_size=35_000_000_000)
-        return [wanted] if dry_run else "/cache/emu3"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+def test_fetch_brings_all_weights_that_the_default_is_made_of(hub: Hub) -> None:
+    assert op("fetch", "emu3", "--model", "BAAI/Emu3-Chat-hf")[0] == 0
+    hub.fetched.clear()
     code, text, errors = op("fetch", "emu3", "--json")
     assert code == 0 and json.loads(text)["fetched"] is True
-    assert brought == ["BAAI/Emu3-Gen-hf"] and "Emu3-Chat-hf is here already" in errors
+    assert {one.rpartition("/")[0] for one in hub.fetched} == {"BAAI/Emu3-Gen-hf"}
+    assert "Emu3-Chat-hf is here already" in errors
 
 
-def test_fetch_brings_the_parts_of_a_model_and_of_those_what_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import huggingface_hub
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    brought: dict[str, list[str]] = {}
-
-    def download(repo: str, *, allow_patterns: list[str], dry_run: bool = False) -> object:
-        brought[repo] = allow_patterns
-        wanted = SimpleNamespace(will_download=True, file_size=6_000_000_000)
-        return [wanted] if dry_run else "/cache/showo"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert op("fetch", "showo")[0] == 0
+def test_fetch_brings_the_parts_of_a_model_and_of_those_what_is_read(hub: Hub) -> None:
     phi, clip = "microsoft/phi-1_5", "openai/clip-vit-large-patch14-336"
-    assert list(brought) == ["showlab/show-o-512x512", "showlab/magvitv2", phi]
-    assert "*.safetensors" not in brought[phi], "phi's weights are in Show-o's"
-    brought.clear()
-    assert op("fetch", "showo", "--model", "showlab/show-o-w-clip-vit")[0] == 0
-    assert list(brought) == ["showlab/show-o-w-clip-vit", "showlab/magvitv2", phi, clip]
-    brought.clear()
-    assert op("fetch", "showo", "--model", phi)[0] == 0
-    assert list(brought) == [phi] and "*.safetensors" not in brought[phi]
+
+    def brought(*words: str) -> list[str]:
+        hub.fetched.clear()
+        assert op("fetch", "showo", *words)[0] == 0
+        return list(dict.fromkeys(name.rpartition("/")[0] for name in hub.fetched))
+
+    assert brought("--model", phi) == [phi]
+    assert f"{phi}/model.safetensors" not in hub.fetched, "phi's weights are in Show-o's"
+    assert brought() == ["showlab/show-o-512x512", "showlab/magvitv2"]
+    assert brought("--model", "showlab/show-o-w-clip-vit") == ["showlab/show-o-w-clip-vit", clip]
 
 
 def test_show_says_what_else_is_needed_and_what_to_know() -> None:
@@ -182,18 +175,11 @@ def test_show_says_what_else_is_needed_and_what_to_know() -> None:
     assert any("hf download" in it[1] for it in rows if it[0] == "note")
 
 
-def test_fetch_without_a_network_exits_3(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    def download(repo: str, **options: object) -> object:
-        raise HfHubHTTPError.__mro__[1]("no route to host")
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+def test_fetch_from_a_hub_that_is_out_of_order_exits_3(hub: Hub) -> None:
+    hub.status = 503
     code, _, errors = op("fetch", "janus")
     assert code == 3
-    assert "no route to host" in errors and "op backends fetch janus" in errors
+    assert "out of order" in errors and "op backends fetch janus" in errors
 
 
 def test_names_complete() -> None:

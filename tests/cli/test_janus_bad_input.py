@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny_janus import write, write_original
 from torch import Tensor
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack, write_pack
 from omnipersona_cli.engine.tokens import slot_name, to_slot
@@ -159,7 +160,7 @@ def test_a_size_that_it_cannot_paint(size: str, tiny: Path, work: Path, op: Op) 
 
 
 def test_a_pack_of_another_fingerprint(tiny: Path, work: Path, tmp_path: Path, op: Op) -> None:
-    backend = open_backend(str(tiny), "cpu", None)
+    backend = open_backend(Opening(model=str(tiny), device="cpu"))
     photos = [drawing("red", seed) for seed in range(2)]
     tokens = backend.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
     pack = Pack(name="bo", slots={slot_name(backend): to_slot(tokens, backend, {"seed": 0})})

@@ -6,8 +6,8 @@ import pytest
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend
-from omnipersona_cli.testing import BackendContract, SketchBackend
+from omnipersona_cli.backend import Backend, Opening
+from omnipersona_cli.testing import BackendContract, SketchBackend, open_sketch
 
 
 class TestSketch(BackendContract):
@@ -28,6 +28,15 @@ class TestSketch(BackendContract):
     def weights(self, backend: Backend) -> Mapping[str, Tensor]:
         assert isinstance(backend, SketchBackend)
         return {"words": backend.words}
+
+    @pytest.fixture
+    def text_table(self, backend: Backend) -> Tensor:
+        assert isinstance(backend, SketchBackend)
+        return backend.words
+
+    @pytest.fixture
+    def again(self) -> Callable[[Opening], Backend]:
+        return open_sketch
 
     @pytest.fixture
     def encoder_calls(self, backend: Backend) -> Callable[[], int]:

@@ -3,7 +3,7 @@
 from PIL import ImageFilter
 
 from omnipersona_cli.engine import learn
-from omnipersona_cli.engine.examine import examine, features_of, numbered
+from omnipersona_cli.engine.examine import examine, numbered
 from omnipersona_cli.engine.material import gather
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.testing import drawing
@@ -100,7 +100,5 @@ def test_varied_copies_count_as_their_photo(sketch, library, tmp_path):
 
 
 def test_features_tell_things_apart(sketch):
-    red, rose, blue = features_of(
-        sketch, [drawing("red", 1), drawing("red", 2), drawing("blue", 1)]
-    )
+    red, rose, blue = sketch.see([drawing("red", 1), drawing("red", 2), drawing("blue", 1)])
     assert ((red - rose) ** 2).sum() < ((red - blue) ** 2).sum()

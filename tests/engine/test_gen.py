@@ -1,13 +1,24 @@
 """Prompts become pictures that say how they were made."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
+from omnipersona_cli.backend import FreeSizes
 from omnipersona_cli.engine import Opening, gen, read_about, save_png
 from omnipersona_cli.engine.calibrate import recognition_score
 from omnipersona_cli.engine.provenance import settings_of
+from omnipersona_cli.engine.request import check_size
 from omnipersona_cli.engine.tokens import from_slot
-from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, SlotError, UsageError
+from omnipersona_cli.errors import (
+    MissingError,
+    PersonaError,
+    PhotoError,
+    SlotError,
+    TaskError,
+    UsageError,
+)
 from omnipersona_cli.testing import drawing
 
 
@@ -150,3 +161,26 @@ def test_numbers_that_paint_nothing_are_refused(paint, wrong):
 def test_an_unknown_backend_is_missing(learned):
     with pytest.raises(MissingError):
         gen("<bo>", library=learned.library, opening=Opening(backend="skatch"))
+
+
+@pytest.mark.parametrize("size", [(100, 64), (33, 33)])
+def test_a_size_that_the_backend_does_not_paint_is_refused(learned, size):
+    with pytest.raises(TaskError, match=f"sketch cannot paint {size[0]}x{size[1]}") as caught:
+        gen("<bo>", size=size, backend=learned.backend, library=learned.library)
+    assert caught.value.hint == "--size takes 32x32, 64x64"
+
+
+@pytest.mark.parametrize("size", [(0, 64), (-16, 64), (65, 64), (128, 64)])
+def test_free_sizes_have_a_step_and_a_limit(sketch, size):
+    free = replace(sketch.info, free_sizes=FreeSizes(step=16, largest=80))
+    for allowed in (None, (16, 80), (32, 32)):
+        check_size(free, allowed)
+    with pytest.raises(TaskError, match="cannot paint") as caught:
+        check_size(free, size)
+    assert "or sides in steps of 16 up to 80" in caught.value.hint
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_a_number_of_steps_that_is_none_is_refused(learned, steps):
+    with pytest.raises(UsageError, match=f"{steps} steps"):
+        gen("<bo>", steps=steps, backend=learned.backend, library=learned.library)

@@ -1,4 +1,4 @@
-"""From a mask in pixels to the image codes that an edit leaves alone."""
+"""Pictures as grids of codes: those that an edit leaves alone, and how far painting is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import Tensor
 from torch.nn import functional
+
+from omnipersona_cli.backend import OnStep
 
 
 def kept_codes(mask: Image | None, grid: tuple[int, int], *, spread: int = 1) -> Tensor:
@@ -28,7 +30,8 @@ def kept_codes(mask: Image | None, grid: tuple[int, int], *, spread: int = 1) ->
     return cells.flatten() == 0
 
 
-def leading_run(kept: Tensor) -> int:
-    """How many codes in front are all kept: a loop may start after them."""
-    changed = (~kept).nonzero()
-    return int(changed[0]) if len(changed) else len(kept)
+def over_all(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
+    """The steps of picture ``number`` (from 0), reported as steps over all ``count`` pictures."""
+    if on_step is None:
+        return None
+    return lambda done, steps: on_step(number * steps + done, count * steps)

@@ -1,11 +1,11 @@
-"""For authors of backends: the rules that every backend keeps, as tests; and one to test with.
+"""The rules that every backend keeps, as tests.
 
-Subclass `BackendContract` in a test file and say what is under test::
+Subclass `BackendContract` and say what is under test::
 
     class TestMine(BackendContract):
         @pytest.fixture(scope="class")
         @classmethod
-        def backend(cls) -> Backend: return open_mine(None, "cpu", None)
+        def backend(cls) -> Backend: return open_mine(Opening(device="cpu"))
 
         @pytest.fixture
         def photos(self) -> list[Image]: ...        # four pictures of one thing
@@ -17,73 +17,55 @@ Subclass `BackendContract` in a test file and say what is under test::
         def weights(self, backend) -> Mapping[str, Tensor]: return backend.net.state_dict()
 
         @pytest.fixture
+        def text_table(self, backend) -> Tensor: return backend.net.embed_tokens.weight
+
+        @pytest.fixture
         def encoder_calls(self, backend) -> Iterator[Callable[[], int]]: ...
 
-`SketchBackend` is a bag-of-features model with real gradients and no weights to load: what tests of
-the engine and of plugins use where the backbone does not matter.
+        @pytest.fixture
+        def again(self) -> Callable[[Opening], Backend]: return open_mine
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image as images
-from PIL import ImageDraw
 from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import (
     Backend,
-    BackendInfo,
     ConceptTokens,
     Lesson,
     OnStep,
-    Prepared,
+    Opening,
     Prompt,
     Task,
 )
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
-from omnipersona_cli.engine.optimise import adamw
 from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, slot_name, to_slot
-from omnipersona_cli.errors import TaskError
-from omnipersona_cli.hookspecs import Subject, hookimpl
+from omnipersona_cli.errors import TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 
 STEPS = 2
 """Sampling steps that the contract asks for: enough to see that steps are taken."""
 
-_ANSWERS = ("yes", "no", "a red ball", "a blue car", "the forest", "a dog", "i don't know")
-_SIDE = 4
-_WIDTH = _SIDE * _SIDE * 3
-
-SKETCH = BackendInfo(
-    name="sketch",
-    summary="Sixteen blurred squares, for tests.",
-    opens="omnipersona_cli.testing:open_sketch",
-    tasks={"understand": "native", "generate": "native", "edit": "native"},
-    default_model="embedded",
-    sizes=((32, 32), (64, 64)),
-    pictures="any",
-    licence="Apache-2.0",
-    memory_gb=0.1,
-    steps=4,
-    guidance=4.0,
-    learn_steps=60,
-    learn_rate=0.05,
-    batch=8,
-)
-
 
 class BackendContract:
-    """The rules of a backend. Every test is about the fixture ``backend``."""
+    """The rules of a backend. Every test is about the fixture ``backend``.
+
+    ``PRETRAINED_WITH_TOKENS`` is for a backbone whose pretraining knew concept tokens: its
+    ``norm_limit`` may be larger than the embedding table's.
+    """
+
+    PRETRAINED_WITH_TOKENS = False
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -105,6 +87,16 @@ class BackendContract:
     def weights(self, backend: Backend) -> Mapping[str, Tensor]:
         """Every frozen tensor of the backbone, by name, not copied."""
         raise NotImplementedError("give the backbone's state_dict()")
+
+    @pytest.fixture
+    def text_table(self, backend: Backend) -> Tensor:
+        """The base's text embedding table [V, d]."""
+        raise NotImplementedError("give the language model's embedding table")
+
+    @pytest.fixture
+    def again(self) -> Callable[[Opening], Backend]:
+        """The opener under test. It gets a device and a dtype, and adds the small model's name."""
+        raise NotImplementedError("open the small model as an opening says")
 
     @pytest.fixture
     def encoder_calls(self, backend: Backend) -> Callable[[], int]:
@@ -145,7 +137,28 @@ class BackendContract:
     def test_a_slot_can_be_named_after_it(self, backend: Backend) -> None:
         assert re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", slot_name(backend))
         assert "@" in backend.fingerprint
-        assert backend.width > 0 and backend.norm_limit > 0
+        assert backend.width > 0 and torch.device(backend.device)
+
+    def test_the_fingerprint_is_that_of_the_weights_and_not_of_how_they_are_opened(
+        self, backend: Backend, again: Callable[[Opening], Backend]
+    ) -> None:
+        assert again(Opening(device="cpu")).fingerprint == backend.fingerprint
+        for dtype in ("float32", "bfloat16"):
+            try:
+                opened = again(Opening(device="cpu", dtype=dtype))
+            except UsageError as error:
+                assert dtype == "bfloat16" and error.hint, "float32 is what every backend runs in"
+            else:
+                assert opened.fingerprint == backend.fingerprint
+
+    def test_a_row_may_be_ten_times_as_long_as_the_longest_of_the_table(
+        self, backend: Backend, text_table: Tensor
+    ) -> None:
+        limit = 10 * float(text_table.float().norm(dim=1).max())
+        if self.PRETRAINED_WITH_TOKENS:
+            assert backend.norm_limit >= limit
+        else:
+            assert backend.norm_limit == pytest.approx(limit)
 
     def test_new_tokens_have_the_promised_shape(
         self, backend: Backend, tokens: ConceptTokens
@@ -154,7 +167,8 @@ class BackendContract:
         assert tokens.und.shape == (4, backend.width)
         assert tokens.gen.shape == (3, backend.width)
         for rows in (tokens.id, tokens.und, tokens.gen):
-            assert rows.dtype == torch.float32
+            assert rows.dtype == torch.float32 and rows.requires_grad
+            assert rows.device.type == torch.device(backend.device).type
             assert torch.isfinite(rows).all()
             assert float(rows.detach().norm(dim=1).max()) <= backend.norm_limit * 1.001
 
@@ -164,6 +178,40 @@ class BackendContract:
         again = backend.new_tokens("bo", understand=4, generate=3, photos=photos, seed=0)
         for old, new in zip(tokens.parameters(), again.parameters(), strict=True):
             assert torch.equal(old, new)
+
+    def test_it_sees_one_row_of_features_in_each_picture(
+        self, backend: Backend, photos: list[Image], others: list[Image]
+    ) -> None:
+        features = backend.see([photos[0], others[0]])
+        assert features.shape == (2, backend.width)
+        assert features.dtype == torch.float32 and features.device.type == "cpu"
+        assert not features.requires_grad and torch.isfinite(features).all()
+        assert not torch.equal(features[0], features[1])
+        assert torch.allclose(backend.see([others[0]])[0], features[1], atol=1e-5)
+
+    def test_experts_are_refused_or_change_nothing_yet(
+        self, backend: Backend, tokens: ConceptTokens, photos: list[Image]
+    ) -> None:
+        try:
+            experts = dict(backend.new_experts(seed=0))
+        except TaskError as error:
+            assert error.hint
+            return
+        assert experts
+        for key, value in experts.items():
+            assert re.fullmatch(r"lora\.(und|gen|edit)\..+\.[AB]", key) and value.ndim == 2
+            assert value.dtype == torch.float32
+            if key.endswith(".A"):
+                other = experts[f"{key[:-2]}.B"]
+                assert len(value) == other.shape[1] and not other.any() and bool(value.any())
+        for key, value in backend.new_experts(seed=0).items():
+            assert torch.equal(value, experts[key])
+        turn = to_turn("is <bo> here?")
+        scores = [
+            backend.score(Prompt(turns=(turn,), concepts=(one,)), ("yes", "no"), image=photos[0])
+            for one in (tokens, replace(tokens, extra={**tokens.extra, **experts}))
+        ]
+        assert torch.allclose(scores[0], scores[1], atol=1e-5)
 
     def test_an_understanding_lesson_moves_only_the_understanding_part(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
@@ -190,6 +238,7 @@ class BackendContract:
         assert set(losses) == set(lessons)
         for loss in losses.values():
             assert loss.ndim == 0 and torch.isfinite(loss)
+            assert loss.dtype == torch.float32 and loss.device == tokens.id.device
 
     def test_the_loss_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
@@ -227,12 +276,13 @@ class BackendContract:
         before = _answers_without_concept(backend, photos[0])
         batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
         trainable = copy_of(tokens, trainable=True)
-        moments: dict[str, Tensor] = {}
+        optimiser = torch.optim.AdamW(trainable.parameters(), lr=backend.info.learn_rate)
         losses = []
         for _ in range(6):
             total = torch.stack(list(backend.loss(batch, trainable, seed=0).values())).sum()
             torch.autograd.backward(total)
-            adamw(named_tensors(trainable), moments, rate=backend.info.learn_rate)
+            optimiser.step()
+            optimiser.zero_grad()
             losses.append(float(total.detach()))
         assert losses[-1] < losses[0]
         for name, value in weights.items():
@@ -258,14 +308,15 @@ class BackendContract:
         scores = backend.score(prompt, ("yes", "no"), image=photos[0])
         again = backend.score(prompt, ("yes", "no"), image=photos[0])
         assert torch.equal(scores, again)
+        assert scores.dtype == torch.float32 and scores.device.type == "cpu"
         assert float(scores.max()) <= 0 and float(scores.exp().sum()) <= 1.0001
 
     def test_what_it_says_is_text_and_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, photos: list[Image]
     ) -> None:
         prompt = Prompt(turns=(to_turn("what is <bo>?"),), concepts=(tokens,))
-        said = ["".join(backend.say(prompt, image=photos[0], max_tokens=8)) for _ in range(2)]
-        assert said[0] == said[1]
+        texts = ["".join(backend.say(prompt, image=photos[0], max_tokens=8)) for _ in range(2)]
+        assert texts[0] == texts[1]
 
     def test_same_seed_same_picture(self, backend: Backend, tokens: ConceptTokens) -> None:
         prompt = Prompt(turns=(to_turn("a picture of <bo>"),), concepts=(tokens,))
@@ -345,250 +396,10 @@ class BackendContract:
             assert torch.equal(named_tensors(loaded)[key], value.detach().cpu())
         turn = to_turn("is <bo> here?")
         scores = [
-            backend.score(Prompt(turns=(turn,), concepts=(it,)), ("yes", "no"), image=photos[0])
-            for it in (tokens, loaded)
+            backend.score(Prompt(turns=(turn,), concepts=(one,)), ("yes", "no"), image=photos[0])
+            for one in (tokens, loaded)
         ]
         assert torch.equal(scores[0], scores[1])
-
-
-class SketchBackend:
-    """Pictures are sixteen mean colours, texts are bags of words, everything is linear but one
-    attention over the understanding part. ``encoded`` counts the pictures that were encoded."""
-
-    info = SKETCH
-    model = "embedded"
-    fingerprint = "sketch@1:0"
-    width = _WIDTH
-    norm_limit = 20.0
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.words: Tensor = torch.randn(512, _WIDTH, generator=generator) / _WIDTH**0.5
-        self.encoded = 0
-
-    def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
-    ) -> ConceptTokens:
-        """Small noise around the mean of the photos' features."""
-        generator = torch.Generator().manual_seed(seed)
-        centre = torch.stack([self._look(photo) for photo in photos]).mean(0)
-
-        def rows(count: int) -> Tensor:
-            return 0.1 * centre + 0.02 * torch.randn(count, _WIDTH, generator=generator)
-
-        return ConceptTokens(name=name, id=rows(1), und=rows(understand), gen=rows(generate))
-
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[Prepared]:
-        """Features of every picture, a bag of words of every text."""
-        return [
-            _Sketched(
-                task=lesson.task,
-                words=self._read(lesson.request.text),
-                seen=None if lesson.image is None else self._look(lesson.image),
-                target=None if lesson.target is None else self._look(lesson.target),
-                answer=lesson.answer,
-            )
-            for lesson in lessons
-        ]
-
-    def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
-    ) -> Mapping[Task, Tensor]:
-        """Cross-entropy of the answer, mean squared error of the colours."""
-        generator = torch.Generator().manual_seed(seed)
-        losses: dict[Task, list[Tensor]] = {}
-        for lesson in batch:
-            assert isinstance(lesson, _Sketched)
-            if lesson.task == "understand":
-                answers = tuple(dict.fromkeys((lesson.answer, *_ANSWERS)))
-                logits = self._logits(lesson.words, lesson.seen, (tokens,), answers)
-                loss = -logits.log_softmax(0)[0]
-            else:
-                painted = self._colours(lesson.words, lesson.seen, (tokens,), 1.0)
-                noise = 0.01 * torch.randn(_WIDTH, generator=generator)
-                assert lesson.target is not None
-                loss = (painted - lesson.target + noise).square().mean() * 10
-            losses.setdefault(lesson.task, []).append(loss)
-        return {task: torch.stack(values).mean() for task, values in losses.items()}
-
-    def say(
-        self,
-        prompt: Prompt,
-        *,
-        image: Image | None = None,
-        max_tokens: int = 100,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Iterator[str]:
-        """The likeliest of a few answers, word by word."""
-        with torch.no_grad():
-            logits = self._prompt_logits(prompt, image, _ANSWERS)
-        for index, word in enumerate(_ANSWERS[int(logits.argmax())].split()[:max_tokens]):
-            yield word if index == 0 else f" {word}"
-
-    @torch.no_grad()
-    def score(
-        self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
-    ) -> Tensor:
-        """Log-probabilities among all answers that it knows."""
-        known = tuple(dict.fromkeys((*answers, *_ANSWERS)))
-        return self._prompt_logits(prompt, image, known).log_softmax(0)[: len(answers)]
-
-    def gen(
-        self,
-        prompt: Prompt,
-        *,
-        size: tuple[int, int] | None,
-        steps: int | None,
-        guidance: float | None,
-        seeds: Sequence[int],
-        on_step: OnStep | None = None,
-    ) -> Iterator[Image]:
-        """Sixteen squares."""
-        for seed in seeds:
-            yield self._paint(prompt, None, guidance, seed, steps, on_step).resize(
-                size or SKETCH.sizes[0], images.Resampling.NEAREST
-            )
-
-    def edit(
-        self,
-        image: Image,
-        prompt: Prompt,
-        *,
-        mask: Image | None,
-        steps: int | None,
-        guidance: float | None,
-        seeds: Sequence[int],
-        on_step: OnStep | None = None,
-    ) -> Iterator[Image]:
-        """The source's squares, with what was learned mixed in."""
-        for seed in seeds:
-            squares = self._paint(prompt, self._look(image), guidance, seed, steps, on_step)
-            yield squares.resize(image.size, images.Resampling.NEAREST)
-
-    def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
-        """A note on the one word that it does not like."""
-        return [f"the word {word!r} is new to sketch" for word in ("zyzzyva",) if word in texts]
-
-    def _paint(
-        self,
-        prompt: Prompt,
-        seen: Tensor | None,
-        guidance: float | None,
-        seed: int,
-        steps: int | None,
-        on_step: OnStep | None,
-    ) -> Image:
-        total = SKETCH.steps if steps is None else steps
-        for step in range(total):
-            if on_step is not None:
-                on_step(step + 1, total)
-        scale = (SKETCH.guidance if guidance is None else guidance) / SKETCH.guidance
-        with torch.no_grad():
-            colours = self._colours(self._read(prompt.text), seen, prompt.concepts, scale)
-        colours = colours + 0.02 * torch.randn(
-            _WIDTH, generator=torch.Generator().manual_seed(seed)
-        )
-        pixels = ((colours + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        return images.fromarray(pixels.reshape(_SIDE, _SIDE, 3).numpy())
-
-    def _look(self, image: Image) -> Tensor:
-        self.encoded += 1
-        small = image.convert("RGB").resize((_SIDE, _SIDE), images.Resampling.BOX)
-        return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255 - 0.5).flatten()
-
-    def _read(self, text: str) -> Tensor:
-        words = text.lower().replace("?", " ").replace(".", " ").replace("'s", " ").split()
-        rows = [int(sha256(word.encode()).hexdigest()[:8], 16) % len(self.words) for word in words]
-        return self.words[rows].sum(0)
-
-    def _prompt_logits(self, prompt: Prompt, image: Image | None, answers: Sequence[str]) -> Tensor:
-        words = torch.stack([self._read(turn.text) for turn in prompt.turns]).sum(0)
-        seen = None if image is None else self._look(image)
-        return self._logits(words, seen, prompt.concepts, answers)
-
-    def _logits(
-        self,
-        words: Tensor,
-        seen: Tensor | None,
-        concepts: Sequence[ConceptTokens],
-        answers: Sequence[str],
-    ) -> Tensor:
-        rows = torch.stack([self._read(answer) for answer in answers])
-        thought = 0.2 * words
-        for tokens in concepts:
-            query = 4 * words + (0 if seen is None else 4 * seen)
-            thought = thought + 4 * (tokens.und @ query).softmax(0) @ tokens.und
-            if seen is not None:
-                likeness = (tokens.id[0] + tokens.und.mean(0)) @ seen
-                thought = thought + 5 * likeness * (self._read("yes") - self._read("no"))
-        logits: Tensor = 2 * rows @ thought
-        return logits
-
-    def _colours(
-        self,
-        words: Tensor,
-        seen: Tensor | None,
-        concepts: Sequence[ConceptTokens],
-        guidance: float,
-    ) -> Tensor:
-        colours = 0.1 * guidance * words if seen is None else 0.6 * seen + 0.02 * guidance * words
-        for tokens in concepts:
-            colours = colours + (tokens.gen.mean(0) + 0.1 * tokens.id[0]) * guidance
-        return colours
-
-
-def drawing(colour: str, seed: int) -> Image:
-    """A disc of one colour on a background and at a place of the seed's choosing, 64 x 64."""
-    chance = random.Random(seed)
-    ground = (chance.randrange(140, 230), chance.randrange(140, 230), chance.randrange(140, 230))
-    image = images.new("RGB", (64, 64), ground)
-    x, y = chance.randrange(22, 42), chance.randrange(24, 40)
-    pen = ImageDraw.Draw(image)
-    pen.ellipse((x - 18, y - 18, x + 18, y + 18), fill=colour)
-    pen.line((0, seed % 60, 63, 60 - seed % 50), fill="grey", width=2)
-    return image
-
-
-class SketchPlugin:
-    """`SKETCH`, a finder of saturated discs and pictures of discs; register it with pluggy."""
-
-    @hookimpl
-    def op_backends(self) -> Sequence[BackendInfo]:
-        """The sketch backend."""
-        return (SKETCH,)
-
-    @hookimpl(tryfirst=True)
-    def op_find_subject(self, photo: Image, kind: str) -> Subject | None:
-        """Whatever is strong in colour."""
-        saturated = photo.convert("HSV").getchannel("S").point([0] * 150 + [255] * 106)
-        box = saturated.getbbox()
-        return None if box is None else Subject(box=box, mask=saturated)
-
-    @hookimpl
-    def op_negatives(
-        self, kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
-    ) -> Sequence[Image]:
-        """Discs of other colours, for the sketch backend alone."""
-        colours = ("blue", "green", "purple", "orange")
-        few = min(count, 12) if backend == SKETCH.name else 0
-        return [drawing(colours[index % 4], 100 + index) for index in range(few)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sketched:
-    """A lesson of `SketchBackend` after its encoders."""
-
-    task: Task
-    words: Tensor
-    seen: Tensor | None
-    target: Tensor | None
-    answer: str
-
-
-def open_sketch(model: str | None, device: str, dtype: str | None) -> Backend:
-    """The opener of `SKETCH`."""
-    return SketchBackend()
 
 
 def _moved(

@@ -1,44 +1,25 @@
-"""Finding, checking and naming a checkpoint before its weights are read."""
+"""What is in a checkpoint's files: checked and named before its weights are read."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import MissingError, PersonaError, UsageError
+
+T = TypeVar("T")
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-
-
-def locate(model: str, *, backend: str) -> Path:
-    """The folder of ``model``: itself where it is one, or what is in the hub's cache.
-
-    Never downloads: `op backends fetch` does, and says so first. Raises MissingError.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder.resolve()
-    if folder.is_absolute() or model.startswith((".", "~")):
-        raise MissingError(
-            f"there is no folder {model}", hint=f"op backends fetch {backend}, or another --model"
-        )
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
-        raise MissingError(
-            f"the weights {model} are not on this computer",
-            hint=f"op backends fetch {backend} --model {model}",
-        ) from error
 
 
 def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str, Any]:
@@ -84,6 +65,78 @@ def tensor_files(folder: Path, *, backend: str) -> dict[str, Path]:
         if lost:
             raise MissingError(f"{path} lacks the tensor {lost[0]}", hint=hint)
     return files
+
+
+def configured(make: Callable[[], T], folder: Path, *, backend: str) -> T:
+    """What ``make`` builds from the folder's configuration.
+
+    Raises MissingError where it cannot: whatever is raised about numbers that came out of a file
+    (strict fields, divisions, sizes that do not fit) is about that file.
+    """
+    try:
+        return make()
+    except PersonaError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise MissingError(
+            f"{folder / 'config.json'} describes no model: {reason}",
+            hint=f"op backends fetch {backend}",
+        ) from error
+
+
+def shapes_of(make: Callable[[], nn.Module]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model that is built without memory for its numbers."""
+    with torch.device("meta"):
+        model = make()
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def check_shapes(
+    files: Mapping[str, Path], wanted: Mapping[str, tuple[int, ...]], *, backend: str
+) -> None:
+    """MissingError, with file and tensor, where one of ``wanted`` is missing or of another shape.
+    Tensors that nobody wants are left alone."""
+    hint = f"op backends fetch {backend}"
+    lost = sorted(name for name in wanted if name not in files)
+    if lost:
+        raise MissingError(f"{places(files)} lacks the tensor {lost[0]}", hint=hint)
+    for path in sorted({files[name] for name in wanted}):
+        with safe_open(path, framework="pt") as file:
+            for name in sorted(key for key in wanted if files[key] == path):
+                shape = tuple(file.get_slice(name).get_shape())
+                if shape != wanted[name]:
+                    raise MissingError(misfit(path, name, shape), hint=hint)
+
+
+def misfit(path: Path, name: str, shape: tuple[int, ...]) -> str:
+    """What is wrong with a tensor of a shape that its configuration does not have."""
+    return f"{path}: the tensor {name} has the shape {list(shape)}, unlike its configuration"
+
+
+def places(files: Mapping[str, Path]) -> str:
+    """The file that all tensors are in, or the first and the last of several."""
+    found = sorted(set(files.values()))
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1].name}"
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Without transformers' bars and warnings: what they would say is checked here, and there is
+    one bar at a time."""
+    from transformers.utils import logging
+
+    told: Any = logging
+    verbosity, bar = told.get_verbosity(), told.is_progress_bar_enabled()
+    told.set_verbosity_error()
+    told.disable_progress_bar()
+    try:
+        yield
+    finally:
+        told.set_verbosity(verbosity)
+        if bar:
+            told.enable_progress_bar()
 
 
 def require(files: Mapping[str, Path], name: str, *, why: str, backend: str) -> None:
@@ -143,26 +196,6 @@ def short_name(name: str) -> str:
     """A name that a slot can have."""
     plain = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64]
     return plain or "model"
-
-
-def choose_device(device: str) -> str:
-    """The device to run on; "auto" is the best that is here."""
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next((name for name, present in here.items() if present), "cpu")
-    if not here.get(device.partition(":")[0], True):
-        raise MissingError(f"there is no {device} device here", hint="leave out --device")
-    return device
-
-
-def choose_dtype(dtype: str | None, device: str) -> torch.dtype:
-    """bfloat16 on accelerators and float32 on the CPU, where nothing else is asked for."""
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype is None:
-        return torch.float32 if device == "cpu" else torch.bfloat16
-    if dtype not in known:
-        raise UsageError(f"{dtype!r} is no dtype", hint=f"--dtype takes {', '.join(known)}")
-    return known[dtype]
 
 
 def _names_in(path: Path, hint: str) -> set[str]:

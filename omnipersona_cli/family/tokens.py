@@ -1,4 +1,4 @@
-"""Concept slots among text: which learned rows stand where in a prompt.
+"""Concept tokens: their start, their norms, and where they stand in a prompt.
 
 A backbone with one language model has no expert to route a slot to. The two groups stay separate
 parameters instead, and each task's prompt shows those that serve it: the understanding group for
@@ -14,12 +14,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import ConceptTokens, Prompt, Task, Turn
+from omnipersona_cli.backend import ConceptTokens, Task, Turn
 from omnipersona_cli.errors import SlotError
 
-Part = Literal["id", "und", "gen"]
+TokenPart = Literal["id", "und", "gen"]
+"""Identifier, understanding tokens, generation tokens (paper, section 3.1)."""
 
-SHOWN: Mapping[Task, tuple[Part, ...]] = {
+NORMS = 10.0
+"""`Backend.norm_limit` in multiples of the largest row norm of the text embedding table."""
+
+SHOWN: Mapping[Task, tuple[TokenPart, ...]] = {
     "understand": ("und",),
     "generate": ("gen",),
     "edit": ("und", "gen"),
@@ -32,7 +36,7 @@ class Slot:
     """All learned rows of one part of one concept."""
 
     name: str
-    part: Part
+    part: TokenPart
 
 
 Piece = str | Slot
@@ -63,11 +67,6 @@ def introduced(names: Sequence[str], task: Task) -> list[Piece]:
     return joined(pieces)
 
 
-def names_of(prompt: Prompt) -> list[str]:
-    """The names of a prompt's concepts, in their order."""
-    return [tokens.name for tokens in prompt.concepts]
-
-
 def joined(pieces: Sequence[Piece]) -> list[Piece]:
     """Neighbouring texts in one, empty ones dropped: a prompt without slots is tokenised whole,
     exactly as without this package."""
@@ -82,7 +81,7 @@ def joined(pieces: Sequence[Piece]) -> list[Piece]:
 
 def spelled(pieces: Sequence[Piece], encode: Callable[[str], list[int]]) -> list[list[int] | Slot]:
     """Texts as token ids; ``encode`` adds no special tokens of its own."""
-    return [encode(it) if isinstance(it, str) else it for it in joined(pieces)]
+    return [encode(piece) if isinstance(piece, str) else piece for piece in joined(pieces)]
 
 
 def embedded(
@@ -91,66 +90,68 @@ def embedded(
     """Input embeddings [n, d] in the table's dtype, with gradients to the concepts' rows."""
     weight: Tensor = table.weight
     rows: list[Tensor] = []
-    for it in script:
-        if isinstance(it, list):
-            rows.append(weight[torch.tensor(it, dtype=torch.long, device=weight.device)])
+    for piece in script:
+        if isinstance(piece, list):
+            rows.append(weight[torch.tensor(piece, dtype=torch.long, device=weight.device)])
         else:
-            rows.append(rows_of(concepts[it.name], it.part, width=weight.shape[1]).to(weight))
+            rows.append(rows_of(concepts[piece.name], piece.part, weight.shape[1]).to(weight))
     return torch.cat(rows or [weight[:0]])
 
 
-def length_of(script: Script, concepts: Mapping[str, ConceptTokens]) -> int:
-    """Positions that a script takes."""
-    return sum(
-        len(it) if isinstance(it, list) else len(rows_of(concepts[it.name], it.part))
-        for it in script
-    )
-
-
-def rows_of(tokens: ConceptTokens, part: Part, *, width: int | None = None) -> Tensor:
+def rows_of(tokens: ConceptTokens, part: TokenPart, width: int) -> Tensor:
     """One part's rows [n, d]; SlotError where they are not ``width`` wide."""
-    rows = {"id": tokens.id, "und": tokens.und, "gen": tokens.gen}[part]
-    if width is not None and rows.shape[-1] != width:
+    check_width(tokens, width)
+    return {"id": tokens.id, "und": tokens.und, "gen": tokens.gen}[part]
+
+
+def check_width(tokens: ConceptTokens, width: int, *, backend: str = "") -> None:
+    """SlotError where not all rows are ``width`` wide, as those of this backbone are."""
+    widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
+    if widths != {width}:
         raise SlotError(
-            f"<{tokens.name}> was learned on another backbone: its tokens are {rows.shape[-1]} "
-            f"wide, this one's {width}",
-            hint=f"op learn PHOTOS --name {tokens.name}",
+            f"<{tokens.name}> was learned on another backbone: its tokens are "
+            f"{max(widths - {width})} wide, those of {backend or 'this one'} {width}",
+            hint=f"op learn PHOTOS --name {tokens.name}" + (f" -b {backend}" if backend else ""),
         )
-    return rows
 
 
-def fresh_tokens(
+def start_tokens(
     name: str,
     *,
-    seen: Tensor,
-    drawn: Tensor,
+    features: Tensor,
+    codes: Tensor,
     understand: int,
     generate: int,
     seed: int,
     length: float,
-    drawn_length: float | None = None,
+    codes_length: float | None = None,
 ) -> ConceptTokens:
     """Trainable float32 tokens from k-means centres of what the backbone sees in the photos.
 
-    ``seen`` [n, d] are vision features and ``drawn`` [m, d] image-code embeddings, both as they
+    ``features`` [n, d] are vision features and ``codes`` [m, d] image-code embeddings, both as they
     enter the language model. Rows get ``length``, the usual l2 norm of a text row, because a row of
-    another size would drown its neighbours or be drowned; ``drawn_length`` is that of the backbone
+    another size would drown its neighbours or be drowned; ``codes_length`` is that of the backbone
     that paints, where it is another one.
     """
 
     def row(values: Tensor, length: float = length) -> Tensor:
-        scaled = values / values.norm(dim=1, keepdim=True).clamp(min=1e-6) * length
-        own: Tensor = scaled.detach().clone().requires_grad_(True)
-        return own
+        return trainable(values / values.norm(dim=1, keepdim=True).clamp(min=1e-6) * length)
 
-    seen, drawn = seen.detach().float(), drawn.detach().float()
-    und = kmeans(seen, understand, seed)
-    gen = kmeans(drawn, generate, seed + 1)
-    painted = row(gen, length if drawn_length is None else drawn_length)
+    und = kmeans(features.detach().float(), understand, seed)
+    gen = kmeans(codes.detach().float(), generate, seed + 1)
+    painted = row(gen, length if codes_length is None else codes_length)
     return ConceptTokens(name=name, id=row(und.mean(0, keepdim=True)), und=row(und), gen=painted)
 
 
-def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 10) -> Tensor:
+def trainable(values: Tensor, *, limit: float | None = None) -> Tensor:
+    """A float32 copy that learning may move; rows longer than ``limit`` are shortened to it."""
+    own = values.detach().clone().float()
+    if limit is not None:
+        own *= (limit / own.norm(dim=1, keepdim=True).clamp(min=1e-6)).clamp(max=1.0)
+    return own.requires_grad_(True)
+
+
+def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
     """Centres [count, d] of rows [n, d]; with too few rows, rows repeat with a little noise.
     Deterministic in ``seed``."""
     generator = torch.Generator().manual_seed(seed)
@@ -159,7 +160,7 @@ def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 10) -> Tensor:
     if len(rows) <= count:
         noise = torch.randn(centres.shape, generator=generator).to(rows.device)
         return centres + 0.02 * rows.std() * noise
-    for _ in range(rounds):
+    for _ in range(rounds if count else 0):
         nearest = torch.cdist(rows, centres).argmin(1)
         for index in range(count):
             if (nearest == index).any():
@@ -172,6 +173,6 @@ def usual_length(table: torch.nn.Embedding, ids: int) -> float:
     return float(table.weight[:ids].detach().float().norm(dim=1).mean())
 
 
-def norm_limit(table: torch.nn.Embedding) -> float:
-    """Ten times the largest norm in the table: what a pack may bring."""
-    return 10.0 * float(table.weight.detach().float().norm(dim=1).max())
+def norm_limit(table: Tensor) -> float:
+    """Ten times the largest row norm of a text embedding table [V, d]: what a pack may bring."""
+    return NORMS * float(table.detach().float().norm(dim=1).max())

@@ -70,7 +70,9 @@ def using(
         return
     _check(stacked, _targets(model, regex))
     _inject(model, regex)
-    layers = {name: it for name, it in model.named_modules() if isinstance(it, LoraLayer)}
+    layers = {
+        name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)
+    }
     device = next(model.parameters()).device
     kept: list[tuple[nn.Module, nn.Parameter | None]] = []
     try:
@@ -87,12 +89,6 @@ def using(
         for module, parameter in kept:
             module.__dict__.pop("weight", None)
             module._parameters["weight"] = parameter
-
-
-def is_off(model: nn.Module) -> bool:
-    """Whether no expert takes part in what the model computes."""
-    layers = [it for it in model.modules() if isinstance(it, LoraLayer)]
-    return all(layer.disable_adapters for layer in layers)
 
 
 def _switch(layer: LoraLayer, adapter: str | None) -> None:

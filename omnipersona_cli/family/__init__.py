@@ -1,0 +1,14 @@
+"""What adapting a model family takes, for every backend, an outsider's too.
+
+===========  =====================================================================================
+weights      where a model's files are, on this computer and on the hub; fetching them
+checkpoint   what is in those files: configuration, tensors and their shapes, the fingerprint
+device       the device and dtype to run on, and the memory that a model needs
+tokens       concept tokens: their start, their norms, their places in a prompt
+text         answers: choosing and streaming tokens, and the loss of given answers
+codes        pictures as grids of codes: which of them a mask leaves alone
+experts      a low-rank expert for each task
+===========  =====================================================================================
+
+Nothing here knows one family; nothing here opens a model.
+"""

@@ -1,0 +1,224 @@
+"""Where a model's files are: in a folder, in the hub's cache, or still on the hub.
+
+One function says which files of a repository are read (`patterns`). Fetching and finding both use
+it: the hub's client calls a snapshot incomplete that was fetched with other patterns than those it
+is looked up with.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
+from omnipersona_cli.hookspecs import Progress
+
+EMBEDDED = "embedded"
+"""The model name of a backend whose weights come with its package."""
+
+FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""What is read of a repository where its backend says nothing else: weights that are not pickles,
+configurations, tokenizers."""
+
+OnProgress = Callable[[Progress], None]
+
+
+def patterns(info: BackendInfo, repo: str) -> tuple[str, ...]:
+    """Which files of ``repo`` the backend reads, as patterns of their paths."""
+    of_components = {component.repo: component.files for component in info.components}
+    return of_components.get(repo) or info.files or FILES
+
+
+def repositories(info: BackendInfo, model: str) -> tuple[str, ...]:
+    """The repositories that ``model`` needs: its own ("A+B" are two) and its components'."""
+    known = {info.default_model, *info.models}
+    components = (
+        component.repo for component in info.components if model in (component.models or known)
+    )
+    return (*model.split("+"), *components)
+
+
+def locate(model: str, info: BackendInfo, *, single: bool = False) -> Path:
+    """The folder of ``model``: itself where it is one, or what is in the hub's cache. With
+    ``single`` it may also be one file.
+
+    Never downloads: `op backends fetch` does. Raises MissingError where nothing is there,
+    UsageError for a file where a folder is needed.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir() or (single and path.is_file()):
+        return path.resolve()
+    if path.is_file():
+        raise UsageError(
+            f"{model} is a file, and {info.name} reads a folder", hint=f"--model {path.parent}"
+        )
+    if path.is_absolute() or model.startswith((".", "~")):
+        raise MissingError(f"there is no folder {model}", hint=fetch_command(info, model))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        wanted = list(patterns(info, model))
+        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
+    except (OSError, HFValidationError) as error:
+        raise MissingError(
+            f"the weights {model} are not on this computer, or not all of them",
+            hint=fetch_command(info, model),
+        ) from error
+
+
+def fetch_command(info: BackendInfo, model: str = "") -> str:
+    """The command that brings ``model``, or the backend's default where it names none."""
+    if not model or model == info.default_model or Path(model).expanduser().is_dir():
+        return f"op backends fetch {info.name}"
+    if _is_hub_id(model):
+        return f"op backends fetch {info.name} --model {model}"
+    return f"--model takes a folder, or one of: {', '.join(info.models or (info.default_model,))}"
+
+
+def fetch(info: BackendInfo, model: str, *, on_progress: OnProgress | None = None) -> bool:
+    """Bring what ``model`` needs into the hub's cache; whether anything had to be brought.
+
+    Notes say beforehand how much that is. Pickled weights are left behind. Raises UsageError for
+    weights that the backend does not know, MissingError where they cannot be had, ResourceError
+    where the disk is full.
+    """
+    known = {info.default_model, *info.models}
+    if model not in known and (not _is_hub_id(model) or known == {EMBEDDED}):
+        guess = nearest(model, known)
+        raise UsageError(
+            f"backend {info.name} has no weights called {model!r}",
+            hint=f"did you mean {guess}?" if guess else f"see `op backends show {info.name}`",
+        )
+
+    def tell(note: str) -> None:
+        if on_progress is not None:
+            on_progress(Progress(phase="fetching", note=f"{info.name}: {note}"))
+
+    if model == EMBEDDED:
+        tell("the weights are in the package, nothing to fetch.")
+        return False
+    if info.unopened:
+        raise MissingError(
+            f"fetching {model} is not possible in this version: {info.unopened}",
+            hint="nano comes with its weights and needs no download: `-b nano`",
+        )
+    return any([_fetch_one(info, repo, tell) for repo in repositories(info, model)])
+
+
+def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> bool:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise MissingError(
+            f"{repo} cannot be fetched offline", hint="leave out --offline and HF_HUB_OFFLINE"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # the HTTP library's own error; which library that is varies with the hub's version
+    unreachable: Any = HfHubHTTPError.__mro__[1]
+    wanted = list(patterns(info, repo))
+    try:
+        files: Any = snapshot_download(repo, allow_patterns=wanted, dry_run=True)
+        missing = [file.file_size or 0 for file in files if file.will_download]
+        if not missing:
+            tell(f"{repo} is here already, nothing to fetch.")
+            return False
+        tell(f"fetching {repo} from huggingface.co, {sum(missing) / 1e9:.1f} GB …")
+        folder = snapshot_download(repo, allow_patterns=wanted)
+    except (OSError, HFValidationError, unreachable) as error:
+        raise hub_error(error, repo, again=f"op backends fetch {info.name} --model {repo}") from (
+            error
+        )
+    tell(f"the weights are in {folder}")
+    return True
+
+
+def hub_error(error: BaseException, repo: str, *, again: str) -> PersonaError:
+    """What a failure of the hub's client means to a person; ``again`` is the command to repeat.
+
+    The client wraps causes in errors of other kinds, so that the whole chain is searched: first for
+    a full disk, then for the hub's answer, then for a transfer that broke off.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ResourceError(
+                f"{repo} does not fit on the disk: {_first_line(cause)}",
+                hint="make room on the disk, or set HF_HOME to a folder on another one",
+            )
+        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return ResourceError(
+                f"{repo} could not be written: {_first_line(cause)}",
+                hint="set HF_HOME to a folder that you may write to",
+            )
+    for cause in chain:
+        if isinstance(cause, HfHubHTTPError):
+            answer = cause.response
+            return _answered(
+                answer.status_code, answer.headers.get("X-Error-Code", ""), repo, again
+            )
+    if any("consistency check" in str(cause).lower() or _cut(cause) for cause in chain):
+        return MissingError(f"the download of {repo} broke off", hint=f"it goes on with: {again}")
+    return MissingError(
+        f"the hub cannot be reached to fetch {repo}: {_first_line(chain[-1])}",
+        hint=f"check the network, then: {again}",
+    )
+
+
+def _answered(status: int, code: str, repo: str, again: str) -> PersonaError:
+    """The hub's answer ``status``, with what it calls the error in ``code``."""
+    page = f"https://huggingface.co/{repo}"
+    if status == 403 or code == "GatedRepo":
+        return MissingError(
+            f"{repo} is gated: the hub gives it to those who accepted its licence ({status})",
+            hint=f"accept it at {page}, then: hf auth login, and: {again}",
+        )
+    if status == 401 and code != "RepoNotFound":
+        return MissingError(
+            f"the hub wants to know who asks for {repo} (401)",
+            hint=f"hf auth login, then: {again}",
+        )
+    if status in (401, 404):
+        return MissingError(
+            f"the hub has no repository {repo}, or shows it to others only ({status})",
+            hint=f"check the name at {page}; for a private one: hf auth login, then: {again}",
+        )
+    if status == 429:
+        return MissingError(
+            f"the hub has had too many requests from here, {repo} has to wait (429)",
+            hint=f"wait some minutes, or hf auth login, then: {again}",
+        )
+    if status >= 500:
+        return MissingError(
+            f"the hub is out of order and does not give {repo} ({status})",
+            hint=f"wait some minutes, then: {again}",
+        )
+    return MissingError(f"the hub does not give {repo} ({status})", hint=f"see {page}")
+
+
+def _cut(cause: BaseException) -> bool:
+    """Whether a transfer ended before its end, by the names that HTTP libraries have for it."""
+    return type(cause).__name__ in ("RemoteProtocolError", "ReadError", "IncompleteRead")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and those that led to it."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _is_hub_id(name: str) -> bool:
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None

@@ -1,0 +1,116 @@
+"""A hub on loopback that the real client talks to."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
+
+import pytest
+
+
+@dataclass(kw_only=True)
+class Hub:
+    """What it serves: folders by repository. ``status`` answers every question with that status
+    (and ``code``), ``cut`` is how many bytes it sends of a file before it hangs up."""
+
+    repositories: Mapping[str, Path]
+    status: int = 200
+    code: str = ""
+    cut: dict[str, int] = field(default_factory=dict)
+    fetched: list[str] = field(default_factory=list)
+
+    def files(self, repo: str) -> dict[str, bytes]:
+        folder = self.repositories[repo]
+        found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+@contextmanager
+def serving(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The hub at work; inside, the client knows no other one and keeps files in ``cache``."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    Thread(target=server.serve_forever, daemon=True).start()
+    point_at(f"http://127.0.0.1:{server.server_port}", cache, monkeypatch)
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def point_at(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    constants = "huggingface_hub.constants"
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits between its tries
+    monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(f"{constants}.ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(f"{constants}.HF_XET_CACHE", str(cache / "xet"))
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self, body: bytes, headers: Mapping[str, str], *, sent: int | None = None):
+            self.send_response(hub.status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body[:sent])
+                if sent is not None:
+                    self.wfile.flush()
+                    self.close_connection = True
+
+        def do_GET(self) -> None:
+            if hub.status != 200:
+                self.answer(b"", {"X-Error-Code": hub.code} if hub.code else {})
+                return
+            found = page(hub, urlsplit(self.path).path)
+            if found is None:
+                self.send_error(404)
+                return
+            body, headers, name = found
+            if name and self.command == "GET":
+                hub.fetched.append(name)
+            self.answer(body, headers, sent=hub.cut.get(name.rpartition("/")[2]))
+
+        do_HEAD = do_GET
+
+    return Handler
+
+
+def page(hub: Hub, path: str) -> tuple[bytes, dict[str, str], str] | None:
+    """Body and headers of what lies at ``path``, and for a file its repository and name."""
+    for repo in hub.repositories:
+        files = hub.files(repo)
+        if path.startswith(f"/api/models/{repo}/tree/"):
+            return json.dumps([entry(*one) for one in files.items()]).encode(), {}, ""
+        if path.startswith(f"/api/models/{repo}"):
+            names = [{"rfilename": name} for name in files]
+            about = {"id": repo, "sha": "a" * 40, "siblings": names, "tags": []}
+            return json.dumps(about | {"_id": "1", "private": False}).encode(), {}, ""
+        if path.startswith(f"/{repo}/resolve/"):
+            name = path.removeprefix(f"/{repo}/resolve/").split("/", 1)[1]
+            headers = {"X-Repo-Commit": "a" * 40, "ETag": f'"{digest(files[name])}"'}
+            return files[name], headers, f"{repo}/{name}"
+    return None
+
+
+def entry(name: str, data: bytes) -> dict[str, object]:
+    return {"type": "file", "path": name, "size": len(data), "oid": digest(data)}
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()

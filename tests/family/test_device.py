@@ -1,0 +1,45 @@
+"""Which device and dtype an opening means."""
+
+import pytest
+import torch
+
+from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.family.device import choose_device, choose_dtype
+
+
+@pytest.fixture(params=[False, True])
+def cuda(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: request.param)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    return bool(request.param)
+
+
+def test_auto_is_the_best_that_is_here_or_the_backends_own(cuda: bool) -> None:
+    assert choose_device("auto") == ("cuda" if cuda else "cpu")
+    assert choose_device("auto", best="cpu") == "cpu"
+
+
+def test_a_device_that_is_not_here_is_refused(cuda: bool) -> None:
+    if cuda:
+        assert choose_device("cuda:0") == "cuda:0"
+    else:
+        with pytest.raises(MissingError, match="no cuda:0 device here"):
+            choose_device("cuda:0")
+    with pytest.raises(MissingError, match="no mps device"):
+        choose_device("mps")
+
+
+@pytest.mark.parametrize("dtype", [None, "auto"])
+def test_the_own_dtype_is_half_on_accelerators_alone(dtype: str | None) -> None:
+    assert choose_dtype(dtype, "cpu", backend="x") == torch.float32
+    assert choose_dtype(dtype, "cuda", backend="x") == torch.bfloat16
+    assert choose_dtype(dtype, "cuda", backend="x", known=("float32",)) == torch.float32
+
+
+def test_another_dtype_is_refused_with_those_that_it_runs_in() -> None:
+    assert choose_dtype("float16", "cpu", backend="x") == torch.float16
+    with pytest.raises(UsageError, match="x runs in float32 or bfloat16 or float16, not int8"):
+        choose_dtype("int8", "cpu", backend="x")
+    with pytest.raises(UsageError, match="x runs in float32, not bfloat16") as caught:
+        choose_dtype("bfloat16", "cpu", backend="x", known=("float32",))
+    assert caught.value.hint == "leave out --dtype"

@@ -1,0 +1,255 @@
+"""Finding and fetching weights, with the hub's real client and a hub on loopback."""
+
+import errno
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_emu3
+import tiny_janus
+import tiny_showo
+import torch
+from hub import Hub, point_at, serving
+from safetensors.torch import save_file
+
+import op_emu3
+import op_janus
+import op_showo
+from omnipersona_cli import registry
+from omnipersona_cli.backend import BackendInfo, Component, Opening
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
+from omnipersona_cli.family import weights
+from omnipersona_cli.hookspecs import Progress
+
+REPO = "someone/chameleon"
+INFO = BackendInfo(
+    name="chameleon",
+    summary="For tests.",
+    opens="nowhere:nothing",
+    tasks={"understand": "native"},
+    default_model=REPO,
+    models=(REPO, "someone/other"),
+    components=(
+        Component(repo="someone/eye", what="to look", files=("config.json",)),
+        Component(repo="someone/ear", what="to listen", files=("*",), models=("someone/other",)),
+    ),
+    sizes=((8, 8),),
+    pictures="dots",
+    licence="MIT",
+    memory_gb=1,
+)
+AGAIN = f"op backends fetch chameleon --model {REPO}"
+BESIDE = ("pytorch_model.bin", "README.md", "assets/teaser.png", ".gitattributes")
+"""Files that lie in repositories and that nobody asks for."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "repository"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    save_file({"a": torch.zeros(3)}, path / "model.safetensors")
+    return with_others(path)
+
+
+def with_others(folder: Path) -> Path:
+    for name in BESIDE:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not asked for")
+    return folder
+
+
+@pytest.fixture
+def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    served = Hub(repositories={REPO: folder, "someone/eye": folder})
+    with serving(served, tmp_path / "cache", monkeypatch) as working:
+        yield working
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_itself(folder: Path) -> None:
+    assert weights.locate(str(folder), INFO) == folder.resolve()
+
+
+def test_a_single_file_is_found_where_one_will_do(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    assert weights.locate(str(path), INFO, single=True) == path.resolve()
+    with pytest.raises(UsageError, match="reads a folder") as caught:
+        weights.locate(str(path), INFO)
+    assert caught.value.hint == f"--model {folder}"
+
+
+@pytest.mark.parametrize(
+    ("model", "says", "hint"),
+    [
+        ("/nowhere/at/all", "no folder /nowhere/at/all", "--model takes a folder, or one of"),
+        ("./nowhere", "no folder ./nowhere", "--model takes a folder, or one of"),
+        (REPO, "are not on this computer", "op backends fetch chameleon"),
+        ("a/b", "are not on this computer", "op backends fetch chameleon --model a/b"),
+        ("neither a folder nor a name", "are not on this computer", "--model takes a folder"),
+    ],
+)
+def test_what_is_not_here_says_how_to_have_it(
+    model: str, says: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(MissingError, match=says) as caught:
+        weights.locate(model, INFO)
+    assert caught.value.hint.startswith(hint)
+
+
+# -- fetching --------------------------------------------------------------------------------------
+
+
+def test_what_was_fetched_is_found_although_other_files_were_left_behind(hub: Hub) -> None:
+    notes: list[Progress] = []
+    assert weights.fetch(INFO, REPO, on_progress=notes.append)
+    wanted = [f"{REPO}/config.json", f"{REPO}/model.safetensors", "someone/eye/config.json"]
+    assert sorted(hub.fetched) == wanted
+    found = weights.locate(REPO, INFO)
+    assert {path.name for path in found.iterdir()} == {"config.json", "model.safetensors"}
+    assert {path.name for path in weights.locate("someone/eye", INFO).iterdir()} == {"config.json"}
+    assert "chameleon: fetching someone/chameleon from huggingface.co, 0.0 GB …" in [
+        event.note for event in notes
+    ]
+    assert not weights.fetch(INFO, REPO), "it is all here"
+    assert sorted(hub.fetched) == wanted
+
+
+def test_what_is_found_stays_found_when_the_hub_is_away(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights.fetch(INFO, REPO)
+    point_at("http://127.0.0.1:9", tmp_path / "cache", monkeypatch)
+    assert (weights.locate(REPO, INFO) / "model.safetensors").is_file()
+
+
+def test_a_half_is_not_taken_for_the_whole(hub: Hub) -> None:
+    weights.fetch(replace(INFO, files=("config.json",)), REPO)
+    with pytest.raises(MissingError, match="or not all of them"):
+        weights.locate(REPO, INFO)
+
+
+def test_a_model_of_two_repositories_and_components_of_its_own() -> None:
+    assert weights.repositories(INFO, "a/b+c/d") == ("a/b", "c/d")
+    assert weights.repositories(INFO, REPO) == (REPO, "someone/eye")
+    assert weights.repositories(INFO, "someone/other")[1:] == ("someone/eye", "someone/ear")
+
+
+def test_weights_in_the_package_and_weights_that_cannot_be_opened_are_not_fetched() -> None:
+    own = replace(INFO, default_model="embedded", models=("embedded",))
+    assert not weights.fetch(own, "embedded")
+    with pytest.raises(MissingError, match="too new"):
+        weights.fetch(replace(INFO, unopened="it is too new"), REPO)
+
+
+@pytest.mark.parametrize("name", ["janus", "emu3", "showo"])
+def test_a_released_model_is_fetched_and_then_opened(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: dict[str, Path] = {}
+    if name == "janus":
+        served[op_janus.INFO.default_model] = tiny_janus.write(tmp_path / "janus")
+    elif name == "emu3":
+        served[op_emu3.CHAT] = tiny_emu3.write(tmp_path / "chat")
+        served[op_emu3.GEN] = tiny_emu3.write(tmp_path / "gen")
+    else:
+        whole = tiny_showo.write_tiny(tmp_path / "showo")
+        tensors = torch.load(whole / "magvitv2" / "pytorch_model.bin", weights_only=True)
+        save_file(tensors, whole / "magvitv2" / "model.safetensors")
+        for component in ("magvitv2", "phi-1_5"):
+            shutil.move(whole / component, tmp_path / component)
+        served["showlab/magvitv2"] = tmp_path / "magvitv2"
+        served["microsoft/phi-1_5"] = tmp_path / "phi-1_5"
+        served[op_showo.INFO.default_model] = whole
+    for folder in served.values():
+        with_others(folder)
+    cache = tmp_path / "cache"
+    with serving(Hub(repositories=served), cache, monkeypatch) as hub:
+        assert weights.fetch(registry.backend_info(name), registry.backend_info(name).default_model)
+    assert not [one for one in hub.fetched if one.endswith(BESIDE)]
+    point_at("http://127.0.0.1:9", cache, monkeypatch)
+    backend = registry.open_backend(Opening(backend=name, device="cpu"))
+    assert backend.info.name == name and backend.width == 32
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says", "hint"),
+    [
+        (404, "", "no repository", "check the name"),
+        (401, "RepoNotFound", "no repository", "check the name"),
+        (401, "", "wants to know who asks", "hf auth login"),
+        (403, "", "is gated", "accept it at"),
+        (403, "GatedRepo", "is gated", "accept it at"),
+        (429, "", "too many requests", "wait some minutes"),
+        (503, "", "out of order", "wait some minutes"),
+        (418, "", "does not give", "see https://huggingface.co/"),
+    ],
+)
+def test_each_answer_of_the_hub_has_its_own_line(
+    status: int, code: str, says: str, hint: str, hub: Hub
+) -> None:
+    hub.status, hub.code = status, code
+    error = failed()
+    assert isinstance(error, MissingError)
+    assert says in str(error) and REPO in str(error) and str(status) in str(error)
+    assert hint in error.hint and "\n" not in str(error) + error.hint
+
+
+def test_a_hub_that_cannot_be_reached(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    point_at(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
+    error = failed()
+    assert "cannot be reached" in str(error) and error.hint == f"check the network, then: {AGAIN}"
+
+
+def test_a_download_that_breaks_off_is_gone_on_with(hub: Hub) -> None:
+    hub.cut["model.safetensors"] = 20
+    error = failed()
+    assert "broke off" in str(error) and error.hint == f"it goes on with: {AGAIN}"
+    with pytest.raises(MissingError):
+        weights.locate(REPO, INFO)
+    hub.cut.clear()
+    assert weights.fetch(INFO, REPO) and weights.locate(REPO, INFO)
+
+
+@pytest.mark.parametrize(
+    ("number", "says", "hint"),
+    [
+        (errno.ENOSPC, "does not fit on the disk", "make room"),
+        (errno.EACCES, "could not be written", "HF_HOME"),
+    ],
+)
+def test_a_disk_that_takes_no_more(
+    number: int, says: str, hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real: Callable[..., object] = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: object, **more: object) -> object:
+        if path.suffix == ".incomplete" and mode != "r":
+            raise OSError(number, "no")
+        return real(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    error = failed()
+    assert isinstance(error, ResourceError)
+    assert says in str(error) and hint in error.hint
+
+
+def failed() -> PersonaError:
+    with pytest.raises(PersonaError) as caught:
+        weights.fetch(INFO, REPO)
+    return caught.value
