@@ -134,9 +134,9 @@ class Foreign:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """Where the subject is: ``box`` as (left, top, right, bottom) in pixels, and where the finder
-    knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
+class Region:
+    """Where the subject of a photo is: ``box`` as (left, top, right, bottom) in pixels, and where
+    the finder knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
 
     box: tuple[int, int, int, int]
     mask: Image | None = None
@@ -187,7 +187,7 @@ def op_importers() -> Sequence[ImporterInfo]:
 
 
 @hookspec(firstresult=True)
-def op_find_subject(photo: Image, kind: str) -> Subject | None:
+def op_find_subject(photo: Image, kind: str) -> Region | None:
     """Where the subject of the photo is; None lets the next finder try."""
 
 

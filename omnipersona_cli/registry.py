@@ -28,7 +28,7 @@ from omnipersona_cli.hookspecs import (
     ImporterInfo,
     JudgeInfo,
     Progress,
-    Subject,
+    Region,
 )
 
 if TYPE_CHECKING:
@@ -163,12 +163,12 @@ def importers() -> dict[str, ImporterInfo]:
     return _described("op_importers", ImporterInfo, "importer")
 
 
-def find_subject(photo: Image, kind: str) -> Subject | None:
+def find_subject(photo: Image, kind: str) -> Region | None:
     """Where the subject of ``photo`` is, from the first finder that knows."""
 
-    def one(answer: object) -> Subject | None:
-        if answer is not None and not isinstance(answer, Subject):
-            raise TypeError(f"a Subject or None was asked for, not {type(answer).__name__}")
+    def one(answer: object) -> Region | None:
+        if answer is not None and not isinstance(answer, Region):
+            raise TypeError(f"a Region or None was asked for, not {type(answer).__name__}")
         return answer
 
     asked = _asked("op_find_subject", one, photo=photo, kind=kind)

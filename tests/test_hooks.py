@@ -266,15 +266,15 @@ def test_find_subject_asks_the_next_finder_when_one_does_not_know() -> None:
 
     class Sure:
         @hookspecs.hookimpl(tryfirst=True)
-        def op_find_subject(self, kind: str) -> hookspecs.Subject:
-            return hookspecs.Subject(box=(1, 2, 3, len(kind)))
+        def op_find_subject(self, kind: str) -> hookspecs.Region:
+            return hookspecs.Region(box=(1, 2, 3, len(kind)))
 
     manager = registry.plugin_manager()
     sure, shy = Sure(), Shy()
     manager.register(sure)
     manager.register(shy)  # called before Sure
     try:
-        assert registry.find_subject(None, "dog") == hookspecs.Subject(box=(1, 2, 3, 3))  # type: ignore[arg-type]
+        assert registry.find_subject(None, "dog") == hookspecs.Region(box=(1, 2, 3, 3))  # type: ignore[arg-type]
     finally:
         manager.unregister(sure)
         manager.unregister(shy)

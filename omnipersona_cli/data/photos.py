@@ -21,10 +21,10 @@ from PIL import Image, ImageOps
 from omnipersona_cli.data.decode import HEIC_HINT, Decoded, decode
 from omnipersona_cli.data.facts import FACT_FILES, FactSheet, read_facts
 from omnipersona_cli.errors import PhotoError, nearest
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 
 Box = tuple[int, int, int, int]
-Finder = Callable[[Image.Image, str], Subject | None]
+Finder = Callable[[Image.Image, str], Region | None]
 
 MOST_PHOTOS = 100
 FEW_PHOTOS = 3

@@ -31,7 +31,7 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.tokens import norm_limit, trainable
-from omnipersona_cli.hookspecs import Subject, hookimpl
+from omnipersona_cli.hookspecs import Region, hookimpl
 
 _ANSWERS = ("yes", "no", "a red ball", "a blue car", "the forest", "a dog", "i don't know")
 _SIDE = 4
@@ -272,11 +272,11 @@ class SketchPlugin:
         return (SKETCH,)
 
     @hookimpl(tryfirst=True)
-    def op_find_subject(self, photo: Image, kind: str) -> Subject | None:
+    def op_find_subject(self, photo: Image, kind: str) -> Region | None:
         """Whatever is strong in colour."""
         saturated = photo.convert("HSV").getchannel("S").point([0] * 150 + [255] * 106)
         box = saturated.getbbox()
-        return None if box is None else Subject(box=box, mask=saturated)
+        return None if box is None else Region(box=box, mask=saturated)
 
     @hookimpl
     def op_negatives(

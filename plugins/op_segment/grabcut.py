@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 
 _WORKING_SIDE = 192
 _STANDS_OUT = 14.0  # CIE Lab units; about six just-noticeable differences
@@ -26,7 +26,7 @@ _LEAST_SEPARATION = 0.35
 Array = NDArray[Any]
 
 
-def find_subject(photo: Image.Image) -> Subject | None:
+def find_subject(photo: Image.Image) -> Region | None:
     """Box and mask of the subject of ``photo`` (RGB), or None when nothing stands out."""
     if min(photo.size) < 8:
         return None
@@ -43,7 +43,7 @@ def find_subject(photo: Image.Image) -> Subject | None:
     mask = Image.fromarray(np.where(region, 255, 0).astype(np.uint8))
     mask = mask.resize(photo.size, Image.Resampling.BICUBIC).point(lambda v: 255 if v > 127 else 0)
     box = mask.getbbox()
-    return Subject(box=box, mask=mask) if box is not None else None
+    return Region(box=box, mask=mask) if box is not None else None
 
 
 def _standing_out(lab: Array) -> Array | None:

@@ -14,7 +14,7 @@ from omnipersona_cli.data.lessons import (
 )
 from omnipersona_cli.data.photos import Photo
 from omnipersona_cli.errors import PhotoError
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 
 
 def photo(index, *, outlined=True, caption=""):
@@ -106,7 +106,7 @@ def test_another_subject_is_replaced_where_it_can_be_found():
     def finder(image, kind):
         mask = Image.new("L", image.size)
         ImageDraw.Draw(mask).rectangle((4, 10, 19, 29), fill=255)
-        return Subject(box=(4, 10, 20, 30), mask=mask)
+        return Region(box=(4, 10, 20, 30), mask=mask)
 
     taught = of_kind("edit", finder=finder, class_word="frog")[8:]
     assert len(taught) == 4

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from omnipersona_cli.data.decode import open_photo
 from omnipersona_cli.data.photos import blur_of, open_album, open_pictures
 from omnipersona_cli.errors import PhotoError
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 
 
 def picture(seed, size=(64, 48)):
@@ -151,7 +151,7 @@ def test_one_photo_is_varied_and_nothing_is_held_out(tmp_path):
     picture(0).save(tmp_path / "only.png")
 
     def finder(image, kind):
-        return Subject(box=(4, 4, 20, 20), mask=Image.new("L", image.size, 255))
+        return Region(box=(4, 4, 20, 20), mask=Image.new("L", image.size, 255))
 
     album = open_album([tmp_path], seed=0, finder=finder)
     assert len(album.photos) == 6 and not album.held_out

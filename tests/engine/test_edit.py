@@ -10,7 +10,7 @@ from omnipersona_cli import registry
 from omnipersona_cli.engine import edit
 from omnipersona_cli.engine.region import box_mask, checked_mask, mask_remarks, paste_back
 from omnipersona_cli.errors import PhotoError, TaskError, UsageError
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 from omnipersona_cli.testing import drawing
 
 
@@ -97,7 +97,7 @@ def test_a_masked_backend_is_given_a_region_or_says_that_it_needs_one(learned, c
 
 @pytest.mark.parametrize(("box", "region"), [((0, 0, 64, 64), "finder"), ((0, 0, 64, 32), "none")])
 def test_a_native_edit_is_not_cut_where_the_finder_missed_a_part(change, monkeypatch, box, region):
-    found = Subject(box=box, mask=box_mask(box, (64, 64)))
+    found = Region(box=box, mask=box_mask(box, (64, 64)))
     monkeypatch.setattr(registry, "find_subject", lambda photo, kind: found)
     assert change(drawing("red", 5), "remove <bo>").about["region"] == region
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from omnipersona_cli.hookspecs import Subject
+from omnipersona_cli.hookspecs import Region
 from op_segment import op_find_subject
 
 
@@ -30,7 +30,7 @@ def cartoon(place, scale=1):
 def test_a_figure_is_outlined_wherever_it_stands(place, scale):
     image, truth = cartoon(place, scale)
     found = op_find_subject(image, "")
-    assert isinstance(found, Subject) and found.mask is not None
+    assert isinstance(found, Region) and found.mask is not None
     ours, true = np.asarray(found.mask) > 0, np.asarray(truth) > 0
     assert (ours & true).sum() / (ours | true).sum() > 0.85
     assert found.mask.size == image.size
