@@ -68,7 +68,11 @@ def measure(seed: int, *, steps: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         os.environ["OMNIPERSONA_HOME"] = str(Path(place) / "home")
         draw_folder(Path(place) / "photos", seed)
-        learned = engine.learn([Path(place) / "photos"], name=NAME, steps=steps, samples=0)
+        learned = engine.learn(
+            engine.Subject(photos=[Path(place) / "photos"], name=NAME),
+            engine.Settings(steps=steps),
+            engine.Keeping(samples=0),
+        )
         backend = engine.opened_for([NAME])
     tokens, calibration = from_slot(learned.pack, backend), learned.report.calibration
     truth, raw, scores = [], [], []

@@ -120,7 +120,9 @@ def measure(seed: int, *, steps: int | None, judge_file: Path, began: float) -> 
     with tempfile.TemporaryDirectory() as place:
         os.environ["OMNIPERSONA_HOME"] = str(Path(place) / "home")
         draw_folder(Path(place) / "photos", seed)
-        learned = engine.learn([Path(place) / "photos"], name=NAME, steps=steps)
+        learned = engine.learn(
+            engine.Subject(photos=[Path(place) / "photos"], name=NAME), engine.Settings(steps=steps)
+        )
         tally = Tally()
         tally.note("learn seconds", learned.seconds)
         tally.note("process seconds", time.time() - began)

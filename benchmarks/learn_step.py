@@ -34,8 +34,10 @@ from torch.nn import functional
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import ConceptTokens, Lesson, Opening, Task
-from omnipersona_cli.engine.material import gather
-from omnipersona_cli.engine.optimise import Settings, draw, group_of, weighted
+from omnipersona_cli.engine.batches import draw, group_of
+from omnipersona_cli.engine.heldout import weighted
+from omnipersona_cli.engine.material import Subject, gather
+from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
 from op_bagel.backend import BagelBackend, PreparedLesson
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
@@ -137,7 +139,7 @@ def lessons_of(character: int) -> tuple[list[Lesson], list[Image]]:
         photos = Path(folder) / "photos"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             toy.command(["photos", str(photos), "--seed", str(character)], standalone_mode=False)
-        material = gather([photos], name="bo", seed=0, backend=INFO.name)
+        material = gather(Subject(photos=[photos], name="bo"), seed=0, backend=INFO.name)
     return list(material.lessons), [photo.image for photo in material.album.learning]
 
 
@@ -183,9 +185,9 @@ def _packed(backend: BagelBackend, samples: Sequence[Sample], tokens: ConceptTok
     return pack([[intro, *sample] for sample in samples], backend.bagel.config, multiple=16)
 
 
-def stepped(losses: Mapping[Task, Tensor], tokens: ConceptTokens, settings: Settings) -> Step:
+def stepped(losses: Mapping[Task, Tensor], tokens: ConceptTokens, hyper: Hyperparameters) -> Step:
     """The joint loss and its gradients, after the backward pass."""
-    total = weighted(losses, settings)
+    total = weighted(losses, hyper)
     torch.autograd.backward(total)
     named = named_tensors(tokens)
     gradients = {key: value.grad for key, value in named.items() if value.grad is not None}
@@ -211,7 +213,7 @@ def measure(
     batch_size: int,
 ) -> Timings:
     """Interleaved steps on the same batches, after one round that does not count."""
-    settings = Settings(steps=rounds + 1, batch_size=batch_size, learning_rate=1e-3)
+    hyper = Hyperparameters(steps=rounds + 1, batch_size=batch_size, learning_rate=1e-3)
     began = time.perf_counter()
     prepared = backend.prepare(lessons)
     timings = Timings(preparing=time.perf_counter() - began)
@@ -223,17 +225,17 @@ def measure(
 
     def ours(batch: Sequence[Lesson], seed: int) -> Step:
         chosen = [ready[id(lesson)] for lesson in batch]
-        return stepped(backend.loss(chosen, tokens, seed=seed), tokens, settings)
+        return stepped(backend.loss(chosen, tokens, seed=seed), tokens, hyper)
 
     def plain(batch: Sequence[Lesson], seed: int) -> Step:
         since = time.perf_counter()
         encoded = backend.prepare(batch)
         timings.encoding.append(time.perf_counter() - since)
-        return stepped(plain_losses(backend, encoded, tokens, seed=seed), tokens, settings)
+        return stepped(plain_losses(backend, encoded, tokens, seed=seed), tokens, hyper)
 
     for number in range(rounds + 1):
         # `draw` picks lessons as readily as prepared ones: it looks only at how many there are.
-        batch = cast("list[Lesson]", draw(groups, settings, number))
+        batch = cast("list[Lesson]", draw(groups, hyper, number))
         results: dict[str, Step] = {}
         for name, step in (("ours", ours), ("plain", plain))[:: 1 if number % 2 else -1]:
             before, began, worked = backend.encoded, time.perf_counter(), time.process_time()

@@ -45,7 +45,7 @@ class Clock:
         unit = Unit(concept=str(record["concept"]), seed=int(record["seed"]))
         self._spent[unit][str(record["method"]), str(record["task"])].append(seconds)
 
-    def learnt(self, unit: Unit, recipe: Recipe, about: dict[str, Any]) -> None:
+    def learned(self, unit: Unit, recipe: Recipe, about: dict[str, Any]) -> None:
         """One recipe less to learn; ``about`` is empty where it was there already."""
         self.learnings.discard((unit, recipe))
         if about:

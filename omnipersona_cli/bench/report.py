@@ -121,10 +121,10 @@ def as_markdown(
         *said(findings(records, profile=profile)),
         *_by_metric(table),
     ]
-    learnt, spent = learning(times), seconds(times)
-    if learnt:
-        lines += ["", f"Learning: {learnt['seconds']:.0f} s a concept (mean), "
-                  f"{learnt['peak_mb']:.0f} MB at most."]  # fmt: skip
+    learned, spent = learning(times), seconds(times)
+    if learned:
+        lines += ["", f"Learning: {learned['seconds']:.0f} s a concept (mean), "
+                  f"{learned['peak_mb']:.0f} MB at most."]  # fmt: skip
     if spent:
         told = ", ".join(f"{task} {value:.2f}" for task, value in spent.items())
         lines += ["", f"Seconds an item, judging included: {told}."]
@@ -133,14 +133,14 @@ def as_markdown(
 
 def learning(times: Sequence[Record]) -> dict[str, float]:
     """Seconds of learning (mean) and peak memory (most); empty where nothing was learned."""
-    learnt = [it for it in times if "peak_mb" in it]
-    if not learnt:
+    learned = [it for it in times if "peak_mb" in it]
+    if not learned:
         return {}
     told = {
-        "seconds": round(float(np.mean([it["seconds"] for it in learnt])), 1),
-        "peak_mb": max(it["peak_mb"] for it in learnt),
+        "seconds": round(float(np.mean([it["seconds"] for it in learned])), 1),
+        "peak_mb": max(it["peak_mb"] for it in learned),
     }
-    gpu = [it["peak_gpu_mb"] for it in learnt if "peak_gpu_mb" in it]
+    gpu = [it["peak_gpu_mb"] for it in learned if "peak_gpu_mb" in it]
     return told | ({"peak_gpu_mb": max(gpu)} if gpu else {})
 
 

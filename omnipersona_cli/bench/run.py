@@ -22,10 +22,10 @@ from omnipersona_cli.bench.methods import Method, chosen_methods
 from omnipersona_cli.bench.metrics import PROFILES
 from omnipersona_cli.bench.results import Record, Results, key_of
 from omnipersona_cli.bench.unit import (
+    ConceptLearned,
     Event,
     Finished,
     Keys,
-    Learnt,
     Order,
     Scored,
     items_of,
@@ -104,8 +104,8 @@ def _run_units(
             results.append(event.record)
             clock.scored(event.record, event.seconds)
             report(clock.progress())
-        elif isinstance(event, Learnt):
-            clock.learnt(event.unit, event.recipe, event.about)
+        elif isinstance(event, ConceptLearned):
+            clock.learned(event.unit, event.recipe, event.about)
             if event.about:
                 results.note_time(event.about)
         elif isinstance(event, Finished):

@@ -69,7 +69,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learnt:
+class ConceptLearned:
     """One recipe of one unit: ``about`` is empty where the pack was there already."""
 
     unit: Unit
@@ -91,7 +91,7 @@ class Finished:
     unit: Unit
 
 
-Event = Scored | Learnt | Began | Finished
+Event = Scored | ConceptLearned | Began | Finished
 
 
 def opened(order: Order) -> Backend:
@@ -137,7 +137,7 @@ def run_unit(
                 recipe = "" if method.recipe == "full" else f" ({method.name})"
                 yield Began(note=f"learning <{concept.name}>{recipe}, seed {unit.seed}")
                 about = learn(order, concept, backend, method.recipe, unit.seed, library)
-            yield Learnt(unit=unit, recipe=method.recipe, about=about)
+            yield ConceptLearned(unit=unit, recipe=method.recipe, about=about)
             if not method.facts_text:
                 library = without_facts(library, concept.name)
         setup = Setup(
@@ -182,23 +182,24 @@ def learn(
     """Learn the concept into the library; what that took."""
     if order.packs is not None and recipe == "full":
         library.path(concept.name)  # says that there is none: nothing is learned into it
-    made = engine.learn(
-        list(concept.photos),
+    subject = engine.Subject(
+        photos=concept.photos,
         name=concept.name,
         class_word=concept.class_word,
         facts=concept.facts,
         negatives=[open_photo(path) for path in concept.negatives],
+    )
+    learned = engine.learn(
+        subject,
+        engine.Settings(steps=order.steps, seed=seed),
+        engine.Keeping(library=library, samples=0),  # the bench paints pictures of its own
         backend=learner(backend, recipe),
-        steps=order.steps,
-        seed=seed,
-        samples=0,  # the report card's pictures: the bench paints its own
-        library=library,
     )
     about: Record = {
         "concept": concept.name,
         "recipe": recipe,
         "seed": seed,
-        "seconds": round(made.seconds, 1),
+        "seconds": round(learned.seconds, 1),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     if torch.cuda.is_available():

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import MissingError
 
 if TYPE_CHECKING:
-    from omnipersona_cli.engine.learn import Learned, Plan
+    from omnipersona_cli.engine import Learned, Plan
+    from omnipersona_cli.engine.settings import Experts
 
 
 @click.command(
@@ -115,7 +116,7 @@ def command(
     generate_tokens: int,
     lambda_image: float,
     lambda_edit: float,
-    experts: Any,
+    experts: Experts,
     seed: int | None,
     previews: Path | None,
     samples: int,
@@ -134,68 +135,45 @@ def command(
     as a page, the only file that shows the photos.
     """
     from omnipersona_cli import engine
-    from omnipersona_cli.data.facts import read_facts
+    from omnipersona_cli.data.facts import FactSheet, read_facts
     from omnipersona_cli.data.lessons import load_triplets
     from omnipersona_cli.data.photos import open_pictures
-    from omnipersona_cli.engine.learn import check_numbers
-    from omnipersona_cli.language.mentions import check_name
 
-    name = check_name(name)
-    check_numbers(
+    settings = engine.Settings(
         steps=steps,
         batch_size=batch_size,
         learning_rate=rate,
         understand_tokens=understand_tokens,
         generate_tokens=generate_tokens,
-        lambdas=(lambda_image, lambda_edit),
-        samples=samples,
+        lambda_image=lambda_image,
+        lambda_edit=lambda_edit,
+        experts=experts,
+        seed=seed or 0,
     )
-    facts = list(stated)
-    class_word = kind
-    if facts_file is not None:
-        if not facts_file.is_file():
-            raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
-        sheet = read_facts(facts_file)
-        facts += sheet.facts
-        class_word, kind = kind or sheet.class_word, kind or sheet.kind
-    if any(not fact.strip() for fact in facts):
-        raise UsageError("a fact is empty", hint=f'--fact "<{name}>\'s toy is a red ball"')
-    material: dict[str, Any] = {
-        "name": name,
-        "class_word": class_word,
-        "kind": kind,
-        "facts": facts,
-        "negatives": open_pictures(negatives) if negatives is not None else (),
-        "triplets": load_triplets(edits) if edits is not None else (),
-        "opening": engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
-        "steps": steps,
-        "batch_size": batch_size,
-        "learning_rate": rate,
-        "seed": seed or 0,
-    }
+    keeping = engine.Keeping(
+        out=out, force=force, resume=resume, previews=previews, page=page, samples=samples
+    )
+    if facts_file is not None and not facts_file.is_file():
+        raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
+    sheet = read_facts(facts_file) if facts_file is not None else FactSheet()
+    subject = engine.Subject(
+        photos=photos,
+        name=name,
+        class_word=kind or sheet.class_word,
+        kind=kind or sheet.kind,
+        facts=(*stated, *sheet.facts),
+        negatives=open_pictures(negatives) if negatives is not None else (),
+        triplets=load_triplets(edits) if edits is not None else (),
+    )
+    opening = engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype)
     if dry_run:
-        show_plan(engine.plan(photos, **material), as_json=as_json)
+        show_plan(engine.plan(subject, settings, opening), as_json=as_json)
         return
     click.get_current_context().meta[output.WHEN_INTERRUPTED] = (
         "the same command with --resume goes on from the last checkpoint"
     )
     with output.progress() as on_progress:
-        learned = engine.learn(
-            photos,
-            **material,
-            understand_tokens=understand_tokens,
-            generate_tokens=generate_tokens,
-            lambda_image=lambda_image,
-            lambda_edit=lambda_edit,
-            experts=experts,
-            resume=resume,
-            samples=samples,
-            previews=previews,
-            page=page,
-            out=out,
-            force=force,
-            on_progress=on_progress,
-        )
+        learned = engine.learn(subject, settings, keeping, opening=opening, on_progress=on_progress)
     if as_json:
         output.answer_json(as_data(learned))
     else:
@@ -218,7 +196,7 @@ def show_report(learned: Learned, *, in_library: bool) -> None:
     )
     for line in card_lines(report.card.to_dict(named=True)):
         output.note(line)
-    if report.card.verdict == "weak":
+    if report.card.grade == "weak":
         output.warn(f"<{name}> was learned weakly; the lines above say what may help")
     if not in_library:
         output.note(f"now try:  op concepts import {learned.path}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-VERDICTS = ("good", "fair", "weak")
+GRADES = ("good", "fair", "weak")
 ADVICE_COUNT = 12
 ADVICE_LENGTH = 300
 """The most that is shown of advice, which is a stranger's text in a stranger's pack."""
@@ -37,10 +37,10 @@ def advice_in(card: Mapping[str, Any]) -> list[str]:
     return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
 
 
-def verdict_in(card: Mapping[str, Any]) -> str:
+def grade_in(card: Mapping[str, Any]) -> str:
     """ "good", "fair" or "weak"; empty where the card does not say."""
-    verdict = card.get("verdict")
-    return verdict if isinstance(verdict, str) and verdict in VERDICTS else ""
+    grade = card.get("verdict")  # the header's own word for it
+    return grade if isinstance(grade, str) and grade in GRADES else ""
 
 
 def _recognition(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
@@ -82,9 +82,9 @@ def _memorised(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
 
 
 def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
-    """The card as lines for a terminal, the verdict first."""
-    if verdict := verdict_in(card):
-        yield f"report card: {verdict}"
+    """The card as lines for a terminal, the grade first."""
+    if grade := grade_in(card):
+        yield f"report card: {grade}"
     rows = figures_in(card)
     width = max((len(key) for key, _ in rows), default=0)
     for key, words in rows:

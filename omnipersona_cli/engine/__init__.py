@@ -2,9 +2,13 @@
 
 ::
 
+    from pathlib import Path
+
     from omnipersona_cli import engine
 
-    learned = engine.learn([Path("photos")], name="bo", facts=["<bo>'s toy is a red ball"])
+    bo = engine.Subject(photos=[Path("photos")], name="bo", facts=["<bo>'s toy is a red ball"])
+    learned = engine.learn(bo, engine.Settings(seed=1))
+    print(learned.path, learned.report.card.grade)
     picture = engine.gen("<bo> with its toy, at the beach", seed=1)[0]
     picture.image.save("bo.png")
     engine.ask("is <bo> here?", image=picture.image).text
@@ -17,20 +21,26 @@ from omnipersona_cli.engine.ask import Answer, ask
 from omnipersona_cli.engine.calibrate import Calibration
 from omnipersona_cli.engine.edit import edit
 from omnipersona_cli.engine.gen import gen
-from omnipersona_cli.engine.keep import Report
-from omnipersona_cli.engine.learn import Learned, Plan, learn, plan
+from omnipersona_cli.engine.keep import Keeping
+from omnipersona_cli.engine.learn import Plan, learn, plan
+from omnipersona_cli.engine.material import Subject
 from omnipersona_cli.engine.picture import Picture, read_about, save_png
 from omnipersona_cli.engine.replay import Trace, TraceStep, replay
+from omnipersona_cli.engine.report import Learned, Report
 from omnipersona_cli.engine.request import Opening, opened_for
+from omnipersona_cli.engine.settings import Settings
 
 __all__ = [
     "Answer",
     "Calibration",
+    "Keeping",
     "Learned",
     "Opening",
     "Picture",
     "Plan",
     "Report",
+    "Settings",
+    "Subject",
     "Trace",
     "TraceStep",
     "ask",

@@ -203,7 +203,7 @@ def left_out(
         return []
     found = []
     for index, group in enumerate(positives):
-        rest = [it for other in (*positives[:index], *positives[index + 1 :]) for it in other]
+        rest = [score for other in (*positives[:index], *positives[index + 1 :]) for score in other]
         calibration = calibrate(rest, negatives)
         found += [(calibration.probability(score), True) for score in group]
     whole = [score for group in positives for score in group]
@@ -213,15 +213,15 @@ def left_out(
     return found
 
 
-def calibration_error(said: Sequence[tuple[float, bool]]) -> float | None:
+def calibration_error(answers: Sequence[tuple[float, bool]]) -> float | None:
     """Expected calibration error of (p(yes), truth) pairs, in `BINS` bins; None without pairs of
     both sides. Both sides weigh the same, as they do where the temperature is fitted."""
-    count = sum(there for _, there in said)
-    if not 0 < count < len(said):
+    count = sum(there for _, there in answers)
+    if not 0 < count < len(answers):
         return None
     bins: dict[int, list[tuple[float, float, bool]]] = {}
-    for probability, there in said:
-        weight = 0.5 / (count if there else len(said) - count)
+    for probability, there in answers:
+        weight = 0.5 / (count if there else len(answers) - count)
         place = min(int(probability * BINS), BINS - 1)
         bins.setdefault(place, []).append((weight, probability, there))
     return sum(

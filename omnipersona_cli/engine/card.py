@@ -1,7 +1,7 @@
-"""The report card of a learned concept: figures, one verdict word by rules, and advice.
+"""The report card of a learned concept: figures, one grade by rules, and advice.
 
-Values only; `omnipersona_cli.engine.examine` measures them. The rules of the verdict are `BARS` and
-`verdict_on`, those of the advice `advice_on`, and nothing else decides either.
+Values only; `omnipersona_cli.engine.examine` measures them. The rules of the grade are `BARS` and
+`grade_of`, those of the advice `advice_on`, and nothing else decides either.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-CardVerdict = Literal["good", "fair", "weak"]
+Grade = Literal["good", "fair", "weak"]
 Reason = Literal["blurred", "tiny", "missed", "not learned"]
 """Why a photo was hard: as it is, or because the answer is not a sure yes, be it held out or even
 learned from."""
@@ -129,9 +129,9 @@ class Card:
     rising: bool
 
     @property
-    def verdict(self) -> CardVerdict:
-        """The one word."""
-        return verdict_on(self)
+    def grade(self) -> Grade:
+        """The one word that sums it up."""
+        return grade_of(self)
 
     def to_dict(self, *, named: bool) -> dict[str, Any]:
         """Plain values with stable keys. Without ``named`` photos are numbers only: what a pack
@@ -143,10 +143,10 @@ class Card:
             if not named:
                 del entry["name"]
         advice = list(advice_on(self, named=named))
-        return {"verdict": self.verdict, **values, "hard": list(values["hard"]), "advice": advice}
+        return {"verdict": self.grade, **values, "hard": list(values["hard"]), "advice": advice}
 
 
-def verdict_on(card: Card) -> CardVerdict:
+def grade_of(card: Card) -> Grade:
     """The worst of what was measured. Nothing held out, or a sample that copies a photo, is never
     good; a concept that changes nothing is weak."""
     levels = [_level(name, value) for name, value in _measured(card).items()]
@@ -156,7 +156,7 @@ def verdict_on(card: Card) -> CardVerdict:
         levels.append(0 if card.memorised.copies > COPY * card.samples else 1)
     if card.difference.missing:
         levels.append(0)
-    words: tuple[CardVerdict, ...] = ("weak", "fair", "good")
+    words: tuple[Grade, ...] = ("weak", "fair", "good")
     return words[min(levels, default=0)]
 
 
@@ -169,7 +169,7 @@ def advice_on(card: Card, *, named: bool) -> Iterator[str]:
     if not card.held_out:
         yield "no photo was held out, so recognition is flattered: give 5 to 10 photos"
     for reason, advice in _PHOTO_ADVICE.items():
-        hard = [it for it in card.hard if it.reason == reason]
+        hard = [photo for photo in card.hard if photo.reason == reason]
         if hard:
             yield f"{_listed(hard, named)}: {advice}"
     recognition = card.recognition
@@ -180,7 +180,7 @@ def advice_on(card: Card, *, named: bool) -> Iterator[str]:
             f"{recognition.mistaken} of {recognition.others} others are taken for it: give more "
             "negatives, best of things that look alike (--negatives DIR)"
         )
-    if "recognition" in below and any(it.reason == "missed" for it in card.hard):
+    if "recognition" in below and any(photo.reason == "missed" for photo in card.hard):
         yield "more angles: photos like those that were missed"
     if below & {"identity", "recognised"}:
         yield "pictures of it come out unlike: sharper photos that show it large and whole"
@@ -221,7 +221,7 @@ def _level(name: str, value: float) -> int:
 
 
 def _listed(hard: Sequence[HardPhoto], named: bool) -> str:
-    shown = [it.name if named else str(it.photo) for it in hard[:MOST_NAMED]]
+    shown = [photo.name if named else str(photo.photo) for photo in hard[:MOST_NAMED]]
     more = f" and {len(hard) - MOST_NAMED} more" if len(hard) > MOST_NAMED else ""
     listed = ", ".join(shown) + more
     return listed if named else f"photo{'s' if len(hard) > 1 else ''} {listed}"

@@ -8,19 +8,19 @@ them, for backends that draw from it.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from omnipersona_cli.config import cache_folder
+from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.errors import ResourceError
 
 FORMAT = "1"
@@ -32,8 +32,7 @@ class Checkpoint:
     """A run after ``step`` optimiser steps.
 
     ``tokens`` and ``best`` are under the slot's names; ``moments`` are AdamW's, by token name and
-    moment ("und|mean"); ``random`` is torch's generator state; ``story`` holds plain values
-    (held-out history, best score and step).
+    moment ("und|mean"); ``random`` is torch's generator state. One that was read is on the CPU.
     """
 
     step: int
@@ -41,7 +40,8 @@ class Checkpoint:
     best: Mapping[str, Tensor]
     moments: Mapping[str, Tensor]
     random: Tensor
-    story: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_folder(key: str) -> Path:
@@ -54,11 +54,18 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
 
     Raises ResourceError where the folder cannot be written.
     """
-    tensors = {"random": checkpoint.random}
-    for group in ("tokens", "best", "moments"):
-        for key, value in getattr(checkpoint, group).items():
-            tensors[f"{group}/{key}"] = value.detach().cpu().contiguous()
-    plain = {"format": FORMAT, "step": checkpoint.step, "story": dict(checkpoint.story)}
+    groups = {"tokens": checkpoint.tokens, "best": checkpoint.best, "moments": checkpoint.moments}
+    tensors = {"random": checkpoint.random} | {
+        f"{group}/{key}": value.detach().cpu().contiguous()
+        for group, values in groups.items()
+        for key, value in values.items()
+    }
+    plain = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "checks": [vars(check) for check in checkpoint.checks],
+        "losses": dict(checkpoint.losses),
+    }
     data = save(tensors, metadata={"run": json.dumps(plain, sort_keys=True)})
     part = folder / f".{FILE}.part"
     try:
@@ -66,7 +73,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         with part.open("wb") as file:
             file.write(data)
             file.flush()
-            _sync(file.fileno())
+            os.fsync(file.fileno())
         part.replace(folder / FILE)
     except OSError as error:
         with suppress(OSError):
@@ -94,7 +101,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
         if plain["format"] != FORMAT:
             return None
         return Checkpoint(
-            step=int(plain["step"]), random=random, story=dict(plain["story"]), **groups
+            step=int(plain["step"]),
+            random=random,
+            checks=tuple(Check(**values) for values in plain["checks"]),
+            losses=dict(plain["losses"]),
+            **groups,
         )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
@@ -103,14 +114,3 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 def forget_run(folder: Path) -> None:
     """Remove a run that is done, or that is to begin again."""
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def generator_state() -> Tensor:
-    """torch's generator state, as bytes."""
-    return torch.get_rng_state()
-
-
-def _sync(descriptor: int) -> None:
-    import os
-
-    os.fsync(descriptor)

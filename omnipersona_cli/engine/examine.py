@@ -69,7 +69,7 @@ def examine(
     *,
     samples: int,
     rising: bool,
-    report: OnProgress,
+    on_progress: OnProgress,
 ) -> Examined:
     """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
     them, and for tasks that the backend does not do, the figures that need them stay None."""
@@ -81,7 +81,7 @@ def examine(
         if understands
         else calibrate((), ())
     )
-    painted = tuple(_samples(backend, tokens, samples, report))
+    painted = tuple(_samples(backend, tokens, samples, on_progress))
     recognition = None
     hard = list(_flawed(material))
     if calibration.positives:
@@ -94,7 +94,7 @@ def examine(
         following=_following(backend, painted) if understands else None,
         difference=_difference(backend, tokens, material, painted),
         memorised=_memorised(backend, material, painted),
-        hard=tuple(sorted(hard, key=lambda it: (it.reason, it.photo))),
+        hard=tuple(sorted(hard, key=lambda found: (found.reason, found.photo))),
         samples=len(painted),
         held_out=material.positives_held_out,
         rising=rising,
@@ -142,14 +142,16 @@ def _by_photo(material: Material, positives: Sequence[float]) -> dict[int, list[
 def _recognition(
     calibration: Calibration, groups: dict[int, list[float]], negatives: Sequence[float]
 ) -> Recognition:
-    said = left_out(list(groups.values()), negatives)
-    if said:
-        yes = iter([probability >= 0.5 for probability, there in said if there])
+    answers = left_out(list(groups.values()), negatives)
+    if answers:
+        yes = iter([probability >= 0.5 for probability, present in answers if present])
         hits = sum(sum(next(yes) for _ in scores) / len(scores) for scores in groups.values())
-        mistaken = sum(probability >= 0.5 for probability, there in said if not there)
+        mistaken = sum(probability >= 0.5 for probability, present in answers if not present)
     else:
-        found = [[score >= calibration.threshold for score in it] for it in groups.values()]
-        hits = sum(sum(it) / len(it) for it in found)
+        hits = sum(
+            sum(score >= calibration.threshold for score in scores) / len(scores)
+            for scores in groups.values()
+        )
         mistaken = sum(score >= calibration.threshold for score in negatives)
     rejected = len(negatives) - mistaken
     low, high = balanced_interval((hits, len(groups)), (rejected, len(negatives)))
@@ -159,7 +161,7 @@ def _recognition(
         high=high,
         threshold=calibration.threshold,
         auroc=calibration.auroc,
-        calibration_error=calibration_error(said),
+        calibration_error=calibration_error(answers),
         photos=len(groups),
         others=len(negatives),
         mistaken=mistaken,
@@ -182,13 +184,15 @@ def _not_recognised(
     groups: dict[int, list[float]],
 ) -> Iterator[HardPhoto]:
     """Photos that are a no, or not sure, to the threshold: held-out ones and learned ones."""
-    names = {n: it.name for n, it in numbered(material.album.photos) if not it.varied}
+    names = {n: photo.name for n, photo in numbered(material.album.photos) if not photo.varied}
     reason: Reason = "missed" if material.positives_held_out else "not learned"
     for number, scores in groups.items():
         if calibration.verdict(scores[0]) != "yes":
             yield HardPhoto(photo=number, name=names[number], reason=reason)
     learned = [
-        it for it in numbered(material.album.photos) if it[0] not in groups and not it[1].varied
+        (number, photo)
+        for number, photo in numbered(material.album.photos)
+        if number not in groups and not photo.varied
     ]
     for number, photo in learned[:MOST_LEARNED]:
         if calibration.verdict(recognition_score(backend, tokens, photo.image)) != "yes":
@@ -196,12 +200,12 @@ def _not_recognised(
 
 
 def _samples(
-    backend: Backend, tokens: ConceptTokens, count: int, report: OnProgress
+    backend: Backend, tokens: ConceptTokens, count: int, on_progress: OnProgress
 ) -> Iterator[Image]:
     if "generate" not in backend.info.tasks:
         return
     for seed, place in enumerate(PLACES[:count]):
-        report(Progress(phase="painting samples", step=seed, total=count))
+        on_progress(Progress(phase="painting samples", step=seed, total=count))
         yield _painted(backend, tokens.name, place, (tokens,), seed)
 
 
@@ -297,8 +301,11 @@ def _difference(
 def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -> Memorised | None:
     if not painted:
         return None
-    photos = [it for it in numbered(material.album.photos) if not it[1].held_out]
-    photos = [it for it in photos if not it[1].varied]
+    photos = [
+        (number, photo)
+        for number, photo in numbered(material.album.photos)
+        if not photo.held_out and not photo.varied
+    ]
     thumbnails = [thumbnail_of(photo.image) for _, photo in photos]
     copies = sum(
         any(same_picture(thumbnail_of(image), thumbnail) for thumbnail in thumbnails)

@@ -1,13 +1,11 @@
-"""From learned tokens to a pack: the figures it carries, the checks before and after writing."""
+"""From learned tokens to a pack: where it is kept, the checks before and after writing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from tempfile import TemporaryFile
-from typing import Any
 
 import torch
 
@@ -15,13 +13,15 @@ from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.pack import Pack, Slot
-from omnipersona_cli.engine.calibrate import Calibration
-from omnipersona_cli.engine.card import Card
+from omnipersona_cli.concepts.pack import Pack, Slot, read_pack, write_pack
+from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
-from omnipersona_cli.engine.optimise import Check, Optimised, Settings
+from omnipersona_cli.engine.optimise import Optimised
+from omnipersona_cli.engine.page import check_page
+from omnipersona_cli.engine.report import Report
+from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 
 PACK_ROOM = 1 << 20
@@ -31,41 +31,53 @@ PLACE_HINT = "choose another place: -o FILE, or export OMNIPERSONA_HOME=FOLDER"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """How well it was learned. ``calibration`` is on held-out pictures where it says so; ``card``
-    has the figures, the verdict and advice; ``checks`` is the held-out curve, ``losses`` are the
-    last step's."""
+class Keeping:
+    """Where what is learned is kept, and what besides it.
 
-    calibration: Calibration
-    card: Card
-    checks: tuple[Check, ...]
-    losses: Mapping[str, float]
-    best_step: int
-    steps: int
-    photos: int
-    held_out: int
-    negatives: int
-    lessons: Mapping[str, int]
+    ``library`` None is the user's; ``out`` writes the pack there instead. ``force`` replaces a
+    concept of that name, and files. ``resume`` takes up an interrupted run of the same inputs.
+    ``previews`` is a folder for pictures painted at a fixed seed at every check; ``page`` an HTML
+    file for the report card, with the photos in it. ``samples`` (0 to 4) pictures are painted for
+    the card. Raises UsageError for another number of them.
+    """
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "card": self.card.to_dict(named=True),
-            "calibration": self.calibration.to_dict(),
-            "weak": self.calibration.weak,
-            "checks": [vars(check) for check in self.checks],
-            "losses": dict(self.losses),
-            "best_step": self.best_step,
-            "steps": self.steps,
-            "photos": self.photos,
-            "held_out": self.held_out,
-            "negatives": self.negatives,
-            "lessons": dict(self.lessons),
-        }
+    library: Library | None = None
+    out: Path | None = None
+    force: bool = False
+    resume: bool = False
+    previews: Path | None = None
+    page: Path | None = None
+    samples: int = len(PLACES)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.samples <= len(PLACES):
+            raise UsageError(
+                f"{self.samples} samples cannot be painted",
+                hint=f"--samples takes 0 to {len(PLACES)}",
+            )
+
+    @property
+    def chosen_library(self) -> Library:
+        """The library, or the user's."""
+        return Library() if self.library is None else self.library
 
 
-def check_place(folder: Path, *, hint: str = PLACE_HINT) -> None:
-    """ResourceError where nothing could be written in the end, before anything is learned."""
+def check_places(keeping: Keeping) -> None:
+    """Raises, before anything is learned, PersonaError where a file would be overwritten, and
+    ResourceError where nothing could be written in the end."""
+    if keeping.out is not None and keeping.out.exists() and not keeping.force:
+        raise PersonaError(
+            f"{keeping.out} is already there", hint="name another file, or add --force"
+        )
+    _check_place(keeping.chosen_library.folder if keeping.out is None else keeping.out.parent)
+    if keeping.page is not None:
+        check_page(keeping.page, force=keeping.force)
+        _check_place(keeping.page.parent, hint="choose another place: --report FILE")
+    if keeping.previews is not None:
+        _check_place(keeping.previews, hint="choose another --previews")
+
+
+def _check_place(folder: Path, *, hint: str = PLACE_HINT) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as file:
@@ -77,11 +89,14 @@ def check_place(folder: Path, *, hint: str = PLACE_HINT) -> None:
         ) from error
 
 
-def pack_before(library: Library, material: Material, backend: str, force: bool) -> Pack | None:
+def pack_before(keeping: Keeping, material: Material, backend: str) -> Pack | None:
     """The pack to which a slot is added: of the same photos, learned on other backends.
 
     Raises PersonaError for a concept of that name that would be lost.
     """
+    if keeping.out is not None:
+        return None
+    library = keeping.chosen_library
     try:
         header = library.header(material.name)
     except MissingError:
@@ -90,7 +105,7 @@ def pack_before(library: Library, material: Material, backend: str, force: bool)
     learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
     if same and backend not in learned_on:
         return library.load(material.name)
-    if force:
+    if keeping.force:
         return None
     raise PersonaError(
         f"there is a concept <{material.name}> already",
@@ -128,7 +143,7 @@ def packed(
     backend: Backend,
     optimised: Optimised,
     material: Material,
-    settings: Settings,
+    hyper: Hyperparameters,
     report: Report,
     before: Pack | None,
 ) -> Pack:
@@ -138,16 +153,16 @@ def packed(
     about = {
         "revision": backend.fingerprint.partition("@")[2],
         "recipe": {
-            "batch_size": settings.batch_size,
-            "learning_rate": settings.learning_rate,
-            "lambda_image": settings.lambda_image,
-            "lambda_edit": settings.lambda_edit,
-            "schedule": settings.schedule,
+            "batch_size": hyper.batch_size,
+            "learning_rate": hyper.learning_rate,
+            "lambda_image": hyper.lambda_image,
+            "lambda_edit": hyper.lambda_edit,
+            "schedule": "cosine",
             "understand_tokens": tokens.und.shape[0],
             "generate_tokens": tokens.gen.shape[0],
         },
-        "seed": settings.seed,
-        "steps": settings.steps,
+        "seed": hyper.seed,
+        "steps": hyper.steps,
         "best_step": optimised.best_step,
         "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
     }
@@ -156,7 +171,7 @@ def packed(
         "threshold": report.calibration.threshold,
         "recognition": report.calibration.balanced_accuracy,
         "auroc": report.calibration.auroc,
-        "verdict": report.card.verdict,
+        "verdict": report.card.grade,
         "calibration": report.calibration.to_dict(),
         "card": report.card.to_dict(named=False),
         "losses": {key: round(value, 6) for key, value in report.losses.items()},
@@ -187,6 +202,23 @@ def packed(
         },
         date=datetime.now(UTC).date().isoformat(),
     )
+
+
+def kept(
+    pack: Pack, keeping: Keeping, backend: Backend, tokens: ConceptTokens, *, replacing: bool
+) -> tuple[Pack, Path]:
+    """Write the pack, read it back, and see that ``tokens`` came through to the bit; the pack that
+    was read and where it lies. ``replacing``
+    writes over the pack that it was made from."""
+    large = bool(tokens.extra)
+    if keeping.out is None:
+        path = keeping.chosen_library.save(pack, force=keeping.force or replacing, large=large)
+    else:
+        path = keeping.out
+        write_pack(pack, path, overwrite=keeping.force, large=large)
+    pack = read_pack(path, norm_limit={slot_name(backend): backend.norm_limit})
+    check_kept(pack, backend, tokens)
+    return pack, path
 
 
 def without_folders(slot: Slot) -> Slot:

@@ -28,28 +28,42 @@ HELD_OUT = 0.3
 HELD_OUT_NEGATIVES = 0.3
 """The share of negatives that is never learned from: calibration wants more of them."""
 
-_PROBE_QUESTION = "is <{name}> here?"
 _PLACE_QUESTION = "where is it?"
 _PLACE = re.compile(r"\b(?:in|at|on|under|near|inside|by)\b(?: [a-z]+){1,4}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
-    """One held-out picture asked about, with both answers: the difference of their losses is the
-    recognition score, without an image encoder in sight."""
+class Subject:
+    """Who or what is learned, as a person gives it.
 
-    yes: Lesson
-    no: Lesson
-    present: bool
+    ``photos`` are files and folders; ``name`` may stand in brackets, which it loses. ``kind`` is
+    what the concept is to finders and plugins ("dog"), ``class_word`` what it is called; each
+    stands in for the other, and a facts file beside the photos for both. ``negatives`` are pictures
+    of other things, ``triplets`` examples of edits. Raises UsageError for a name that cannot be
+    one, and for an empty fact.
+    """
+
+    photos: Sequence[Path]
+    name: str
+    class_word: str = ""
+    kind: str = ""
+    facts: Sequence[str] = ()
+    negatives: Sequence[Image] = ()
+    triplets: Sequence[EditTriplet] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", check_name(self.name))
+        if any(not fact.strip() for fact in self.facts):
+            raise UsageError("a fact is empty", hint=f'--fact "<{self.name}>\'s toy is a red ball"')
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """Everything that learning reads, in a fixed order for a seed.
 
-    ``held_out`` lessons, ``probes``, ``positives`` and ``negatives`` show only pictures that are
-    in no lesson. With too few photos to spare one, ``positives`` are learned from and
-    ``positives_held_out`` is False.
+    ``held_out`` lessons, ``positives`` and ``negatives`` show only pictures that are in no lesson.
+    With too few photos to spare one, ``positives`` are learned from and ``positives_held_out`` is
+    False. ``learned_negatives`` is how many other negatives are in lessons.
     """
 
     name: str
@@ -59,7 +73,6 @@ class Material:
     album: Album
     lessons: tuple[Lesson, ...]
     held_out: tuple[Lesson, ...]
-    probes: tuple[Probe, ...]
     positives: tuple[Image, ...]
     negatives: tuple[Image, ...]
     learned_negatives: int
@@ -83,36 +96,27 @@ class Material:
         ).hexdigest()
 
 
-def gather(
-    photos: Sequence[Path],
-    *,
-    name: str,
-    class_word: str = "",
-    kind: str = "",
-    facts: Sequence[str] = (),
-    negatives: Sequence[Image] = (),
-    triplets: Sequence[EditTriplet] = (),
-    seed: int,
-    backend: str,
-) -> Material:
+def gather(subject: Subject, *, seed: int, backend: str) -> Material:
     """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``.
 
-    ``kind`` is what the concept is to finders and plugins ("dog"), ``class_word`` what it is
-    called; each stands in for the other, and a facts file beside the photos for both. Negatives
-    are the user's, then those that plugins bring for ``backend``. Raises PhotoError when no photo
-    can be used, UsageError for a name or a fact that is none.
+    Negatives are the user's, then those that plugins bring for ``backend``. Raises PhotoError when
+    no photo can be used, UsageError for a fact that is none.
     """
-    name = check_name(name)
+    name = subject.name
     album = open_album(
-        photos, seed=seed, held_out=HELD_OUT, finder=registry.find_subject, kind=kind or class_word
+        subject.photos,
+        seed=seed,
+        held_out=HELD_OUT,
+        finder=registry.find_subject,
+        kind=subject.kind or subject.class_word,
     )
     notes = list(album.notes)
-    class_word = class_word or album.class_word or kind
-    kind = kind or album.kind or class_word
-    kept = _facts((*facts, *album.facts), name)
+    class_word = subject.class_word or album.class_word or subject.kind
+    kind = subject.kind or album.kind or class_word
+    facts = _facts((*subject.facts, *album.facts), name)
     learned = [photo.image for photo in album.learning]
     others = [
-        *negatives,
+        *subject.negatives,
         *registry.negatives(kind, NEGATIVES, seed, learned, backend),
     ]
     if not others:
@@ -121,14 +125,16 @@ def gather(
             "give some with --negatives DIR"
         )
     spared, studied = _split(others, seed)
-    common = {"name": name, "class_word": class_word, "kind": kind, "seed": seed}
     lessons = build_lessons(
-        **common,  # type: ignore[arg-type]
-        facts=[fact.text for fact in kept],
+        name=name,
+        class_word=class_word,
+        kind=kind,
+        facts=[fact.text for fact in facts],
         photos=album.learning,
         negatives=studied,
-        triplets=triplets,
+        triplets=subject.triplets,
         finder=registry.find_subject,
+        seed=seed,
     )
     if not any(lesson.task == "edit" for lesson in lessons):
         notes.append(
@@ -137,17 +143,23 @@ def gather(
         )
     held_out: list[Lesson] = []
     if album.held_out:
-        held_out = build_lessons(**common, photos=album.held_out, negatives=spared)  # type: ignore[arg-type]
+        held_out = build_lessons(
+            name=name,
+            class_word=class_word,
+            kind=kind,
+            photos=album.held_out,
+            negatives=spared,
+            seed=seed,
+        )
     positives = [photo.image for photo in album.held_out]
     return Material(
         name=name,
         class_word=class_word,
         kind=kind,
-        facts=kept,
+        facts=facts,
         album=album,
         lessons=tuple(lessons),
         held_out=tuple(lesson for lesson in held_out if lesson.kind not in ("describe", "fact")),
-        probes=tuple(_probes(name, positives, spared)) if positives else (),
         positives=tuple(positives or learned),
         negatives=tuple(spared),
         learned_negatives=len(studied),
@@ -165,11 +177,11 @@ def captioned(material: Material, backend: Backend) -> Material:
     def place(image: Image) -> str:
         if id(image) not in places:
             prompt = Prompt(turns=(Turn(text=_PLACE_QUESTION),))
-            said = "".join(backend.say(prompt, image=image, max_tokens=12)).strip(" .").lower()
-            places[id(image)] = said if _PLACE.fullmatch(said) else ""
+            answer = "".join(backend.say(prompt, image=image, max_tokens=12)).strip(" .").lower()
+            places[id(image)] = answer if _PLACE.fullmatch(answer) else ""
         return places[id(image)]
 
-    def told(lesson: Lesson) -> Lesson:
+    def with_place(lesson: Lesson) -> Lesson:
         if lesson.kind != "depict" or lesson.target is None or _PLACE.search(lesson.request.text):
             return lesson
         where = place(lesson.target)
@@ -180,8 +192,8 @@ def captioned(material: Material, backend: Backend) -> Material:
         return material
     return replace(
         material,
-        lessons=tuple(told(lesson) for lesson in material.lessons),
-        held_out=tuple(told(lesson) for lesson in material.held_out),
+        lessons=tuple(with_place(lesson) for lesson in material.lessons),
+        held_out=tuple(with_place(lesson) for lesson in material.held_out),
     )
 
 
@@ -205,21 +217,6 @@ def _split(others: Sequence[Image], seed: int) -> tuple[list[Image], list[Image]
     spared = sorted(order[:count])
     studied = sorted(order[count:])
     return [others[index] for index in spared], [others[index] for index in studied]
-
-
-def _probes(name: str, positives: Sequence[Image], negatives: Sequence[Image]) -> list[Probe]:
-    request = to_turn(_PROBE_QUESTION.format(name=name))
-
-    def lesson(image: Image, answer: str) -> Lesson:
-        return Lesson(
-            task="understand", kind="recognise", request=request, image=image, answer=answer
-        )
-
-    return [
-        Probe(yes=lesson(image, "yes"), no=lesson(image, "no"), present=present)
-        for present, images in ((True, positives), (False, negatives))
-        for image in images
-    ]
 
 
 def _pixels(image: Image) -> bytes:

@@ -17,10 +17,12 @@ from pathlib import Path
 from PIL.Image import Image
 
 from omnipersona_cli.concepts.card import figures_in
+from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.data.photos import Photo
 from omnipersona_cli.engine.card import Card, advice_on
 from omnipersona_cli.engine.examine import PLACES, numbered
-from omnipersona_cli.engine.keep import Report
+from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.report import Learned, Report
 from omnipersona_cli.errors import PersonaError, ResourceError
 
 SHOWN_SIDE = 192
@@ -39,7 +41,7 @@ _STYLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class Preview:
     """Pictures painted at fixed seeds after ``step`` steps of learning."""
 
     step: int
@@ -48,21 +50,13 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """All that the page tells. ``losses`` are (step, joint loss) of every step that was taken;
-    ``resumed_from`` is the step at which an interrupted run was taken up, 0 for a whole one."""
+    """All that the page tells. ``losses`` are (step, joint loss) of every step that was taken."""
 
-    name: str
-    class_word: str
-    facts: tuple[str, ...]
-    backend: str
-    seed: int
-    report: Report
-    photos: tuple[Photo, ...]
+    learned: Learned
+    material: Material
     samples: tuple[Image, ...]
-    drawn: tuple[Drawn, ...]
+    previews: tuple[Preview, ...]
     losses: tuple[tuple[int, float], ...]
-    resumed_from: int = 0
-    notes: tuple[str, ...] = ()
 
 
 def check_page(path: Path, *, force: bool) -> None:
@@ -75,7 +69,7 @@ def check_page(path: Path, *, force: bool) -> None:
 
 def write_page(story: Story, path: Path) -> None:
     """Write the page, whole or not at all. Raises ResourceError where it cannot be written."""
-    part = path.with_name(f".{path.name}.part")
+    part, name = path.with_name(f".{path.name}.part"), story.material.name
     try:
         part.write_text(as_page(story), encoding="utf-8", errors="backslashreplace")
         part.replace(path)
@@ -83,38 +77,39 @@ def write_page(story: Story, path: Path) -> None:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}; <{story.name}> itself is kept",
-            hint=f"op concepts show {story.name} has the figures",
+            f"{path} cannot be written: {error.strerror or error}; <{name}> itself is kept",
+            hint=f"op concepts show {name} has the figures",
         ) from error
 
 
 def as_page(story: Story) -> str:
     """The page as text. Equal stories give equal pages."""
-    report, verdict = story.report, story.report.card.verdict
-    what = f", {escape(story.class_word)}" if story.class_word else ""
+    learned, report = story.learned, story.learned.report
+    name, class_word = escape(story.material.name), escape(story.material.class_word)
+    what = f", {class_word}" if class_word else ""
     begun = (
-        f"<p>Learning was interrupted and taken up after step {story.resumed_from}; "
+        f"<p>Learning was interrupted and taken up after step {learned.resumed_from}; "
         "what was drawn before that is not here.</p>"
-        if story.resumed_from
+        if learned.resumed_from
         else ""
     )
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        f"<title>&lt;{escape(story.name)}&gt;</title><style>{_STYLE}</style>"
-        f"<h1>&lt;{escape(story.name)}&gt;{what}: "
-        f'<span class="{verdict}">{verdict}</span></h1>'
+        f"<title>&lt;{name}&gt;</title><style>{_STYLE}</style>"
+        f"<h1>&lt;{name}&gt;{what}: "
+        f'<span class="{report.card.grade}">{report.card.grade}</span></h1>'
         f"<p>Learned from {report.photos} photos, {report.held_out} of them held out, in "
-        f"{report.steps} steps on {escape(story.backend)}, seed {story.seed}; the tokens kept are "
-        f"those of step {report.best_step}.</p>{begun}"
-        f"{_advice(report.card, story.notes)}"
+        f"{report.steps} steps on {escape(learned.backend)}, seed {learned.seed}; "
+        f"the tokens kept are those of step {report.best_step}.</p>{begun}"
+        f"{_advice(report.card, learned.notes)}"
         f"<h2>Figures</h2>{_figures(report.card)}"
         f"<h2>Samples</h2><p>One a place, at seeds 0, 1, …</p>{_samples(story)}"
-        f"<h2>While it learned</h2>{_curve(story)}{_drawn(story.drawn)}"
-        f"{_facts(story.facts)}"
+        f"<h2>While it learned</h2>{_curve(report, story.losses)}{_previews(story.previews)}"
+        f"{_facts(story.material.facts)}"
         "<h2>Photos</h2><p>They are on this page because it was asked for; the pack holds none."
-        f"</p>{_photos(story)}</html>\n"
+        f"</p>{_photos(story.material.album.photos, report.card)}</html>\n"
     )
 
 
@@ -134,37 +129,40 @@ def _advice(card: Card, notes: Sequence[str]) -> str:
 
 def _samples(story: Story) -> str:
     return "".join(
-        _figure(_png(image), f"<{story.name}> {place}")
+        _figure(_png(image), f"<{story.material.name}> {place}")
         for image, place in zip(story.samples, PLACES, strict=False)
     )
 
 
-def _drawn(drawn: Iterable[Drawn]) -> str:
-    return "".join(_figure("".join(map(_png, it.images)), f"after step {it.step}") for it in drawn)
+def _previews(previews: Iterable[Preview]) -> str:
+    return "".join(
+        _figure("".join(map(_png, preview.images)), f"after step {preview.step}")
+        for preview in previews
+    )
 
 
-def _facts(facts: Sequence[str]) -> str:
-    listed = "".join(f"<li>{escape(fact)}</li>" for fact in facts)
+def _facts(facts: Sequence[Fact]) -> str:
+    listed = "".join(f"<li>{escape(fact.text)}</li>" for fact in facts)
     return f"<h2>Facts</h2><ul>{listed}</ul>" if facts else ""
 
 
-def _photos(story: Story) -> str:
+def _photos(photos: Sequence[Photo], card: Card) -> str:
     reasons: dict[int, list[str]] = {}
-    for it in story.report.card.hard:
-        reasons.setdefault(it.photo, []).append(it.reason)
+    for hard in card.hard:
+        reasons.setdefault(hard.photo, []).append(hard.reason)
     shown = []
-    for number, photo in numbered(story.photos):
+    for number, photo in numbered(photos):
         if photo.varied:
             continue
-        said = [f"{number}. {photo.name}", *(["held out"] if photo.held_out else [])]
-        shown.append(_figure(_jpeg(photo.image), ", ".join([*said, *reasons.get(number, [])])))
+        caption = [f"{number}. {photo.name}", *(["held out"] if photo.held_out else [])]
+        shown.append(_figure(_jpeg(photo.image), ", ".join([*caption, *reasons.get(number, [])])))
     return "".join(shown)
 
 
-def _curve(story: Story) -> str:
+def _curve(report: Report, losses: Sequence[tuple[int, float]]) -> str:
     """The joint loss of every step, and on top of it that of the held-out lessons."""
-    checks = [(it.step, it.loss) for it in story.report.checks if story.report.held_out]
-    points = [*story.losses, *checks]
+    checks = [(check.step, check.loss) for check in report.checks if report.held_out]
+    points = [*losses, *checks]
     if len(points) < 2:
         return ""
     width, height = _CURVE
@@ -184,7 +182,7 @@ def _curve(story: Story) -> str:
         f'<text x="2" y="20" font-size="11">{top:.2f}</text>'
         f'<text x="28" y="{height - 25}" font-size="11">0</text>'
         f'<text x="{width - 60}" y="{height - 8}" font-size="11">step {last}</text>'
-        f"{line(story.losses, '#88f')}{line(checks, '#c00')}</svg>"
+        f"{line(losses, '#88f')}{line(checks, '#c00')}</svg>"
         "<p>The joint loss: blue of the lessons of each step, red of the held-out ones.</p>"
     )
 

@@ -9,8 +9,9 @@ import torch
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
-from omnipersona_cli.engine.optimise import Check
-from omnipersona_cli.engine.page import Drawn
+from omnipersona_cli.engine.heldout import Check
+from omnipersona_cli.engine.keep import Keeping
+from omnipersona_cli.engine.page import Preview
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import ResourceError
@@ -22,27 +23,25 @@ SEED = 0
 
 
 class Previews:
-    """Paints one picture at a fixed seed at every check, for ``folder``, or to ``keep`` it; keeps
-    the joint loss of every step. Without either nothing is painted."""
+    """Paints one picture at a fixed seed at every check, into ``keeping.previews`` and for the
+    page; nothing where neither is wanted. Keeps the joint loss of every step."""
 
-    def __init__(
-        self, backend: Backend, *, folder: Path | None, keep: bool, report: OnProgress
-    ) -> None:
-        self.backend, self.folder, self.keep, self.report = backend, folder, keep, report
-        self.kept: list[Drawn] = []
+    def __init__(self, backend: Backend, keeping: Keeping, on_progress: OnProgress) -> None:
+        self.backend, self.keeping, self.tell = backend, keeping, on_progress
+        self.kept: list[Preview] = []
         self.losses: list[tuple[int, float]] = []
 
     @property
     def on_check(self) -> Callable[[ConceptTokens, Check], None] | None:
         """What `optimise` calls at every check; None where nothing is to be painted."""
-        wanted = self.folder is not None or self.keep
+        wanted = self.keeping.previews is not None or self.keeping.page is not None
         return self._paint if wanted and "generate" in self.backend.info.tasks else None
 
     def on_progress(self, event: Progress) -> None:
         """Hands an event on, and keeps the loss that it tells."""
         if "loss" in event.metrics:
             self.losses.append((event.step, event.metrics["loss"]))
-        self.report(event)
+        self.tell(event)
 
     def _paint(self, tokens: ConceptTokens, check: Check) -> None:
         turn = to_turn(PROMPT.format(name=tokens.name))
@@ -51,11 +50,11 @@ class Previews:
             image = next(
                 iter(self.backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(SEED,)))
             )
-        if self.keep:
-            self.kept.append(Drawn(step=check.step, images=(image,)))
-        if self.folder is not None:
-            self._save(image, self.folder / f"step-{check.step:05d}.png")
-        self.report(Progress(phase="learning", step=check.step, images=(image,)))
+        if self.keeping.page is not None:
+            self.kept.append(Preview(step=check.step, images=(image,)))
+        if self.keeping.previews is not None:
+            self._save(image, self.keeping.previews / f"step-{check.step:05d}.png")
+        self.tell(Progress(phase="learning", step=check.step, images=(image,)))
 
     def _save(self, image: Image, path: Path) -> None:
         try:

@@ -69,4 +69,4 @@ def _words(text: str) -> list[str]:
     words = text.lower().strip(" .").split()
     while words and words[0] in ("in", "at", "on"):
         words = words[1:]
-    return [it for it in words if it not in ("a", "an", "the")]
+    return [word for word in words if word not in ("a", "an", "the")]

@@ -200,7 +200,7 @@ def test_the_time_left_is_told_from_what_learning_and_answers_took():
     one, two = Unit(concept="bo", seed=0), Unit(concept="bo", seed=1)
     clock = Clock(items=20, before=5, learnings={(one, "full"), (two, "full")}, workers=2)
     assert clock.seconds_left() is None and str(clock) == "5 of 25 items"
-    clock.learnt(one, "full", {"seconds": 60.0})
+    clock.learned(one, "full", {"seconds": 60.0})
     for _ in range(10):
         clock.scored({"concept": "bo", "seed": 0, "method": "full", "task": "qa"}, 2.0)
     assert clock.seconds_left() == pytest.approx((60 + 10 * 2.0) / 2)

@@ -17,7 +17,7 @@ FACTS = "kind: disc\nfacts:\n  - <bo>'s toy is a red ball\n  - <bo> lives in the
 @pytest.fixture(scope="session")
 def disc_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pack of <bo>, learned once from ten drawings."""
-    from omnipersona_cli.engine import Opening, learn
+    from omnipersona_cli.engine import Keeping, Opening, Settings, Subject, learn
 
     home = tmp_path_factory.mktemp("disc")
     photos = home / "photos"
@@ -30,7 +30,12 @@ def disc_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNIPERSONA_HOME", str(home))
         out = home / "bo.opconcept"
-        learn([photos], name="bo", opening=Opening(backend="sketch"), out=out, seed=2)
+        learn(
+            Subject(photos=[photos], name="bo"),
+            Settings(seed=2),
+            Keeping(out=out),
+            opening=Opening(backend="sketch"),
+        )
     registry.plugin_manager().unregister(plugin)
     return out
 

@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from omnipersona_cli import registry
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.engine import learn
+from omnipersona_cli.engine import Keeping, Settings, Subject, learn
 from omnipersona_cli.testing import SketchBackend, SketchPlugin, drawing
 
 FACTS = "kind: disc\nfacts:\n  - <bo>'s toy is a red ball\n  - <bo> lives in the forest\n"
@@ -41,6 +41,12 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def bo(photos: Path) -> Subject:
+    """<bo>, the red disc on the photos."""
+    return Subject(photos=[photos], name="bo")
+
+
 @pytest.fixture(scope="session")
 def lesson_learned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """<bo> and <mam>, learned once on the sketch backend, in a library of their own."""
@@ -54,14 +60,17 @@ def lesson_learned(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Si
     registry.plugin_manager().register(plugin, name="sketch-for-learning")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMNIPERSONA_HOME", str(home))
-        result = learn([photos], name="bo", backend=SketchBackend(), library=library, seed=2)
-        learn(
-            [others],
-            name="mam",
-            facts=["its toy is a blue car"],
+        result = learn(
+            Subject(photos=[photos], name="bo"),
+            Settings(seed=2),
+            Keeping(library=library),
             backend=SketchBackend(),
-            library=library,
-            steps=20,
+        )
+        learn(
+            Subject(photos=[others], name="mam", facts=["its toy is a blue car"]),
+            Settings(steps=20),
+            Keeping(library=library),
+            backend=SketchBackend(),
         )
     registry.plugin_manager().unregister(plugin)
     return SimpleNamespace(result=result, folder=library.folder)

@@ -1,10 +1,10 @@
-"""The verdict and the advice follow from the figures, by rules in one place."""
+"""The grade and the advice follow from the figures, by rules in one place."""
 
 from dataclasses import replace
 
 import pytest
 
-from omnipersona_cli.concepts.card import advice_in, card_lines, figures_in, verdict_in
+from omnipersona_cli.concepts.card import advice_in, card_lines, figures_in, grade_in
 from omnipersona_cli.engine.card import (
     BARS,
     Card,
@@ -46,7 +46,7 @@ def advice(card: Card) -> str:
 
 
 def test_good_figures_are_good_and_need_no_advice():
-    assert GOOD.verdict == "good" and advice(GOOD) == ""
+    assert GOOD.grade == "good" and advice(GOOD) == ""
 
 
 @pytest.mark.parametrize("name", sorted(BARS))
@@ -66,24 +66,24 @@ def test_one_figure_alone_decides(name):
         }
         return replace(GOOD, **changed[name])
 
-    assert card(good + 0.01).verdict == "good"
-    assert card(fair + 0.01).verdict == "fair"
-    assert card(fair - 0.02).verdict == "weak"
+    assert card(good + 0.01).grade == "good"
+    assert card(fair + 0.01).grade == "fair"
+    assert card(fair - 0.02).grade == "weak"
 
 
 def test_what_was_never_held_out_or_copies_a_photo_is_not_good():
-    assert replace(GOOD, held_out=False).verdict == "fair"
-    assert replace(GOOD, recognition=None).verdict == "fair"
+    assert replace(GOOD, held_out=False).grade == "fair"
+    assert replace(GOOD, recognition=None).grade == "fair"
     copied = replace(GOOD, memorised=replace(GOOD.memorised, copies=1))
-    assert copied.verdict == "fair" and "1 of 4 samples copy a photo" in advice(copied)
-    assert replace(GOOD, memorised=replace(GOOD.memorised, copies=2)).verdict == "weak"
+    assert copied.grade == "fair" and "1 of 4 samples copy a photo" in advice(copied)
+    assert replace(GOOD, memorised=replace(GOOD.memorised, copies=2)).grade == "weak"
 
 
 @pytest.mark.parametrize("gap", [(0.0, 0.2), (1.0, 0.0)])
 def test_a_concept_that_changes_nothing_is_weak(gap):
     card = replace(GOOD, difference=Difference(answer=gap[0], picture=gap[1]))
-    assert card.verdict == "weak" and "do not change with it" in advice(card)
-    assert replace(GOOD, difference=Difference(answer=None, picture=0.2)).verdict == "good"
+    assert card.grade == "weak" and "do not change with it" in advice(card)
+    assert replace(GOOD, difference=Difference(answer=None, picture=0.2)).grade == "good"
 
 
 def test_hard_photos_are_named_to_the_person_and_numbered_in_the_pack():
@@ -147,6 +147,6 @@ def test_the_kept_card_reads_as_words():
     ],
 )
 def test_a_strangers_card_cannot_break_the_reader(strange):
-    assert figures_in(strange) == [] and advice_in(strange) == [] and verdict_in(strange) == ""
+    assert figures_in(strange) == [] and advice_in(strange) == [] and grade_in(strange) == ""
     assert list(card_lines(strange)) == []
     assert len(advice_in({"advice": ["x" * 10_000]})[0]) < 400

@@ -1,10 +1,13 @@
 """Photos in, a pack out; nothing half-written, nothing silently replaced."""
 
+import shutil
+from textwrap import dedent
+
 import pytest
 
-from omnipersona_cli import engine
+from omnipersona_cli import engine, registry
 from omnipersona_cli.concepts.pack import read_pack
-from omnipersona_cli.engine import learn, plan
+from omnipersona_cli.engine import Keeping, Settings, Subject, learn, plan
 from omnipersona_cli.engine.checkpoint import run_folder
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import PersonaError, PhotoError, ResourceError, TaskError, UsageError
@@ -40,76 +43,79 @@ def test_the_pack_keeps_facts_figures_and_what_it_is_bound_to(learned):
     assert from_slot(pack, learned.backend).und.shape == (16, 48)
 
 
-def test_the_same_seed_learns_the_same_pack(sketch, photos, tmp_path):
+def test_the_same_seed_learns_the_same_pack(sketch, bo, tmp_path):
     packs = [
         learn(
-            [photos], name="bo", backend=SketchBackend(), steps=3, out=tmp_path / f"{i}.opconcept"
+            bo, Settings(steps=3), Keeping(out=tmp_path / f"{i}.opconcept"), backend=SketchBackend()
         )
         for i in range(2)
     ]
     assert packs[0].pack.hash == packs[1].pack.hash
 
 
-def test_an_interrupted_run_leaves_no_pack_and_resumes(sketch, photos, library, tmp_path):
+def test_an_interrupted_run_leaves_no_pack_and_resumes(sketch, bo, library, tmp_path):
     straight = tmp_path / "straight.opconcept"
-    whole = learn([photos], name="bo", backend=sketch, steps=6, out=straight)
+    whole = learn(bo, Settings(steps=6), Keeping(out=straight), backend=sketch)
 
     def stop(event):
         if event.phase == "learning" and event.step == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn([photos], name="bo", backend=sketch, steps=6, library=library, on_progress=stop)
+        learn(bo, Settings(steps=6), Keeping(library=library), backend=sketch, on_progress=stop)
     assert library.names() == ()
-    resumed = learn([photos], name="bo", backend=sketch, steps=6, library=library, resume=True)
+    resumed = learn(bo, Settings(steps=6), Keeping(library=library, resume=True), backend=sketch)
     assert resumed.resumed_from == 2, "the last checkpoint before it was stopped"
     assert resumed.pack.hash == whole.pack.hash
     assert not list(run_folder("").glob("*")), "a finished run leaves no checkpoint"
 
 
-def test_resume_without_a_run_begins_and_says_so(sketch, photos, library):
+def test_resume_without_a_run_begins_and_says_so(sketch, bo, library):
     notes = []
     learn(
-        [photos],
-        name="bo",
+        bo,
+        Settings(steps=2),
+        Keeping(library=library, resume=True),
         backend=sketch,
-        steps=2,
-        library=library,
-        resume=True,
         on_progress=lambda event: notes.append(event.note),
     )
     assert any("no interrupted run" in note for note in notes)
 
 
-def test_a_name_that_is_taken_is_refused_before_any_work(learned, photos):
+def test_a_name_that_is_taken_is_refused_before_any_work(learned, bo):
     kept = learned.library.path("bo").read_bytes()
     with pytest.raises(PersonaError, match="<bo> already") as caught:
-        learn([photos], name="bo", backend=learned.backend, library=learned.library)
+        learn(bo, keeping=Keeping(library=learned.library), backend=learned.backend)
     assert "--force" in caught.value.hint
     assert learned.library.path("bo").read_bytes() == kept
 
 
-def test_another_backend_adds_a_slot_for_the_same_photos(learned, photos, monkeypatch):
+def test_another_backend_adds_a_slot_for_the_same_photos(learned, bo, monkeypatch):
     other = SketchBackend()
     monkeypatch.setattr(other, "fingerprint", "outline@1:0")
     from dataclasses import replace
 
     monkeypatch.setattr(other, "info", replace(other.info, name="outline"))
-    learn([photos], name="bo", backend=other, steps=2, library=learned.library)
+    learn(bo, Settings(steps=2), Keeping(library=learned.library), backend=other)
     assert set(learned.library.load("bo").slots) == {"sketch", "outline"}
 
 
 def test_one_photo_is_enough_but_said_to_be_weak_ground(sketch, library, tmp_path):
     drawing("red", 1).save(tmp_path / "one.png")
-    result = learn([tmp_path / "one.png"], name="bo", backend=sketch, steps=4, library=library)
+    result = learn(
+        Subject(photos=[tmp_path / "one.png"], name="bo"),
+        Settings(steps=4),
+        Keeping(library=library),
+        backend=sketch,
+    )
     assert not result.report.calibration.held_out
     assert result.report.photos == 1 and result.pack.provenance["photos"] == 1
     assert any("held out" in note for note in result.notes)
 
 
-def test_previews_are_painted_at_every_check(sketch, photos, library, tmp_path):
+def test_previews_are_painted_at_every_check(sketch, bo, library, tmp_path):
     folder = tmp_path / "previews"
-    learn([photos], name="bo", backend=sketch, steps=2, library=library, previews=folder)
+    learn(bo, Settings(steps=2), Keeping(library=library, previews=folder), backend=sketch)
     assert sorted(path.name for path in folder.iterdir()) == [
         "step-00000.png",
         "step-00001.png",
@@ -121,84 +127,90 @@ def test_previews_are_painted_at_every_check(sketch, photos, library, tmp_path):
     "numbers",
     [{"steps": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"understand_tokens": 0}],
 )
-def test_numbers_that_teach_nothing_are_refused(sketch, photos, numbers):
+def test_numbers_that_teach_nothing_are_refused(sketch, bo, numbers):
     with pytest.raises(UsageError):
-        learn([photos], name="bo", backend=sketch, **numbers)
+        learn(bo, Settings(**numbers), backend=sketch)
 
 
-def test_experts_are_refused_where_there_are_none(sketch, photos, library):
+def test_experts_are_refused_where_there_are_none(sketch, bo, library):
     with pytest.raises(TaskError, match="experts"):
-        learn([photos], name="bo", backend=sketch, library=library, experts="lora")
+        learn(bo, Settings(experts="lora"), Keeping(library=library), backend=sketch)
 
 
 def test_no_photos_and_no_name_are_refused(sketch, tmp_path, photos):
     with pytest.raises(PhotoError):
-        learn([tmp_path], name="bo", backend=sketch)
+        learn(Subject(photos=[tmp_path], name="bo"), backend=sketch)
     with pytest.raises(UsageError):
-        learn([photos], name="not a name", backend=sketch)
+        learn(Subject(photos=[photos], name="not a name"), backend=sketch)
 
 
-def test_a_plan_tells_what_would_be_learned_from(sketch, photos):
-    told = plan([photos], name="bo", opening=engine.Opening(backend="sketch"))
+def test_a_plan_tells_what_would_be_learned_from(sketch, bo):
+    told = plan(bo, opening=engine.Opening(backend="sketch"))
     assert (told.photos, told.held_out, told.negatives, told.steps) == (10, 3, 12, 60)
     assert told.lessons["yes"] == told.lessons["no"]
 
 
-def test_what_was_written_reads_back(sketch, photos, tmp_path):
+def test_what_was_written_reads_back(sketch, bo, tmp_path):
     out = tmp_path / "bo.opconcept"
-    result = learn([photos], name="bo", backend=sketch, steps=2, out=out)
+    result = learn(bo, Settings(steps=2), Keeping(out=out), backend=sketch)
     assert result.path == out and read_pack(out).hash == result.pack.hash
 
 
-def test_a_place_that_cannot_be_written_is_told_before_any_work(sketch, photos, tmp_path):
+def test_a_place_that_cannot_be_written_is_told_before_any_work(sketch, bo, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     phases = []
     with pytest.raises(ResourceError):
         learn(
-            [photos],
-            name="bo",
+            bo,
+            keeping=Keeping(out=tmp_path / "file" / "bo.opconcept"),
             backend=sketch,
-            out=tmp_path / "file" / "bo.opconcept",
             on_progress=lambda event: phases.append(event.phase),
         )
     assert not phases
     with pytest.raises(ResourceError, match="cannot be written") as caught:
-        learn([photos], name="bo", backend=sketch, previews=tmp_path / "file" / "previews")
+        learn(bo, keeping=Keeping(previews=tmp_path / "file" / "previews"), backend=sketch)
     assert "--previews" in caught.value.hint
 
 
 def test_foreign_photos_are_learned_with_a_note_that_names_other_backends(
-    sketch, photos, library, monkeypatch
+    sketch, bo, library, monkeypatch
 ):
     monkeypatch.setattr(
         sketch, "remarks", lambda texts=(), photos=(): ["these are odd"] if photos else []
     )
-    result = learn([photos], name="bo", backend=sketch, library=library, steps=1)
+    result = learn(bo, Settings(steps=1), Keeping(library=library), backend=sketch)
     (note,) = [note for note in result.notes if "odd" in note]
     assert note.startswith("these are odd; ") and "for photographs: bagel, " in note
 
 
 def test_a_run_that_is_stopped_after_the_last_step_need_not_learn_again(
-    sketch, photos, library, tmp_path
+    sketch, bo, library, tmp_path
 ):
-    whole = learn([photos], name="bo", backend=sketch, steps=4, out=tmp_path / "whole.opconcept")
+    whole = learn(bo, Settings(steps=4), Keeping(out=tmp_path / "whole.opconcept"), backend=sketch)
 
     def stop(event):
         if event.phase == "painting samples":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn([photos], name="bo", backend=sketch, steps=4, library=library, on_progress=stop)
+        learn(bo, Settings(steps=4), Keeping(library=library), backend=sketch, on_progress=stop)
     assert library.names() == ()
     phases = []
     resumed = learn(
-        [photos],
-        name="bo",
+        bo,
+        Settings(steps=4),
+        Keeping(library=library, resume=True),
         backend=sketch,
-        steps=4,
-        library=library,
-        resume=True,
         on_progress=lambda event: phases.append(event.phase),
     )
     assert resumed.resumed_from == 4 and "learning" not in phases
     assert resumed.pack.hash == whole.pack.hash
+
+
+def test_the_example_of_the_python_api_works(sketch, photos, library, tmp_path, monkeypatch):
+    example = dedent(engine.__doc__.partition("::")[2].partition("\nFunctions take")[0])
+    shutil.copytree(photos, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "DEFAULT_BACKEND", "sketch")
+    exec(example, {})
+    assert library.names() == ("bo",) and (tmp_path / "bo.png").is_file()

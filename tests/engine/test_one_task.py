@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from omnipersona_cli.engine import ask, gen, learn
+from omnipersona_cli.engine import Keeping, Settings, ask, gen, learn
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.testing import SketchBackend, drawing
 
@@ -21,9 +21,9 @@ class Painter(SketchBackend):
         raise TaskError("it does not understand")
 
 
-def test_a_painter_learns_and_paints_without_being_asked_anything(sketch, photos, library):
+def test_a_painter_learns_and_paints_without_being_asked_anything(sketch, bo, library):
     painter = Painter()
-    learned = learn([photos], name="bo", backend=painter, library=library, steps=3, seed=1)
+    learned = learn(bo, Settings(steps=3, seed=1), Keeping(library=library), backend=painter)
     assert learned.report.lessons and not learned.report.calibration.positives
     (picture,) = gen("<bo> with its toy", backend=painter, library=library, seed=1)
     assert picture.about["rewritten"] == "<bo> with its toy", "replay needs a reader"

@@ -1,11 +1,12 @@
 """The report card as a page: everything in it, nothing from elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from omnipersona_cli.engine import learn
+from omnipersona_cli.engine import Keeping, Settings, Subject, learn
 from omnipersona_cli.errors import PersonaError, ResourceError
 from omnipersona_cli.testing import drawing
 
@@ -31,9 +32,9 @@ def read(path):
     return reader
 
 
-def test_the_page_shows_card_samples_curve_and_photos(sketch, photos, library, tmp_path):
+def test_the_page_shows_card_samples_curve_and_photos(sketch, photos, bo, library, tmp_path):
     page = tmp_path / "bo.html"
-    learn([photos], name="bo", backend=sketch, library=library, steps=6, page=page)
+    learn(bo, Settings(steps=6), Keeping(library=library, page=page), backend=sketch)
     seen = read(page)
     # 10 photos, 4 samples, and one picture at the start and after each of 6 checks
     assert seen.tags.count("img") == 10 + 4 + 7 and seen.tags.count("polyline") == 2
@@ -51,14 +52,15 @@ def test_a_persons_words_cannot_become_markup(sketch, library, tmp_path):
         drawing("red", seed).save(folder / f"<img src=x onerror=alert({seed})>.png")
     drawing("red", 5).save(folder / "\udcff.png")  # a name that is not Unicode
     learn(
-        [folder],
-        name="bo",
-        class_word="<script>",
-        facts=['its toy is <script>alert("x")</script>'],
+        Subject(
+            photos=[folder],
+            name="bo",
+            class_word="<script>",
+            facts=['its toy is <script>alert("x")</script>'],
+        ),
+        Settings(steps=1),
+        Keeping(library=library, page=tmp_path / "bo.html"),
         backend=sketch,
-        library=library,
-        steps=1,
-        page=tmp_path / "bo.html",
     )
     seen = read(tmp_path / "bo.html")
     assert "script" not in seen.tags and "b" not in seen.tags
@@ -66,34 +68,32 @@ def test_a_persons_words_cannot_become_markup(sketch, library, tmp_path):
     assert all(link.startswith("data:") for link in seen.links)
 
 
-def test_nothing_is_overwritten_without_force(sketch, photos, library, tmp_path):
+def test_nothing_is_overwritten_without_force(sketch, bo, library, tmp_path):
     page = tmp_path / "bo.html"
     page.write_text("mine")
-    settings = {"backend": sketch, "library": library, "steps": 1, "page": page}
+    settings, keeping = Settings(steps=1), Keeping(library=library, page=page)
     with pytest.raises(PersonaError, match="already there") as caught:
-        learn([photos], name="bo", **settings)
+        learn(bo, settings, keeping, backend=sketch)
     assert "--force" in caught.value.hint
     assert page.read_text() == "mine" and library.names() == ()
-    learn([photos], name="bo", **settings, force=True)
+    learn(bo, settings, replace(keeping, force=True), backend=sketch)
     assert page.read_text().startswith("<!doctype html>")
 
 
-def test_a_page_that_cannot_be_written_is_told_before_any_work(sketch, photos, library, tmp_path):
+def test_a_page_that_cannot_be_written_is_told_before_any_work(sketch, bo, library, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for page in (tmp_path / "file" / "bo.html", tmp_path):
         with pytest.raises((ResourceError, PersonaError)):
-            learn([photos], name="bo", backend=sketch, library=library, steps=1, page=page)
+            learn(bo, Settings(steps=1), Keeping(library=library, page=page), backend=sketch)
     assert library.names() == ()
 
 
-def test_a_page_is_the_same_for_the_same_run(sketch, photos, tmp_path):
+def test_a_page_is_the_same_for_the_same_run(sketch, bo, tmp_path):
     for index in range(2):
         learn(
-            [photos],
-            name="bo",
+            bo,
+            Settings(steps=2),
+            Keeping(out=tmp_path / f"{index}.opconcept", page=tmp_path / f"{index}.html"),
             backend=sketch,
-            steps=2,
-            out=tmp_path / f"{index}.opconcept",
-            page=tmp_path / f"{index}.html",
         )
     assert (tmp_path / "0.html").read_bytes() == (tmp_path / "1.html").read_bytes()

@@ -1,0 +1,97 @@
+"""What a check looks at while learning: lessons and pictures that are never learned from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from omnipersona_cli.backend import TASKS, Backend, ConceptTokens, Prepared, Task
+from omnipersona_cli.engine.settings import Hyperparameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A held-out picture that is asked about, prepared with both answers. The difference of their
+    losses is a recognition score for which no image encoder has to run."""
+
+    yes: Prepared
+    no: Prepared
+    present: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """``lessons`` for the held-out loss, ``probes`` for the recognition margin."""
+
+    lessons: Sequence[Prepared] = ()
+    probes: Sequence[Probe] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The held-out figures after ``step`` steps; ``score`` decides which tokens are kept, higher
+    is better. ``margin`` is how much likelier "yes" is where the concept is than where it is not
+    (nats); 0 where nothing is held out."""
+
+    step: int
+    loss: float
+    margin: float
+    score: float
+
+
+def weighted(losses: Mapping[Task, Tensor], hyper: Hyperparameters) -> Tensor:
+    """The joint loss L_text + lambda_image L_image + lambda_edit L_edit (paper, section 3.2) of the
+    tasks that are there, a scalar."""
+    weights = {
+        "understand": 1.0,
+        "generate": hyper.lambda_image,
+        "edit": hyper.lambda_edit,
+    }
+    return torch.stack([weights[task] * losses[task] for task in TASKS if task in losses]).sum()
+
+
+@torch.no_grad()
+def check(
+    backend: Backend,
+    tokens: ConceptTokens,
+    held_out: HeldOut,
+    hyper: Hyperparameters,
+    *,
+    step: int,
+) -> Check:
+    """Held-out loss and recognition margin, from prepared lessons: no frozen encoder runs."""
+    if not held_out.lessons:
+        return Check(step=step, loss=0.0, margin=0.0, score=0.0)
+
+    def mean(lessons: Sequence[Prepared], task: Task) -> float:
+        total = 0.0
+        for batch in _batches(lessons, hyper.batch_size):
+            total += float(backend.loss(batch, tokens, seed=hyper.seed)[task]) * len(batch)
+        return total / len(lessons)
+
+    means: dict[Task, Tensor] = {}
+    for task in TASKS:
+        lessons = [lesson for lesson in held_out.lessons if lesson.task == task]
+        if lessons:
+            means[task] = torch.tensor(mean(lessons, task))
+    loss = float(weighted(means, hyper))
+
+    def advantage(probes: Sequence[Probe]) -> float:
+        """How much likelier "yes" is than "no" (nats), on average."""
+        no = mean([probe.no for probe in probes], "understand")
+        return no - mean([probe.yes for probe in probes], "understand")
+
+    present = [probe for probe in held_out.probes if probe.present]
+    absent = [probe for probe in held_out.probes if not probe.present]
+    margin = advantage(present) - advantage(absent) if present and absent else 0.0
+    ranking = math.log1p(math.exp(-min(max(margin, -50.0), 50.0)))
+    return Check(step=step, loss=loss, margin=margin, score=-loss - ranking)
+
+
+def _batches(lessons: Sequence[Prepared], size: int) -> Iterator[Sequence[Prepared]]:
+    for start in range(0, len(lessons), size):
+        yield lessons[start : start + size]

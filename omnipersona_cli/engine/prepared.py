@@ -1,0 +1,79 @@
+"""All lessons after the frozen encoders, those to learn from and those of the checks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from PIL.Image import Image
+
+from omnipersona_cli.backend import Backend, Lesson, Prepared
+from omnipersona_cli.engine.batches import Groups, group_of
+from omnipersona_cli.engine.heldout import HeldOut, Probe
+from omnipersona_cli.engine.material import Material
+from omnipersona_cli.language.mentions import to_turn
+
+HELD_OUT_LESSONS = 12
+"""The most held-out lessons of each task that one check looks at."""
+
+PROBES = 8
+"""The most held-out pictures on each side that one check asks about."""
+
+
+def prepare(backend: Backend, material: Material) -> tuple[Groups, HeldOut]:
+    """The lessons by group, and what is held out. `Backend.prepare` is called once, so that no
+    picture is encoded twice."""
+    lessons = [lesson for lesson in material.lessons if lesson.task in backend.info.tasks]
+    held_out = _held_out_lessons(backend, material, lessons)
+    pictures = _asked_about(material) if "understand" in backend.info.tasks else []
+    asked = [_asked(material.name, image, said) for image, _ in pictures for said in ("yes", "no")]
+    prepared = list(backend.prepare([*lessons, *held_out, *asked]))
+    learned, rest = prepared[: len(lessons)], prepared[len(lessons) :]
+    checked, answers = rest[: len(held_out)], rest[len(held_out) :]
+    groups: dict[str, list[Prepared]] = {}
+    for lesson, ready in zip(lessons, learned, strict=True):
+        groups.setdefault(group_of(lesson), []).append(ready)
+    probes = [
+        Probe(yes=yes, no=no, present=present)
+        for yes, no, (_, present) in zip(answers[::2], answers[1::2], pictures, strict=True)
+    ]
+    return groups, HeldOut(lessons=checked, probes=probes)
+
+
+def _held_out_lessons(
+    backend: Backend, material: Material, lessons: Sequence[Lesson]
+) -> list[Lesson]:
+    held_out = [
+        lesson
+        for task in backend.info.tasks
+        for lesson in _some([it for it in material.held_out if it.task == task], material.name)
+    ]
+    if held_out:  # a fact has no other face to hold out: knowing it counts as it is
+        held_out += _some([lesson for lesson in lessons if lesson.kind == "fact"], material.name)
+    return held_out
+
+
+def _some(lessons: Sequence[Lesson], salt: str) -> list[Lesson]:
+    """At most `HELD_OUT_LESSONS` of them, chosen once and for all."""
+    if len(lessons) <= HELD_OUT_LESSONS:
+        return list(lessons)
+    order = sorted(random.Random(salt).sample(range(len(lessons)), HELD_OUT_LESSONS))
+    return [lessons[index] for index in order]
+
+
+def _asked_about(material: Material) -> list[tuple[Image, bool]]:
+    """Held-out pictures, and whether the concept is in them; none where no photo is held out."""
+    if not material.positives_held_out:
+        return []
+    present = [(image, True) for image in material.positives[:PROBES]]
+    return present + [(image, False) for image in material.negatives[:PROBES]]
+
+
+def _asked(name: str, image: Image, answer: str) -> Lesson:
+    return Lesson(
+        task="understand",
+        kind="recognise",
+        request=to_turn(f"is <{name}> here?"),
+        image=image,
+        answer=answer,
+    )

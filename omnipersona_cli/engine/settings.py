@@ -1,0 +1,83 @@
+"""How a concept is learned: what a person may choose, and the numbers that every step goes by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.errors import UsageError
+
+Experts = Literal["none", "lora"]
+
+MOST_TOKENS = 256
+"""The most tokens of each part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to learn. None means the backend's own number.
+
+    ``batch_size`` lessons are drawn in each step, all tasks together. ``understand_tokens`` and
+    ``generate_tokens`` are N_u and N_g (paper, section 3.1); ``lambda_image`` and ``lambda_edit``
+    weigh the losses (section 3.2). ``experts`` "lora" learns a low-rank adapter for each task,
+    where the backend takes them. Raises UsageError for numbers with which nothing can be learned.
+    """
+
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    understand_tokens: int = 16
+    generate_tokens: int = 16
+    lambda_image: float = 1.0
+    lambda_edit: float = 1.0
+    experts: Experts = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(
+                f"nothing is learned in {self.steps} steps", hint="--steps takes 1 or more"
+            )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(
+                f"a batch of {self.batch_size} is empty", hint="--batch-size takes 1 or more"
+            )
+        if self.learning_rate is not None and not 0 < self.learning_rate <= 10:
+            raise UsageError(
+                f"{self.learning_rate} is no learning rate", hint="1e-3 is a usual one"
+            )
+        counts = (self.understand_tokens, self.generate_tokens)
+        if not all(1 <= count <= MOST_TOKENS for count in counts):
+            raise UsageError(
+                "a concept needs tokens of both parts",
+                hint=f"--understand-tokens and --generate-tokens take 1 to {MOST_TOKENS}",
+            )
+        if not all(0 <= weight <= 100 for weight in (self.lambda_image, self.lambda_edit)):
+            raise UsageError("a weight of a loss lies between 0 and 100", hint="1.0 is the default")
+
+    def hyperparameters(self, info: BackendInfo) -> Hyperparameters:
+        """These settings on one backend: its own numbers stand where none was chosen."""
+        rate = self.learning_rate
+        return Hyperparameters(
+            steps=info.learn_steps if self.steps is None else self.steps,
+            batch_size=info.batch if self.batch_size is None else self.batch_size,
+            learning_rate=info.learn_rate if rate is None else rate,
+            lambda_image=self.lambda_image,
+            lambda_edit=self.lambda_edit,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters:
+    """What every optimiser step goes by. ``learning_rate`` is the peak of the schedule;
+    ``batch_size`` lessons a step, about half of them understanding, the rest shared by depiction
+    and editing, at least one of each task that has lessons."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    lambda_image: float = 1.0
+    lambda_edit: float = 1.0
+    seed: int = 0
