@@ -111,7 +111,8 @@ def measure(seed: int, *, steps: int | None) -> dict[str, Any]:
 
 def pictures(seed: int) -> list[tuple[Any, bool]]:
     """Fresh pictures: (picture, is it the character?)."""
-    from op_nano.world import draw_character, draw_picture, one_attribute_away, render
+    from op_toy.drawing import render
+    from op_toy.world import draw_character, draw_picture, one_attribute_away
 
     rng = random.Random(f"{seed}:calibration")
     who = draw_character(seed, held_out=True)

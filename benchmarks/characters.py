@@ -13,7 +13,7 @@ look-alikes that differ in one attribute, 5 other characters, 5 empty scenes) th
 answers rightly; "not sure" is wrong. *Facts*: what `engine.ask` says, and what the tokens say
 without the text. *Painting*: 4 scenes, and 3 prompts that need a fact, with and without replay at
 the same seeds. *Editing*: added to 3 empty scenes, removed from 3 pictures. What is in a picture is
-said by the judge (`op_nano.judge`), which is used for nothing else.
+said by the judge (`op_toy.network`), which is used for nothing else.
 
 Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
 so there are two masks. *Changed*: pixels that changed by more than 24 of 255 in some channel, grown
@@ -149,7 +149,7 @@ class Exam:
     def __init__(self, *, seed: int, learned: Any, judge_file: Path, tally: Tally) -> None:
         from omnipersona_cli import engine
         from omnipersona_cli.engine.tokens import from_slot
-        from op_nano.world import draw_character, draw_facts
+        from op_toy.world import draw_character, draw_facts
 
         self.seed, self.judge_file, self.tally = seed, judge_file, tally
         self.who = draw_character(seed, held_out=True)
@@ -168,9 +168,9 @@ class Exam:
 
     def judged(self, image: Image) -> Any:
         """What the judge sees."""
-        from op_nano.judge import judge
+        from op_toy.network import read
 
-        return judge([image], self.judge_file)[0]
+        return read([image], self.judge_file)[0]
 
     def verdict(self, image: Image) -> str:
         """What `op ask` answers: yes, no or not sure."""
@@ -182,7 +182,8 @@ class Exam:
     def recognition(self) -> None:
         """The character among look-alikes, others and empty scenes."""
         from omnipersona_cli.engine.calibrate import auroc, recognition_score
-        from op_nano.world import draw_character, draw_picture, one_attribute_away, render
+        from op_toy.drawing import render
+        from op_toy.world import draw_character, draw_picture, one_attribute_away
 
         rng = self.dice("recognition")
         shown = [("the character", draw_picture(rng, (self.who,))) for _ in range(POSITIVES)]
@@ -228,9 +229,9 @@ class Exam:
     def scenes(self) -> None:
         """The character in scenes that the prompt names."""
         from omnipersona_cli import engine
-        from op_nano.evaluate import LOOKS
-        from op_nano.phrases import WHERE
-        from op_nano.world import SCENES, Picture
+        from op_toy.words import WHERE
+        from op_toy.world import SCENES, Picture
+        from pretraining.evaluate import LOOKS
 
         for number, scene in enumerate(self.dice("scenes").sample(SCENES, SCENE_PROMPTS)):
             prompt = f"<{NAME}> {WHERE[scene][0]}"
@@ -244,8 +245,8 @@ class Exam:
     def fact_prompts(self) -> None:
         """Prompts that cannot be painted without knowing a fact; all of it must be right."""
         from omnipersona_cli import engine
-        from op_nano.phrases import WHERE
-        from op_nano.world import SCENES, Picture, Thing
+        from op_toy.words import WHERE
+        from op_toy.world import SCENES, Picture, Thing
 
         def thing(phrase: str) -> Thing:
             _, colour, what = phrase.split()
@@ -276,8 +277,9 @@ class Exam:
     def additions(self) -> None:
         """The character put into empty scenes."""
         from omnipersona_cli import engine
-        from op_nano.evaluate import LOOKS, ssim
-        from op_nano.world import Picture, draw_picture, render
+        from op_toy.drawing import render
+        from op_toy.world import Picture, draw_picture
+        from pretraining.evaluate import LOOKS, ssim
 
         rng = self.dice("additions")
         places = list(standing_places(self.who))
@@ -303,8 +305,9 @@ class Exam:
     def removals(self) -> None:
         """The character taken out of pictures."""
         from omnipersona_cli import engine
-        from op_nano.evaluate import ssim
-        from op_nano.world import Picture, draw_picture, render, subject_mask
+        from op_toy.drawing import render, subject_mask
+        from op_toy.world import Picture, draw_picture
+        from pretraining.evaluate import ssim
 
         rng = self.dice("removals")
         for number in range(EDITS):
@@ -345,7 +348,8 @@ def change(before: Image, after: Image) -> NDArray[np.int16]:
 def standing_places(who: Any) -> Iterator[Mask]:
     """For each place where the world puts a character, all pixels that it may cover there, and two
     around."""
-    from op_nano.world import PLACES, Picture, subject_mask
+    from op_toy.drawing import subject_mask
+    from op_toy.world import PLACES, Picture
 
     for place in PLACES:
         covered = np.zeros((64, 64), dtype=bool)

@@ -45,8 +45,9 @@ from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Packed, Sample, pack
 from op_bagel.sampling import Guidance
 from op_bagel.vae import AutoEncoder, VAEConfig
-from op_nano import INFO, toy
+from op_nano import INFO
 from op_nano.backend import NanoTokenizer
+from op_toy.photos import command as draw_photos
 
 SIDE = 128
 MID = BagelConfig(
@@ -138,7 +139,7 @@ def lessons_of(character: int) -> tuple[list[Lesson], list[Image]]:
     with tempfile.TemporaryDirectory() as folder:
         photos = Path(folder) / "photos"
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            toy.command(["photos", str(photos), "--seed", str(character)], standalone_mode=False)
+            draw_photos(["photos", str(photos), "--seed", str(character)], standalone_mode=False)
         material = gather(Subject(photos=[photos], name="bo"), seed=0, backend=INFO.name)
     return list(material.lessons), [photo.image for photo in material.album.learning]
 

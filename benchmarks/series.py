@@ -19,10 +19,10 @@ RESAMPLES = 10_000
 
 def draw_folder(folder: Path, seed: int) -> None:
     """Exactly what `op toy photos FOLDER --seed N` draws."""
-    from op_nano import toy
+    from op_toy.photos import command
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        toy.command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
+        command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
 
 
 def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, Any]]:

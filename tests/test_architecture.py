@@ -37,17 +37,19 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/__main__.py": {f"{CORE}.cli"},
     f"{CORE}/__init__.py": set(),
     "backends/op_*/*.py": CONTRACT | {f"{CORE}.family"},
+    "plugins/op_toy/*.py": CONTRACT | {"op_nano"},
     "plugins/op_*/*.py": CONTRACT
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
     | LANGUAGE
     | REGISTRY,
+    "pretraining/*.py": CONTRACT | {"op_bagel", "op_nano", "op_toy", "pretraining"},
 }
 LINEAGES = 1
 """How many other backends a backend may import: the one that its family comes from."""
 HEAVY = {"torch", "transformers", "peft", "numpy", "PIL", "safetensors", "tqdm", "cv2"}
 MAY_BE_HEAVY = tuple(f"{CORE}/{name}/" for name in ("engine", "family", "bench", "data", "testing"))
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "misc", "base"}
-SHELVES = (CORE, "backends", "plugins")
+SHELVES = (CORE, "backends", "plugins", "pretraining")
 FILES = sorted(path for shelf in SHELVES for path in (ROOT / shelf).rglob("*.py"))
 
 
@@ -81,7 +83,7 @@ def forbidden_imports(source: str, may: set[str], own: str) -> list[str]:
     return [
         name
         for name in imported(ast.parse(source))
-        if (name.split(".")[0] == CORE or name.startswith("op_"))
+        if (name.split(".")[0] in (CORE, "pretraining") or name.startswith("op_"))
         and not any(name == ok or (name.startswith(ok + ".") and ok != CORE) for ok in allowed)
     ]
 
@@ -133,6 +135,7 @@ def test_file_imports_only_what_its_place_allows(path: Path) -> None:
 def test_heavy_packages_are_imported_late_where_start_up_must_be_light(path: Path) -> None:
     place = path.relative_to(ROOT).as_posix()
     heavy_file = place.startswith(("backends", "plugins")) and path.name != "__init__.py"
+    heavy_file |= place.startswith("pretraining")
     if not heavy_file and not place.startswith(MAY_BE_HEAVY):
         assert heavy_at_import_time(path.read_text(encoding="utf-8")) == []
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from omnipersona_cli.backend import BackendInfo, FreeSizes
-from omnipersona_cli.hookspecs import CommandInfo, DatasetInfo, JudgeInfo, hookimpl
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from omnipersona_cli.hookspecs import hookimpl
 
 INFO = BackendInfo(
     name="nano",
@@ -36,51 +32,3 @@ INFO = BackendInfo(
 def op_backends() -> Sequence[BackendInfo]:
     """The embedded backend."""
     return (INFO,)
-
-
-@hookimpl
-def op_commands() -> Sequence[CommandInfo]:
-    """`op toy`, for trying everything without a camera."""
-    return (
-        CommandInfo(
-            name="toy",
-            summary="Draw a new cartoon character's photo folder.",
-            command="op_nano.toy:command",
-        ),
-    )
-
-
-@hookimpl
-def op_datasets() -> Sequence[DatasetInfo]:
-    """A benchmark of characters that pretraining never met."""
-    return (
-        DatasetInfo(
-            name="toy",
-            summary="Cartoon characters with facts, questions, prompts and edits.",
-            writes="op_nano.toyset:write_set",
-        ),
-    )
-
-
-@hookimpl
-def op_judges() -> Sequence[JudgeInfo]:
-    """The judge of that benchmark."""
-    return (
-        JudgeInfo(
-            name="toy",
-            summary="Reads attributes off cartoons; for sets whose truth is known.",
-            judge="op_nano.verdicts:ToyJudge",
-        ),
-    )
-
-
-@hookimpl
-def op_negatives(
-    kind: str, count: int, seed: int, photos: Sequence[Image], backend: str
-) -> Sequence[Image]:
-    """Other characters of the cartoon world, some of which differ in one thing only."""
-    if backend != INFO.name:
-        return ()
-    from op_nano.lookalikes import negatives
-
-    return negatives(kind=kind, count=count, seed=seed, photos=photos)

@@ -127,7 +127,7 @@ def square(image: Image) -> Image:
 
 
 def open_backend(opening: Opening) -> Backend:
-    """nano from the package, or from a folder that `op_nano.pretrain export` wrote.
+    """nano from the package, or from a folder that `python -m pretraining export` wrote.
 
     It runs in float32 on any device; "auto" is the CPU, where it is fastest at this size.
     """
@@ -144,7 +144,7 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
     if not (path.is_file() and (folder / "nano.json").is_file()):
         raise MissingError(
             f"there are no nano weights in {folder}",
-            hint="leave out --model, or write some: python -m op_nano.pretrain export",
+            hint="leave out --model, or write some: python -m pretraining export",
         )
     try:
         about = json.loads((folder / "nano.json").read_text())
@@ -160,7 +160,7 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise MissingError(
             f"the files in {folder} are not weights of this version of nano",
-            hint="leave out --model, or write them again: python -m op_nano.pretrain export",
+            hint="leave out --model, or write them again: python -m pretraining export",
         ) from error
     for module in (bagel, encoder, vae):
         module.requires_grad_(False).to(device).eval()

@@ -334,7 +334,7 @@ def test_a_rival_is_reached_by_not_being_clearly_below_it():
 
 @pytest.mark.slow
 def test_nano_paints_what_only_the_facts_say_when_it_replays(tmp_path, monkeypatch):
-    from op_nano.toyset import write_set
+    from op_toy.dataset import write_set
 
     monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path / "home"))
     write_set(tmp_path / "toyset", concepts=1)

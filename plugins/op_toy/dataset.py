@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from omnipersona_cli.errors import PersonaError
-from op_nano import phrases
-from op_nano.phrases import WHERE, coat, describe, side, worn
-from op_nano.vision import AROUND, ATTRIBUTES, NAMES, truth
-from op_nano.world import (
+from op_toy.attributes import AROUND, ATTRIBUTES, NAMES, truth
+from op_toy.drawing import render, subject_mask
+from op_toy.words import WHERE, coat, describe, fact_answer, side, worn
+from op_toy.world import (
     SCENES,
     Accessory,
     Character,
@@ -28,8 +28,6 @@ from op_nano.world import (
     draw_facts,
     draw_picture,
     one_attribute_away,
-    render,
-    subject_mask,
 )
 
 FIRST = 50_000_000
@@ -205,7 +203,7 @@ def _write_test(sheet: _Sheet, others: list[Character]) -> None:
         entry("vqa", file, f"what does <{name}> wear?", worn(sheet.who.accessory))
         entry("vqa", file, f"where is <{name}>?", WHERE[picture.scene][0])
     for attribute in ("toy", "home", "food"):
-        said = phrases.fact_answer(attribute, sheet.facts)
+        said = fact_answer(attribute, sheet.facts)
         for question in (f"what is <{name}>'s {attribute}?",
                          f"what is the {attribute} of <{name}>?"):  # fmt: skip
             entry("text_only", "", question, said)

@@ -1,7 +1,7 @@
-"""The judge of nano's world: says what is in a picture. It measures, and is used for nothing else.
+"""The network that reads a cartoon's attributes. It measures, and is used for nothing else.
 
 A small convolutional network: nothing of nano is in it, neither weights nor shape, and it was
-trained on pictures of its own. Its accuracy on held-out identities stands in the model card.
+trained on pictures of its own. Its accuracy on held-out identities stands in nano's model card.
 """
 
 from __future__ import annotations
@@ -12,21 +12,24 @@ from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL.Image import Image
+from PIL.Image import Image, Resampling
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from op_bagel.pictures import to_tensor
-from op_nano.backend import WEIGHTS, square
-from op_nano.vision import NAMES, AttributeHeads, truth
-from op_nano.world import Picture
+from op_toy.attributes import NAMES, AttributeHeads, truth
+from op_toy.world import Picture
+
+SIZE = 64
+"""Pixels on a side."""
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What is in a picture, by attribute name (`vision.NAMES`): class numbers."""
+class Reading:
+    """What is in a picture, by attribute name (`attributes.NAMES`): class numbers."""
 
     found: dict[str, int]
 
@@ -38,7 +41,7 @@ class Verdict:
 
 
 class JudgeNetwork(nn.Module):
-    """Pictures [B, 3, 64, 64] in [-1, 1] -> logits of each question of `vision.NAMES`: three
+    """Pictures [B, 3, 64, 64] in [-1, 1] -> logits of each question of `attributes.NAMES`: three
     levels of two residual blocks, then attribute heads over the 8 x 8 cells."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 64, 128)) -> None:
@@ -85,11 +88,21 @@ def _network(path: Path) -> JudgeNetwork:
     return network.requires_grad_(False).eval()
 
 
+def _pixels(image: Image) -> Tensor:
+    """[3, 64, 64] in [-1, 1]; other shapes are squeezed, so that nothing is cut off."""
+    image = image.convert("RGB")
+    if image.size != (SIZE, SIZE):
+        filter_ = Resampling.BOX if min(image.size) > SIZE else Resampling.BICUBIC
+        image = image.resize((SIZE, SIZE), filter_)
+    values = torch.from_numpy(np.array(image))
+    return (values.permute(2, 0, 1).float() / 255 - 0.5) / 0.5
+
+
 @torch.inference_mode()
-def judge(images: Sequence[Image], path: Path = WEIGHTS / "judge.safetensors") -> list[Verdict]:
-    """One verdict per picture; any size is brought to nano's."""
+def read(images: Sequence[Image], path: Path = WEIGHTS / "judge.safetensors") -> list[Reading]:
+    """One reading per picture; any size is brought to 64 x 64."""
     network = _network(path)
-    pixels = torch.stack([to_tensor(square(image.convert("RGB"))) for image in images])
+    pixels = torch.stack([_pixels(image) for image in images])
     logits = network(pixels)
     best = torch.stack([one.argmax(1) for one in logits], dim=1).tolist()
-    return [Verdict(found=dict(zip(NAMES, row, strict=True))) for row in best]
+    return [Reading(found=dict(zip(NAMES, row, strict=True))) for row in best]

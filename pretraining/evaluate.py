@@ -1,6 +1,6 @@
 """What nano can do before any concept is learned, on held-out identities.
 
-    python -m op_nano.evaluate --count 500 -o figures.json
+    python -m pretraining.evaluate --count 500 -o figures.json
 
 Every picture and word is drawn from seeds that no training run saw; a judge trained apart says
 what was painted. The figures are printed, and written as JSON where ``-o`` is given.
@@ -24,11 +24,21 @@ from PIL import ImageFilter
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, Opening, Prompt, Turn
-from op_nano import phrases
 from op_nano.backend import WEIGHTS, open_backend
-from op_nano.families import CHANGED, EMPTY, MOVED, POSED, REPLACED, Family, draw_family
-from op_nano.judge import judge
-from op_nano.world import Picture, render, subject_mask
+from op_toy.drawing import render, subject_mask
+from op_toy.network import read
+from op_toy.words import describe
+from op_toy.world import Picture
+from pretraining import phrases
+from pretraining.families import (
+    CHANGED,
+    EMPTY,
+    MOVED,
+    POSED,
+    REPLACED,
+    Family,
+    draw_family,
+)
 
 FIRST = 21_000_000
 LOOKS = ("kind", "colour", "pattern", "second", "accessory", "accessory colour")
@@ -50,11 +60,11 @@ def asked(text: str) -> Prompt:
 def judge_accuracy(count: int) -> dict[str, float]:
     """The judge on drawn pictures: per attribute, and over all of them."""
     pictures = [family.pictures[0] for family in families(count)]
-    verdicts = judge([render(picture) for picture in pictures])
+    readings = read([render(picture) for picture in pictures])
     return shares(
         [
-            verdict.matches(picture, (*LOOKS, *AROUND))
-            for verdict, picture in zip(verdicts, pictures, strict=True)
+            reading.matches(picture, (*LOOKS, *AROUND))
+            for reading, picture in zip(readings, pictures, strict=True)
         ]
     )
 
@@ -75,13 +85,13 @@ def text_to_image(backend: Backend, count: int) -> dict[str, float]:
     for family in families(count):
         picture = family.pictures[0]
         rng = random.Random(family.seed)
-        text = phrases.caption(picture, [phrases.describe(picture.characters[0])], rng)
+        text = phrases.caption(picture, [describe(picture.characters[0])], rng)
         image = next(
             iter(
                 backend.gen(asked(text), size=None, steps=None, guidance=None, seeds=[family.seed])
             )
         )
-        matches.append(judge([image])[0].matches(picture, (*LOOKS, *AROUND)))
+        matches.append(read([image])[0].matches(picture, (*LOOKS, *AROUND)))
     return shares(matches)
 
 
@@ -92,12 +102,12 @@ def questions(backend: Backend, count: int) -> dict[str, float]:
         rng = random.Random(family.seed)
         picture = family.pictures[rng.randrange(4)]
         exchange = phrases.picture_question(picture, rng)
-        said = "".join(
+        answer = "".join(
             backend.say(asked(exchange.question), image=render(picture), max_tokens=40)
         ).strip()
         kind = "yes/no" if exchange.answer in ("yes", "no") else "open"
-        right[kind].append(said == exchange.answer)
-        right["all"].append(said == exchange.answer)
+        right[kind].append(answer == exchange.answer)
+        right["all"].append(answer == exchange.answer)
     return {name: round(float(np.mean(values)), 3) for name, values in right.items()}
 
 
@@ -117,9 +127,9 @@ def edits(backend: Backend, count: int) -> dict[str, dict[str, float]]:
                 )
             )
         )
-        verdict = judge([image])[0].matches(target, names)
-        found[what]["success"].append(float(all(verdict.values())))
-        found[what]["attributes"].append(float(np.mean(list(verdict.values()))))
+        right = read([image])[0].matches(target, names)
+        found[what]["success"].append(float(all(right.values())))
+        found[what]["attributes"].append(float(np.mean(list(right.values()))))
         if what != "move":
             kept = ssim(before, image, ~touched(source, target))
             found[what]["background ssim"] += [] if kept is None else [kept]
@@ -135,14 +145,14 @@ def instruction(
     """Source, target, words, and the attributes that decide."""
     pictures, who = family.pictures, family.character
     if what == "add":
-        text = phrases.add_instruction(phrases.describe(who), rng)
+        text = phrases.add_instruction(describe(who), rng)
         return pictures[EMPTY], pictures[POSED], text, ("characters", *LOOKS)
     if what == "remove":
         text = phrases.remove_instruction(f"the {who.kind}", rng)
         return pictures[POSED], pictures[EMPTY], text, ("characters",)
     if what == "replace":
         other = pictures[REPLACED].characters[0]
-        text = phrases.replace_instruction(f"the {who.kind}", phrases.describe(other), rng)
+        text = phrases.replace_instruction(f"the {who.kind}", describe(other), rng)
         return pictures[POSED], pictures[REPLACED], text, ("characters", *LOOKS)
     if what == "change":
         changed = pictures[CHANGED].characters[0]
@@ -197,14 +207,14 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
         [
             "# nano",
             "",
-            "A BAGEL of a thousandth of the size, for the cartoons of `op_nano/world.py`: 64x64",
+            "A BAGEL of a thousandth of the size, for the cartoons of `op_toy/world.py`: 64x64",
             "pixels, two experts, one autoencoder, one ViT, and the concept encoder that gives",
             "learned tokens their start. It was never shown a photograph. Apache-2.0.",
             "",
             "## Pretraining",
             "",
-            "    python -m op_nano.pretrain draw; … autoencoder; … vision; … encode; … joint",
-            "    python -m op_nano.pretrain judge; … export",
+            "    python -m pretraining draw; … autoencoder; … vision; … encode; … joint",
+            "    python -m pretraining judge; … export",
             "",
             "Two CPU cores, float32 (the judge in bfloat16). The last line of each stage's log:",
             "",
@@ -216,7 +226,7 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "",
             "## Evaluation",
             "",
-            f"    python -m op_nano.evaluate --count {count} -o CARD.md",
+            f"    python -m pretraining.evaluate --count {count} -o CARD.md",
             "",
             f"{count} items of each kind, characters that pretraining never",
             "saw, every attribute read by a judge trained apart; shares that are right.",

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from omnipersona_cli.errors import PersonaError
-from op_nano.phrases import WHERE, describe
-from op_nano.world import (
+from op_toy.drawing import render
+from op_toy.words import WHERE, describe
+from op_toy.world import (
     Character,
     Facts,
     Picture,
     draw_character,
     draw_facts,
     draw_picture,
-    render,
 )
 
 if TYPE_CHECKING:

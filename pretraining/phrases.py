@@ -9,30 +9,19 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from op_nano.world import (
+from op_toy.words import WHERE, coat, describe, thing_phrase, worn
+from op_toy.world import (
     COLOURS,
     KINDS,
     PATTERNS,
     SCENES,
     THINGS,
-    Accessory,
     Character,
     Facts,
     Picture,
-    Thing,
     article,
 )
 
-WHERE = {
-    "beach": ("at the beach", "on the beach"),
-    "forest": ("in the forest",),
-    "snow": ("in the snow",),
-    "city": ("in the city",),
-    "space": ("in space",),
-    "desert": ("in the desert",),
-    "meadow": ("in the meadow", "on the meadow"),
-    "room": ("in the room", "in a room"),
-}
 OPENINGS = (
     "", "", "", "a picture of ", "a photo of ", "draw ", "paint ", "generate ", "show ",
     "make a picture of ", "a cartoon of ", "please draw ", "i want to see ",
@@ -46,30 +35,6 @@ class Exchange:
 
     question: str
     answer: str
-
-
-def coat(who: Character) -> str:
-    """ "red" or "white and black"."""
-    first, second = who.colours
-    return first if who.pattern == "plain" else f"{first} and {second}"
-
-
-def worn(accessory: Accessory | None) -> str:
-    """ "a blue hat", "blue glasses" or "nothing"."""
-    if accessory is None:
-        return "nothing"
-    if accessory.what == "glasses":
-        return f"{accessory.colour} glasses"
-    return f"{article(accessory.colour)} {accessory.what}"
-
-
-def describe(who: Character) -> str:
-    """The one full description of a look: "a spotted white and black cat with a blue hat"."""
-    words = f"{coat(who)} {who.kind}"
-    if who.pattern != "plain":
-        words = f"{who.pattern} {words}"
-    phrase = article(words.split()[0]) + words[len(words.split()[0]) :]
-    return phrase if who.accessory is None else f"{phrase} with {worn(who.accessory)}"
 
 
 def mention(who: Character, rng: random.Random) -> str:
@@ -90,16 +55,6 @@ def mention(who: Character, rng: random.Random) -> str:
     return (
         f"{phrase if draw < 0.9 else describe(who).split(' with ')[0]} {verb} {worn(who.accessory)}"
     )
-
-
-def thing_phrase(thing: Thing) -> str:
-    """ "a red ball"."""
-    return f"{article(thing.colour)} {thing.what}"
-
-
-def side(place: str) -> str:
-    """ "on the left", "in the middle"."""
-    return "in the middle" if place == "middle" else f"on the {place}"
 
 
 def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
@@ -241,13 +196,6 @@ def fact_question(attribute: str, name: str, rng: random.Random) -> str:
     return rng.choice(
         (f"what is {name}'s {attribute}?", f"what is the {attribute} of {name}?", *options)
     )
-
-
-def fact_answer(attribute: str, facts: Facts) -> str:
-    """The value of a fact, as it is answered."""
-    if attribute == "home":
-        return WHERE[facts.home][0]
-    return facts.toy if attribute == "toy" else facts.food
 
 
 def add_instruction(who: str, rng: random.Random) -> str:

@@ -20,12 +20,27 @@ from op_bagel.packing import pack
 from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-from op_nano.curriculum import Group, Pool, Teacher, introduce
-from op_nano.families import HELD_OUT_FIRST, PICTURES, draw_family
-from op_nano.painting import Aligner, Forward, fill, forward_of, paint, pick
 from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
-from op_nano.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
-from op_nano.vision import see
+from pretraining.curriculum import Group, Pool, Teacher, introduce
+from pretraining.families import HELD_OUT_FIRST, PICTURES, draw_family
+from pretraining.painting import (
+    Aligner,
+    Forward,
+    fill,
+    forward_of,
+    paint,
+    pick,
+)
+from pretraining.training import (
+    Average,
+    Stage,
+    everything,
+    optimisers,
+    resume,
+    step_all,
+    to_pixels,
+)
+from pretraining.vision import see
 
 NOISES = 4
 """Noised copies of each picture to be painted in a step."""
@@ -205,8 +220,7 @@ def _train_joint(
 
 @torch.no_grad()
 def export_weights(state: Path, to: Path) -> None:
-    """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`; the
-    judge's, where it has been trained, as `judge.safetensors`."""
+    """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`."""
     autoencoder, vit = eyes(state)
     report = json.loads((state / "autoencoder.report.json").read_text())
     bagel = Bagel(CONFIG)
@@ -245,12 +259,15 @@ def export_weights(state: Path, to: Path) -> None:
     to.mkdir(exist_ok=True)
     save_file(tensors, to / "nano.safetensors")
     (to / "nano.json").write_text(json.dumps(about, indent=1) + "\n")
-    if (state / "judge.safetensors").exists():
-        judge = averaged(state / "judge.safetensors")
-        save_file(
-            {key: value.to(torch.bfloat16) for key, value in judge.items()},
-            to / "judge.safetensors",
-        )
+
+
+def export_judge(state: Path, to: Path) -> None:
+    """The averaged weights of the judge as `judge.safetensors` in bf16."""
+    judge = averaged(state / "judge.safetensors")
+    to.mkdir(exist_ok=True)
+    save_file(
+        {key: value.to(torch.bfloat16) for key, value in judge.items()}, to / "judge.safetensors"
+    )
 
 
 def unpack_weights(folder: Path, state: Path) -> None:

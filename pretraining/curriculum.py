@@ -8,7 +8,7 @@ Three groups, because a concept's turn is run once for all samples that share it
     pairs   samples that start from the turns of two concepts
 
 Understanding samples chain up to three questions. What is to be painted ends its sample as a
-`Paint`: the context before it is read once for all its noised copies (`op_nano.painting`).
+`Paint`: the context before it is read once for all its noised copies (`pretraining.painting`).
 Guidance is taught by leaving out the prompt, the pictures or the concept now and then.
 """
 
@@ -22,8 +22,12 @@ import torch
 from torch import Tensor
 
 from op_bagel.packing import Latent, Segment, Soft, Text, Vit, concept_turn
-from op_nano import phrases
-from op_nano.families import (
+from op_nano.shape import CONFIG, SLOTS
+from op_nano.tokenizer import NAME, encode
+from op_toy.words import WHERE, describe, fact_answer, side
+from op_toy.world import Picture
+from pretraining import phrases
+from pretraining.families import (
     ALIKE,
     CHANGED,
     EMPTY,
@@ -34,9 +38,6 @@ from op_nano.families import (
     TWO,
     Family,
 )
-from op_nano.shape import CONFIG, SLOTS
-from op_nano.tokenizer import NAME, encode
-from op_nano.world import Picture
 
 SKS = "<sks>"
 GRID = (4, 4)
@@ -218,7 +219,7 @@ class Teacher:
         largest thing that it otherwise leaves open."""
         if len(shown.characters) != 1 or self.rng.random() >= 0.4:
             return text
-        return f"{text.rstrip('.')}, {phrases.side(shown.place)}"
+        return f"{text.rstrip('.')}, {side(shown.place)}"
 
     def _prompt(self, text: str, rows: dict[str, Tensor]) -> list[Segment]:
         if self.rng.random() < 0.1:
@@ -235,14 +236,14 @@ class Teacher:
         told = [sentence for _, sentence in facts]
         looks = rng.random() < 0.6
         if looks:
-            told.insert(0, f"{SKS} is {phrases.describe(member.character)}.")
+            told.insert(0, f"{SKS} is {describe(member.character)}.")
         context: list[Segment] = [read_turn(" ".join(told), {})]
         if looks and rng.random() < 0.4:
             return [*context, *self._drawn_as(family, {})]
         asked = [
             phrases.Exchange(
                 question=phrases.fact_question(name, SKS, rng),
-                answer=phrases.fact_answer(name, member.facts),
+                answer=fact_answer(name, member.facts),
             )
             for name, _ in facts
         ]
@@ -374,14 +375,14 @@ _WANT = "{}"
 
 def _reference(member: Family, rng: random.Random) -> tuple[str, str, str]:
     attribute = rng.choice(("toy", "home", "food"))
-    value = phrases.fact_answer(attribute, member.facts)
+    value = fact_answer(attribute, member.facts)
     request = rng.choice({
         "toy": (f"{SKS} with {_WANT}", f"{SKS} playing with {_WANT}", f"{SKS} next to {_WANT}"),
         "food": (f"{SKS} eating {_WANT}", f"{SKS} with {_WANT}", f"{SKS} next to {_WANT}"),
         "home": (f"{SKS} {_WANT}", f"a picture of {SKS} {_WANT}"),
     }[attribute])  # fmt: skip
     if attribute != "home" and rng.random() < 0.5:
-        request += " " + rng.choice(phrases.WHERE[rng.choice(list(phrases.WHERE))])
+        request += " " + rng.choice(WHERE[rng.choice(list(WHERE))])
     return attribute, request, value
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from op_nano.families import (
+from op_toy.drawing import render
+from op_toy.world import Character, is_held_out
+from pretraining.families import (
     ALIKE,
     CHANGED,
     EMPTY,
@@ -21,7 +23,6 @@ from op_nano.families import (
     draw_family,
     draw_pool,
 )
-from op_nano.world import Character, is_held_out, render
 
 SEEDS = range(40)
 

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from op_nano.world import (
+from op_toy.drawing import render
+from op_toy.world import (
     SCENES,
     Character,
     Facts,
@@ -32,7 +33,6 @@ from op_nano.world import (
     draw_facts,
     draw_picture,
     one_attribute_away,
-    render,
 )
 
 PICTURES = 11

@@ -1,6 +1,6 @@
-"""What is in a picture, as class numbers, and the heads that read it off a ViT.
+"""What is in a picture, as class numbers, and the heads that read it off a network's features.
 
-Shared by pretraining, where it gives nano its eye, and by the judge, which measures.
+The judge is built on them; so is the pretraining of nano's ViT.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from op_bagel.pictures import patchify, position_ids
-from op_bagel.vit import VisionModel
-from op_nano.shape import CONFIG, SIZE
-from op_nano.world import (
+from op_toy.drawing import layout
+from op_toy.world import (
     ACCESSORIES,
     COLOURS,
     KINDS,
@@ -19,7 +17,6 @@ from op_nano.world import (
     SCENES,
     THINGS,
     Picture,
-    layout,
 )
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -71,7 +68,7 @@ def truth(picture: Picture) -> list[int]:
 
 
 class AttributeHeads(nn.Module):
-    """One attention query and one linear head per question; only for pretraining the ViT."""
+    """One attention query and one linear head per question."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,17 +83,3 @@ class AttributeHeads(nn.Module):
         weights = (self.keys(features) @ self.queries.T * features.shape[-1] ** -0.5).softmax(1)
         pooled = weights.mT @ features
         return [head(pooled[:, i]) for i, head in enumerate(self.heads)]
-
-
-def patch_rows(pictures: Tensor, patch: int) -> Tensor:
-    """[B, 3, H, W] -> [B, n, patch width]."""
-    return patchify(pictures, patch)[0]
-
-
-def see(model: VisionModel, pictures: Tensor) -> Tensor:
-    """[B, 3, H, W] in [-1, 1] -> ViT rows [B, n, d], before the connector."""
-    rows = patch_rows(pictures, CONFIG.vit.patch_size)
-    side = SIZE // CONFIG.vit.patch_size
-    ids = position_ids((side, side), CONFIG.vit.side).repeat(len(rows)).to(rows.device)
-    seen: Tensor = model.vision_model(rows.flatten(0, 1), ids, [side * side] * len(rows))
-    return seen.view(len(rows), side * side, -1)

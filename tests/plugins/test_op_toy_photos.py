@@ -9,9 +9,9 @@ from PIL import Image
 from omnipersona_cli.cli.main import cli
 from omnipersona_cli.data.facts import read_facts
 from omnipersona_cli.language.facts import parse_fact
-from op_nano.phrases import WHERE
-from op_nano.toy import facts_text, toy_pictures
-from op_nano.world import KINDS, draw_character, draw_facts, is_held_out
+from op_toy.photos import facts_text, toy_pictures
+from op_toy.words import WHERE
+from op_toy.world import KINDS, draw_character, draw_facts, is_held_out
 
 
 def photos(*arguments: str) -> Result:

@@ -14,9 +14,15 @@ from torch import Tensor, nn
 from omnipersona_cli.backend import Opening
 from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Noise, Soft, Text, pack
-from op_nano import pretrain, vision
+from op_bagel.vit import VisionModel
 from op_nano.backend import open_backend
-from op_nano.curriculum import (
+from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
+from op_nano.tokenizer import NAME, decode, encode
+from op_toy import attributes
+from op_toy.world import COLOURS, KINDS
+from pretraining.__main__ import main
+from pretraining.autoencoder import train_autoencoder
+from pretraining.curriculum import (
     GRID,
     SKS,
     Group,
@@ -28,14 +34,41 @@ from op_nano.curriculum import (
     introduce,
     read_turn,
 )
-from op_nano.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, TWO, draw_family, draw_pool
-from op_nano.joint import averaged, encode_pool, export_weights, losses, read_pool, unpack_weights
-from op_nano.painting import ROOM, Aligner, Forward, forward_of, paint, read
-from op_nano.pretrain import train_autoencoder, train_vision
-from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
-from op_nano.tokenizer import NAME, decode, encode
-from op_nano.training import Average, Muon, Stage, everything, optimisers, resume, step_all
-from op_nano.world import COLOURS, KINDS
+from pretraining.families import (
+    HELD_OUT_FIRST,
+    JUDGE_FIRST,
+    PICTURES,
+    TWO,
+    draw_family,
+    draw_pool,
+)
+from pretraining.joint import (
+    averaged,
+    encode_pool,
+    export_judge,
+    export_weights,
+    losses,
+    read_pool,
+    unpack_weights,
+)
+from pretraining.painting import (
+    ROOM,
+    Aligner,
+    Forward,
+    forward_of,
+    paint,
+    read,
+)
+from pretraining.training import (
+    Average,
+    Muon,
+    Stage,
+    everything,
+    optimisers,
+    resume,
+    step_all,
+)
+from pretraining.vision import see, train_vision
 
 FOREVER = 1e6  # minutes
 CONCEPTS = 4
@@ -115,7 +148,7 @@ def test_a_finished_stage_is_left_as_it_is(
 def test_every_stage_reports_under_its_own_name(state: Path) -> None:
     reports = {one.name for one in state.glob("*.report.json")}
     assert reports == {f"{name}.report.json" for name in ("autoencoder", "vision", "judge")}
-    assert set(json.loads((state / "judge.report.json").read_text())) == set(vision.NAMES)
+    assert set(json.loads((state / "judge.report.json").read_text())) == set(attributes.NAMES)
 
 
 def test_the_judge_shares_nothing_with_nanos_eye(state: Path) -> None:
@@ -187,30 +220,30 @@ def test_the_average_forgets_the_start() -> None:
 def test_truth_names_the_attributes_of_left_and_right() -> None:
     for seed in range(20):
         family = draw_family(seed)
-        answers = dict(zip(vision.NAMES, vision.truth(family.pictures[0]), strict=True))
+        answers = dict(zip(attributes.NAMES, attributes.truth(family.pictures[0]), strict=True))
         who = family.character
         assert KINDS[answers["kind"]] == who.kind
         assert tuple(COLOURS)[answers["colour"]] == who.colours[0]
         assert answers["right kind"] == -1 and answers["characters"] == 1
         assert (answers["second"] == -1) == (who.pattern == "plain")
         assert (answers["accessory colour"] == -1) == (who.accessory is None)
-        two = dict(zip(vision.NAMES, vision.truth(family.pictures[TWO]), strict=True))
+        two = dict(zip(attributes.NAMES, attributes.truth(family.pictures[TWO]), strict=True))
         kinds = {KINDS[two["kind"]], KINDS[two["right kind"]]}
         assert kinds == {one.kind for one in family.pictures[TWO].characters}
 
 
 def test_seeing_many_pictures_is_seeing_each() -> None:
     torch.manual_seed(0)
-    eye = vision.VisionModel(CONFIG.vit)
-    heads = vision.AttributeHeads(CONFIG.vit.hidden_size)
+    eye = VisionModel(CONFIG.vit)
+    heads = attributes.AttributeHeads(CONFIG.vit.hidden_size)
     pictures = torch.rand(3, 3, 64, 64)
     with torch.no_grad():
-        together = vision.see(eye, pictures)
-        alone = torch.cat([vision.see(eye, one[None]) for one in pictures])
+        together = see(eye, pictures)
+        alone = torch.cat([see(eye, one[None]) for one in pictures])
         logits = heads(together)
     assert torch.allclose(together, alone, atol=1e-5)
-    sizes = [len(values) for values in vision.ATTRIBUTES.values()] * 2
-    sizes += [len(values) for values in vision.AROUND.values()]
+    sizes = [len(values) for values in attributes.ATTRIBUTES.values()] * 2
+    sizes += [len(values) for values in attributes.AROUND.values()]
     assert [tuple(one.shape) for one in logits] == [(3, size) for size in sizes]
 
 
@@ -439,6 +472,7 @@ def test_painting_moves_the_generation_expert_and_leaves_the_other(
 
 def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> None:
     export_weights(state, tmp_path)
+    export_judge(state, tmp_path)
     backend = open_backend(Opening(model=str(tmp_path), device="cpu"))
     assert backend.fingerprint.startswith("nano@") and backend.width == CONFIG.llm.hidden_size
     about = json.loads((tmp_path / "nano.json").read_text())
@@ -477,7 +511,7 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
 
 def test_the_command_names_every_stage() -> None:
     stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export", "unpack"}
-    assert stages <= set(pretrain.main.commands)
+    assert stages <= set(main.commands)
 
 
 def test_encoded_pools_hold_a_row_for_every_picture(state: Path) -> None:

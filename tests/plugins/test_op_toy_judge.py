@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from omnipersona_cli.hookspecs import JudgeItem
-from op_nano.toyset import words_of
-from op_nano.verdicts import ToyJudge, same_words
-from op_nano.vision import ATTRIBUTES
-from op_nano.world import draw_character, draw_picture, render
+from op_toy.attributes import ATTRIBUTES
+from op_toy.dataset import words_of
+from op_toy.drawing import render
+from op_toy.judge import ToyJudge, same_words
+from op_toy.world import draw_character, draw_picture
 
 FIRST = 60_000_000
 

@@ -14,7 +14,8 @@ from PIL.Image import Image
 
 from omnipersona_cli.backend import Opening, Prompt, Turn
 from op_nano.backend import open_backend
-from op_nano.world import (
+from op_toy.drawing import render
+from op_toy.world import (
     ACCESSORIES,
     COLOURS,
     KINDS,
@@ -24,7 +25,6 @@ from op_nano.world import (
     draw_character,
     draw_picture,
     one_attribute_away,
-    render,
 )
 
 ALIKE = 0.6

@@ -8,8 +8,8 @@ from PIL import Image
 
 from omnipersona_cli.bench.dataset import EDIT_TASKS, TASKS, read_dataset
 from omnipersona_cli.errors import PersonaError
-from op_nano.toyset import FIRST, write_set
-from op_nano.world import draw_character, is_held_out
+from op_toy.dataset import FIRST, write_set
+from op_toy.world import draw_character, is_held_out
 
 
 @pytest.fixture(scope="module")

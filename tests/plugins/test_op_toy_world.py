@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import ImageFilter
 from PIL.Image import Image
 
-from op_nano.world import (
+from op_toy.drawing import render, subject_mask
+from op_toy.world import (
     ACCESSORIES,
     COLOURS,
     KINDS,
@@ -25,8 +26,6 @@ from op_nano.world import (
     draw_picture,
     is_held_out,
     one_attribute_away,
-    render,
-    subject_mask,
 )
 
 SEEDS = range(12)

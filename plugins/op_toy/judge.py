@@ -1,8 +1,8 @@
-"""The judge of nano's world as a judge of `op bench`: rules over what `op_nano.judge` sees.
+"""The judge of the cartoon world, for `op bench`: rules over the attributes that a network reads.
 
 It looks at attributes and nothing else, so it is asked nothing about naturalness. Its own accuracy
-on held-out identities stands in the model card (weights/CARD.md). Neither nano nor any concept was
-trained with it or chosen by it.
+on held-out identities stands in nano's model card. Neither nano nor any concept was trained with it
+or chosen by it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from PIL import Image as images
 from PIL.Image import Image
 
 from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
-from op_nano.backend import WEIGHTS
-from op_nano.judge import judge
-from op_nano.vision import AROUND, ATTRIBUTES
+from op_toy.attributes import AROUND, ATTRIBUTES
+from op_toy.network import WEIGHTS, read
 
 WEIGHTS_FILE = WEIGHTS / "judge.safetensors"
 REMEMBERED = 4096
 """Pictures of which the answer is kept: reference photos are asked about again and again."""
 
-_KNOWN = {**ATTRIBUTES, **AROUND}
+_VALUES = {**ATTRIBUTES, **AROUND}
 
 
 class ToyJudge:
@@ -46,46 +45,52 @@ class ToyJudge:
 
     def __init__(self) -> None:
         self.id = f"toy@{sha256(WEIGHTS_FILE.read_bytes()).hexdigest()[:16]}"
-        self._known: OrderedDict[str, dict[str, str]] = OrderedDict()
-        self._seen(images.new("RGB", (64, 64)))  # reads the weights now: the id speaks of these
+        self._readings: OrderedDict[str, dict[str, str]] = OrderedDict()
+        self._read(images.new("RGB", (64, 64)))  # reads the weights now: the id speaks of these
 
     def score(self, item: JudgeItem) -> Judgement:
-        """The verdict; failed where the truth that it needs is not known."""
+        """The judgement; failed where the truth that it needs is not known."""
         if item.kind == "answer":
             return Judgement(score=same_words(item.gold, item.answer))
         if not item.images or (item.kind != "image-image" and not item.truth):
             return Judgement(
                 score=None, detail="the data set does not say what is true", failed=True
             )
-        seen = self._seen(item.images[-1])
+        reading = self._read(item.images[-1])
         if item.kind == "image-image":
-            shares = [_share(_looks(self._seen(it)), seen) for it in item.references]
+            shares = [
+                _share(_looks(self._read(reference)), reading) for reference in item.references
+            ]
             if not shares:
                 return Judgement(score=None, detail="nothing to compare with", failed=True)
             return Judgement(score=sum(shares) / len(shares))
-        detail = ", ".join(f"{name}: {seen.get(name, '')}" for name in item.truth)
-        share = _share(item.truth, seen)
+        detail = ", ".join(f"{name}: {reading.get(name, '')}" for name in item.truth)
+        share = _share(item.truth, reading)
         if item.kind == "parg":
             return Judgement(score=float(share == 1), detail=detail)
         if item.kind == "presence":
-            return Judgement(score=share if seen["characters"] != "0" else 0.0, detail=detail)
+            return Judgement(score=share if reading["characters"] != "0" else 0.0, detail=detail)
         if item.kind == "edit-sc":
-            before = self._seen(item.images[0])
+            before = self._read(item.images[0])
             kept = {name: before[name] for name in ("scene", "thing") if name not in item.truth}
-            return Judgement(score=min(share, _share(kept, seen) if kept else 1.0), detail=detail)
+            return Judgement(
+                score=min(share, _share(kept, reading) if kept else 1.0), detail=detail
+            )
         return Judgement(score=share, detail=detail)
 
-    def _seen(self, image: Image) -> dict[str, str]:
-        """What the judge sees, in words; a picture is looked at once while it is remembered.
-        Colours of what is not there mean nothing."""
+    def _read(self, image: Image) -> dict[str, str]:
+        """Attribute -> value in words. A picture is read once while it is remembered. Colours of
+        what is not there mean nothing."""
         image = image.convert("RGB")
         key = sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
-        if key not in self._known:
-            (verdict,) = judge([image], WEIGHTS_FILE)
-            self._known[key] = {name: words[verdict.found[name]] for name, words in _KNOWN.items()}
-            if len(self._known) > REMEMBERED:
-                self._known.popitem(last=False)
-        return self._known[key]
+        if key not in self._readings:
+            (read_off,) = read([image], WEIGHTS_FILE)
+            self._readings[key] = {
+                name: words[read_off.found[name]] for name, words in _VALUES.items()
+            }
+            if len(self._readings) > REMEMBERED:
+                self._readings.popitem(last=False)
+        return self._readings[key]
 
 
 def same_words(gold: str, answer: str) -> float:
@@ -100,9 +105,9 @@ def same_words(gold: str, answer: str) -> float:
     return 0.5 if both and (both == set(wanted) or both == set(said)) else 0.0
 
 
-def _looks(seen: dict[str, str]) -> dict[str, str]:
-    """The looks of somebody seen, without what does not apply."""
-    looks = {name: seen[name] for name in ATTRIBUTES}
+def _looks(reading: dict[str, str]) -> dict[str, str]:
+    """The attributes of a character, without those that do not apply."""
+    looks = {name: reading[name] for name in ATTRIBUTES}
     if looks["pattern"] == "plain":
         del looks["second"]
     if looks["accessory"] == "nothing":
@@ -110,6 +115,6 @@ def _looks(seen: dict[str, str]) -> dict[str, str]:
     return looks
 
 
-def _share(wanted: Mapping[str, str], seen: Mapping[str, str]) -> float:
-    right = [seen.get(name) == value for name, value in wanted.items()]
+def _share(wanted: Mapping[str, str], reading: Mapping[str, str]) -> float:
+    right = [reading.get(name) == value for name, value in wanted.items()]
     return sum(right) / len(right)

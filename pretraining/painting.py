@@ -21,8 +21,15 @@ from torch import Tensor, nn
 
 from op_bagel.model import Bagel, Cache
 from op_bagel.packing import Packed, Segment
-from op_nano.curriculum import GRID, Group, Look, Paint, Pool, Taught
 from op_nano.shape import CONFIG
+from pretraining.curriculum import (
+    GRID,
+    Group,
+    Look,
+    Paint,
+    Pool,
+    Taught,
+)
 
 CELLS = GRID[0] * GRID[1]
 LAYER = 3

@@ -5,11 +5,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from op_nano import phrases
-from op_nano.families import CHANGED, MOVED, REPLACED, Family, draw_family
-from op_nano.phrases import Exchange
 from op_nano.tokenizer import FIRST_BYTE, FIRST_WORD, decode, encode
-from op_nano.world import COLOURS, KINDS, PATTERNS, SCENES, THINGS, Picture
+from op_toy.words import WHERE, describe, fact_answer, thing_phrase, worn
+from op_toy.world import (
+    COLOURS,
+    KINDS,
+    PATTERNS,
+    SCENES,
+    THINGS,
+    Picture,
+)
+from pretraining import phrases
+from pretraining.families import CHANGED, MOVED, REPLACED, Family, draw_family
+from pretraining.phrases import Exchange
 
 FAMILIES = [draw_family(seed, held_out=bool(seed % 2)) for seed in range(40)]
 
@@ -29,7 +37,7 @@ def said(family: Family, rng: random.Random) -> Iterator[str]:
         exchange = phrases.look_question(who, "it", rng)
         yield from (exchange.question, exchange.answer)
     for attribute, sentence in phrases.fact_sentences(facts, "it", rng).items():
-        yield from (sentence, phrases.fact_answer(attribute, facts))
+        yield from (sentence, fact_answer(attribute, facts))
         yield phrases.fact_question(attribute, "it", rng)
     other = phrases.mention(pictures[REPLACED].characters[0], rng)
     yield phrases.recognise_question("it", rng)
@@ -66,7 +74,7 @@ def true_answer(question: str, picture: Picture) -> str | None:
     patterns = [word for word in words if word in PATTERNS]
     things = [word for word in words if word in THINGS]
     scenes = [word for word in words if word in SCENES]
-    where = phrases.WHERE[picture.scene][0]
+    where = WHERE[picture.scene][0]
     if words[0] == "where" or question == "what place is this?":
         return where
     if question.startswith(("describe the picture", "what is in the", "what do you see")):
@@ -77,7 +85,7 @@ def true_answer(question: str, picture: Picture) -> str | None:
     if words[:2] == ["is", "it"] and scenes:
         return "yes" if scenes == [picture.scene] else "no"
     if "next" in words or question == "what thing is there?":
-        return phrases.thing_phrase(thing) if thing else "nothing"
+        return thing_phrase(thing) if thing else "nothing"
     if things and "colour" in words:
         return thing.colour if thing and thing.what == things[0] else None
     if who is None:
@@ -92,12 +100,12 @@ def true_answer(question: str, picture: Picture) -> str | None:
     if "colour" in words:
         return " and ".join(named)
     if "wear" in words or "wearing" in words:
-        return phrases.worn(who.accessory)
+        return worn(who.accessory)
     if "pattern" in words:
         return who.pattern
     if "animal" in words and words[0] == "what" and question != "what is the animal?":
         return who.kind
-    return phrases.describe(who)
+    return describe(who)
 
 
 def exchanges() -> Iterator[tuple[Picture, Exchange]]:
@@ -131,8 +139,8 @@ def test_facts_are_answered_with_what_was_stated() -> None:
         told = phrases.fact_sentences(family.facts, "<bo>", rng)
         assert set(told) == {"toy", "home", "food"}
         for attribute in ("toy", "food"):
-            assert phrases.fact_answer(attribute, family.facts) in told[attribute]
-        assert family.facts.home in phrases.fact_answer("home", family.facts)
+            assert fact_answer(attribute, family.facts) in told[attribute]
+        assert family.facts.home in fact_answer("home", family.facts)
         assert family.facts.home in told["home"]
 
 
@@ -154,7 +162,7 @@ def test_an_instruction_names_what_changes() -> None:
 def test_a_description_says_every_word_of_a_look() -> None:
     for family in FAMILIES:
         who = family.character
-        words = phrases.describe(who).split()
+        words = describe(who).split()
         assert who.kind in words and who.colour in words
         assert (who.second in words and who.pattern in words) or who.pattern == "plain"
         assert who.accessory is None or {who.accessory.what, who.accessory.colour} <= {*words}
