@@ -11,19 +11,23 @@
                                        draw, encode, and joint with more --minutes in all
 
 Every stage keeps its state in ``--state`` (default `.training/`), resumes where it stopped, ends
-after ``--minutes`` of wall-clock, and logs to `<state>/<stage>.jsonl`. One thing at a time: two
-stages beside each other are slower than one after the other.
+after ``--minutes``, and logs to `<state>/<stage>.jsonl`. Minutes are of processor time, so that a
+busy machine does not shorten the training; on a GPU they are of wall-clock. One thing at a time:
+two stages beside each other are slower than one after the other.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
 from op_nano.backend import WEIGHTS as NANO
+from op_nano.shape import CONFIG
 from op_toy.network import WEIGHTS as TOY
 from pretraining.autoencoder import train_autoencoder
 from pretraining.families import HELD_OUT_FIRST, JUDGE_FIRST, draw_pool
@@ -105,24 +109,24 @@ def encode(state: Path, device: str) -> None:
 
 
 @main.command()
-@click.option("--minutes", default=57.0)
+@click.option("--minutes", default=57.0, help="Budget: processor time; on a GPU, wall-clock.")
+@click.option("--sitting", default=math.inf, help="Stop after so many minutes, to be resumed.")
+@click.option("--name", default="joint", help="Name of the run's state.")
+@click.option("--width", default=CONFIG.llm.hidden_size)
+@click.option("--layers", default=CONFIG.llm.num_hidden_layers)
 @click.option("--concepts", default=8)
 @click.option("--ce-weight", default=1.0)
-@click.option("--processes", default=os.cpu_count() or 1, help="On a CPU; a GPU wants one.")
+@click.option("--processes", default=1, help="On a CPU; a GPU wants one.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
+@click.option("--held-out", default=0, help="Held-out steps to measure at the end of a sitting.")
 @DEVICE
 @click.pass_obj
-def joint(
-    state: Path,
-    minutes: float,
-    concepts: int,
-    ce_weight: float,
-    processes: int,
-    device: str,
-) -> None:
+def joint(state: Path, /, **options: Any) -> None:
     """Train both experts and the concept encoder."""
-    from pretraining.joint import train_joint
+    from pretraining.joint import Run, train_joint
 
-    train_joint(state, minutes, concepts, ce_weight, processes, device)
+    train_joint(Run(state=state, **options))
 
 
 @main.command()

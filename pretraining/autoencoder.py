@@ -12,7 +12,16 @@ from torch import Tensor
 
 from op_bagel.vae import AutoEncoder
 from op_nano.shape import VAE
-from pretraining.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
+from pretraining.training import (
+    Average,
+    Stage,
+    clock_of,
+    everything,
+    optimisers,
+    resume,
+    step_all,
+    to_pixels,
+)
 
 
 def restoration_loss(restored: Tensor, pictures: Tensor) -> Tensor:
@@ -26,7 +35,7 @@ def train_autoencoder(state: Path, minutes: float, batch: int, *, device: str = 
     become shift and scale."""
     pool = np.load(state / "pool.npy", mmap_mode="r")
     test = np.load(state / "test.npy", mmap_mode="r")
-    stage = Stage(state, "autoencoder", minutes)
+    stage = Stage(state, "autoencoder", minutes, clock=clock_of(device))
     torch.manual_seed(stage.step)
     rng = np.random.default_rng(stage.step)
     model = AutoEncoder(VAE).to(device)

@@ -138,11 +138,11 @@ def introduce(slots: Tensor) -> Text:
 class Teacher:
     """Draws the samples of one step from a pool; deterministic in its seed."""
 
-    def __init__(self, pool: Pool, seed: int) -> None:
+    def __init__(self, pool: Pool, seed: int, *, width: int = CONFIG.llm.hidden_size) -> None:
         self.pool = pool
         self.rng = random.Random(seed)
         self.noise = torch.Generator().manual_seed(seed)
-        self.blank = torch.zeros(GRID[0] * GRID[1], CONFIG.llm.hidden_size)
+        self.blank = torch.zeros(GRID[0] * GRID[1], width)
 
     def concepts(self, count: int) -> list[int]:
         """Different families, the first four two pairs of neighbours."""

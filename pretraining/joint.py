@@ -1,11 +1,12 @@
-"""Joint pretraining of nano on cached latents and ViT features: everything but the eyes."""
+"""Joint pretraining of nano on cached latents and ViT features, which stay as they are."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,13 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from op_bagel.config import BagelConfig
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import pack
 from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
-from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder
+from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder, decoder
 from pretraining.curriculum import Group, Pool, Teacher, introduce
 from pretraining.families import HELD_OUT_FIRST, PICTURES, draw_family
 from pretraining.painting import (
@@ -34,6 +36,7 @@ from pretraining.painting import (
 from pretraining.training import (
     Average,
     Stage,
+    clock_of,
     everything,
     optimisers,
     resume,
@@ -56,7 +59,7 @@ def averaged(path: Path, prefix: str = "") -> dict[str, Tensor]:
     }
 
 
-def eyes(state: Path) -> tuple[AutoEncoder, VisionModel]:
+def frozen_encoders(state: Path) -> tuple[AutoEncoder, VisionModel]:
     """The frozen autoencoder, its latents of zero mean and unit deviation, and the frozen ViT."""
     report = json.loads((state / "autoencoder.report.json").read_text())
     autoencoder = AutoEncoder(
@@ -72,7 +75,7 @@ def eyes(state: Path) -> tuple[AutoEncoder, VisionModel]:
 def encode_pool(state: Path, name: str, *, device: str = "cpu") -> None:
     """Latent tokens and ViT rows of every picture of a pool, once."""
     pixels = np.load(state / f"{name}.npy", mmap_mode="r")
-    autoencoder, vit = eyes(state)
+    autoencoder, vit = frozen_encoders(state)
     autoencoder.to(device)
     vit.to(device)
     latents, rows = [], []
@@ -103,7 +106,7 @@ def answer(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple
     alike, however many words it has."""
     if not group.samples:
         return torch.zeros(0, device=model.device), torch.zeros(0, device=model.device)
-    packed = pack(fill(model, pool, group.samples), CONFIG, model.device, multiple=16)
+    packed = pack(fill(model, pool, group.samples), model.config, model.device, multiple=16)
     if cache is not None:
         cache = pick(cache, torch.tensor(group.concepts, device=model.device))
     return model(packed, cache).ce, packed.label_weights.square()
@@ -150,64 +153,98 @@ def losses(
     return answered, painted.mse.mean() + ALIGN * painted.misaligned.mean(), seen
 
 
-def train_joint(
-    state: Path,
-    minutes: float,
-    concepts: int,
-    ce_weight: float,
-    processes: int,
-    device: str,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One joint run: its state is ``<state>/<name>.*``. Minutes are of processor time, summed over
+    all processes, on a CPU, and of wall-clock on a GPU.
+
+    minutes     the whole budget; the rate falls to zero over the last ``tail`` of it
+    sitting     stop after so many minutes of this call, to be resumed
+    held_out    steps of held-out families whose loss ends a sitting (`measure`)
+    noises      noised copies of each picture to be painted in a step
+    """
+
+    state: Path
+    minutes: float
+    name: str = "joint"
+    width: int = CONFIG.llm.hidden_size
+    layers: int = CONFIG.llm.num_hidden_layers
+    concepts: int = 8
+    ce_weight: float = 1.0
+    processes: int = 1
+    device: str = "cpu"
+    precision: str = "float32"
+    tail: float = 0.4
+    sitting: float = math.inf
+    held_out: int = 0
+    noises: int = NOISES
+
+    @property
+    def config(self) -> BagelConfig:
+        """nano's, with this decoder."""
+        return replace(CONFIG, llm=decoder(self.width, self.layers))
+
+    def clock(self) -> float:
+        """Seconds that count, since some moment; those of all processes on a CPU."""
+        return clock_of(self.device)() * (self.processes if self.device.startswith("cpu") else 1)
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 where it is asked for."""
+        return torch.autocast(
+            self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16"
+        )
+
+
+def train_joint(run: Run) -> None:
     """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay.
 
     On a CPU, ``processes`` of one thread each, which average their gradients, are faster than one
     of many threads: the tensors are small.
     """
-    store = state / "joint.store"
+    if run.processes == 1:
+        _train_joint(0, run, None)
+        return
+    store = run.state / f"{run.name}.store"
     store.unlink(missing_ok=True)
     multiprocessing.spawn(  # type: ignore[attr-defined, no-untyped-call]
-        _train_joint,
-        (state, minutes, concepts, ce_weight, processes, device, store),
-        processes,
+        _train_joint, (run, store), run.processes
     )
 
 
-def _train_joint(
-    rank: int,
-    state: Path,
-    minutes: float,
-    concepts: int,
-    ce_weight: float,
-    processes: int,
-    device: str,
-    store: Path,
-) -> None:
+def joint_model(config: BagelConfig) -> nn.ModuleDict:
+    """What joint training trains, from the same seed at every size; the ViT is frozen."""
+    torch.manual_seed(0)
+    bagel = Bagel(config)
+    initialise(bagel, 0)
+    bagel.vit_model.requires_grad_(False)
+    return nn.ModuleDict(
+        {"bagel": bagel, "encoder": ConceptEncoder(config), "aligner": Aligner(config)}
+    )
+
+
+def _train_joint(rank: int, run: Run, store: Path | None) -> None:
     torch.set_num_threads(1)
-    if processes > 1:
+    if store is not None:
         if sys.platform == "linux":
             cores = sorted(os.sched_getaffinity(0))
             os.sched_setaffinity(0, {cores[rank % len(cores)]})
         distributed.init_process_group(
-            "gloo", init_method=f"file://{store.resolve()}", rank=rank, world_size=processes
+            "gloo", init_method=f"file://{store.resolve()}", rank=rank, world_size=run.processes
         )
-    pool = read_pool(state, "pool", 0, False)
-    stage = Stage(state, "joint", minutes)
-    torch.manual_seed(0)
-    bagel = Bagel(CONFIG)
-    initialise(bagel, 0)
-    bagel.vit_model.requires_grad_(False)
-    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder(), "aligner": Aligner()}).to(
-        device
-    )
+    pool = read_pool(run.state, "pool", 0, False)
+    stage = Stage(run.state, run.name, run.minutes, clock=run.clock, tail=run.tail)
+    model = joint_model(run.config).to(run.device)
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
     both = optimisers(learned, matrices=5e-3, rest=2e-3)
     average = Average(learned, 0.9985)
     resume(stage, model, both, average)
-    forward = forward_of(bagel)
-    while stage.done < 1.0:
-        teacher = Teacher(pool, stage.step * processes + rank)
-        ce, mse, seen = losses(model, teacher, concepts, forward)
-        step_all(stage, model, both, ce_weight * ce + mse)
+    forward = forward_of(model["bagel"])  # type: ignore[arg-type]
+    end = stage.seconds + run.sitting * 60
+    while stage.done < 1.0 and stage.seconds < end:
+        teacher = Teacher(pool, stage.step * run.processes + rank, width=run.width)
+        with run.autocast():
+            ce, mse, seen = losses(model, teacher, run.concepts, forward, noises=run.noises)
+        step_all(stage, model, both, run.ce_weight * ce + mse)
         average.update(learned, stage.step)
         if rank:
             continue
@@ -216,12 +253,36 @@ def _train_joint(
             stage.save(everything(model, both, average))
     if not rank:
         stage.save(everything(model, both, average))
+        if run.held_out:
+            with torch.no_grad():
+                for key, value in average.values.items():
+                    learned[key].copy_(value)
+            figures = measure(model, run)
+            line = {"step": stage.step, "minutes": round(stage.spent / 60, 2), **figures}
+            print(json.dumps(line), flush=True)
+            with (run.state / f"{run.name}.curve.jsonl").open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+
+@torch.no_grad()
+def measure(model: nn.ModuleDict, run: Run) -> dict[str, float]:
+    """Mean losses of ``run.held_out`` steps of families that no training meets, the same steps for
+    every run and size."""
+    pool = read_pool(run.state, "test", HELD_OUT_FIRST, True)
+    forward = forward_of(model["bagel"])  # type: ignore[arg-type]
+    sums: dict[str, float] = {}
+    for number in range(run.held_out):
+        teacher = Teacher(pool, (1 << 40) + number, width=run.width)
+        _, _, seen = losses(model, teacher, run.concepts, forward, noises=run.noises)
+        for key, value in seen.items():
+            sums[key] = sums.get(key, 0.0) + value / run.held_out
+    return {key: round(value, 4) for key, value in sums.items()}
 
 
 @torch.no_grad()
 def export_weights(state: Path, to: Path) -> None:
     """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`."""
-    autoencoder, vit = eyes(state)
+    autoencoder, vit = frozen_encoders(state)
     report = json.loads((state / "autoencoder.report.json").read_text())
     bagel = Bagel(CONFIG)
     initialise(bagel, 0)

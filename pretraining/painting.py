@@ -3,7 +3,7 @@
 Reading a context costs as much as painting one picture, so it is read without a gradient, and its
 keys and values serve several noised copies of the picture. The turn of a concept is the
 exception: it keeps its graph, because that is how the concept encoder and the generation expert
-learn to hear slots.
+learn to use concept tokens.
 
 Rows half-way through the decoder are also aligned with what the ViT sees at their place in the
 finished picture (representation alignment, Yu et al. 2025, arXiv 2410.06940): it says which kind,
@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from op_bagel.config import BagelConfig
 from op_bagel.model import Bagel, Cache
 from op_bagel.packing import Packed, Segment
 from op_nano.shape import CONFIG
@@ -32,8 +33,6 @@ from pretraining.curriculum import (
 )
 
 CELLS = GRID[0] * GRID[1]
-LAYER = 3
-"""Rows are aligned after this many layers, of six."""
 ROOM = 32
 """Contexts are padded to a multiple of this, so that few shapes are compiled."""
 
@@ -45,22 +44,24 @@ class Aligner(nn.Module):
     """Rows of the decoder [..., D] -> what the ViT would see there [..., d_vit]; for pretraining
     alone. ``mean`` and ``std`` are those of the pool's ViT rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: BagelConfig = CONFIG) -> None:
         super().__init__()
-        width, seen = CONFIG.llm.hidden_size, CONFIG.vit.hidden_size
-        self.guess = nn.Sequential(nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, seen))
+        width, features = config.llm.hidden_size, config.vit.hidden_size
+        self.guess = nn.Sequential(nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, features))
 
-    def forward(self, rows: Tensor, seen: Tensor) -> Tensor:
-        """1 - cosine [...] of the guess from ``rows`` and the standardised ``seen``."""
-        return 1 - F.cosine_similarity(self.guess(rows), seen, dim=-1)
+    def forward(self, rows: Tensor, features: Tensor) -> Tensor:
+        """1 - cosine [...] between the guess from ``rows`` and the standardised ``features``."""
+        return 1 - F.cosine_similarity(self.guess(rows), features, dim=-1)
 
 
 def forward_of(bagel: Bagel) -> Forward:
-    """The model as a function of noised copies, in a form that compiles."""
+    """The model as a function of noised copies, in a form that compiles. Rows are those half-way
+    through the decoder."""
+    middle = bagel.config.llm.num_hidden_layers // 2
 
     def forward(packed: Packed, cache: Cache) -> tuple[Tensor, Tensor]:
         outputs = bagel(packed, cache, hidden=True)
-        rows = outputs.hidden[LAYER].view(packed.batch, CELLS + 2, -1)[:, 1:-1]
+        rows = outputs.hidden[middle].view(packed.batch, CELLS + 2, -1)[:, 1:-1]
         return outputs.velocity.view(packed.batch, CELLS, -1), rows
 
     return forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 
+def clock_of(device: str) -> Callable[[], float]:
+    """Seconds since some moment: of processor time on a CPU, because the machine may be shared; of
+    wall-clock on a GPU."""
+    return time.process_time if device.startswith("cpu") else time.monotonic
+
+
 class Stage:
-    """Wall-clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
+    """Clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
     the share of the whole budget used, over all sittings."""
 
-    def __init__(self, state: Path, name: str, minutes: float) -> None:
+    def __init__(
+        self,
+        state: Path,
+        name: str,
+        minutes: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tail: float = 0.4,
+    ) -> None:
+        self.clock, self.tail = clock, tail
         self.folder, self.name, self.budget = state, name, minutes * 60
         self.weights = state / f"{name}.safetensors"
         self.about = state / f"{name}.json"
@@ -28,7 +43,8 @@ class Stage:
         if self.about.exists():
             before = json.loads(self.about.read_text())
             self.spent, self.step = before["seconds"], before["step"]
-        self.began = self.saved = self.logged = time.monotonic()
+        self.began = clock()
+        self.saved = self.logged = time.monotonic()
         self.sums: dict[str, list[float]] = {}
         self.agreed: float | None = None
         """The share of the budget that all processes of a stage agree on."""
@@ -36,16 +52,18 @@ class Stage:
     @property
     def seconds(self) -> float:
         """Time worked on this stage, over all sittings."""
-        return self.spent + time.monotonic() - self.began
+        return self.spent + self.clock() - self.began
 
     @property
     def done(self) -> float:
         """Share of the budget used, in [0, 1]."""
         return min(1.0, self.seconds / self.budget) if self.agreed is None else self.agreed
 
-    def rate(self, peak: float, *, warm: int = 100, tail: float = 0.4) -> float:
-        """Warm-up, flat, then linear to zero over the last ``tail`` of the budget."""
-        return peak * min(1.0, (self.step + 1) / warm, max(0.0, (1 - self.done) / tail))
+    def rate(self, peak: float, *, warm: int = 100) -> float:
+        """Warm-up, flat, then linear to zero over the last ``tail`` of the budget; flat to the end
+        where that is 0."""
+        left = max(0.0, (1 - self.done) / self.tail) if self.tail else 1.0
+        return peak * min(1.0, (self.step + 1) / warm, left)
 
     def log(self, every: float = 30.0, **values: float) -> None:
         """Collects values; prints and writes their means when ``every`` seconds have passed."""
@@ -68,7 +86,10 @@ class Stage:
         part = self.weights.with_suffix(".part")
         save_file({key: value.detach().clone() for key, value in tensors.items()}, part)
         part.rename(self.weights)
-        self.about.write_text(json.dumps({"seconds": self.seconds, "step": self.step}))
+        about = self.about.with_suffix(".json.part")
+        self.spent, self.began = self.seconds, self.clock()
+        about.write_text(json.dumps({"seconds": self.spent, "step": self.step}))
+        about.rename(self.about)
         self.saved = time.monotonic()
 
 

@@ -16,7 +16,16 @@ from op_nano.shape import CONFIG, SIZE
 from op_toy.attributes import NAMES, AttributeHeads, truth
 from op_toy.network import JudgeNetwork
 from pretraining.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, draw_family
-from pretraining.training import Average, Stage, everything, optimisers, resume, step_all, to_pixels
+from pretraining.training import (
+    Average,
+    Stage,
+    clock_of,
+    everything,
+    optimisers,
+    resume,
+    step_all,
+    to_pixels,
+)
 
 
 def truths(families: int, first: int, held_out: bool) -> Tensor:
@@ -70,7 +79,7 @@ def train_vision(
     test = np.load(state / "test.npy", mmap_mode="r")
     labels = truths(len(pool) // PICTURES, JUDGE_FIRST if judge else 0, False)
     test_labels = truths(len(test) // PICTURES, HELD_OUT_FIRST, True)
-    stage = Stage(state, name, minutes)
+    stage = Stage(state, name, minutes, clock=clock_of(device))
     torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)
     model = (JudgeNetwork() if judge else Eye()).to(device)

@@ -1,4 +1,4 @@
-"""The sizes of nano, and the concept encoder that listens to photos before learning begins."""
+"""The sizes of nano, and the concept encoder, whose output `op learn` starts from."""
 
 from __future__ import annotations
 
@@ -22,18 +22,27 @@ VAE = VAEConfig(
     scale_factor=1.0,
     shift_factor=0.0,
 )
-CONFIG = BagelConfig(
-    llm=DecoderConfig(
+HEAD = 32
+"""Width of an attention head."""
+
+
+def decoder(width: int, layers: int) -> DecoderConfig:
+    """A decoder ``width`` wide: heads of `HEAD`, two of them for keys and values."""
+    return DecoderConfig(
         vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=4,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // HEAD,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=HEAD,
         rope_theta=1e4,
         tie_word_embeddings=True,
-    ),
+    )
+
+
+CONFIG = BagelConfig(
+    llm=decoder(128, 6),
     vit=ViTConfig(
         hidden_size=128,
         intermediate_size=384,
@@ -52,9 +61,10 @@ CONFIG = BagelConfig(
 class ConceptEncoder(nn.Module):
     """Reference pictures -> identifier, 16 und and 16 gen slots, by attention pooling.
 
-    Trained with the backbone, it gives the frozen model an ear for slots; in `op learn` it only
-    sets their start. Input: ViT features [C, R, n, d_vit] and latent tokens [C, R, n, d_latent]
-    of R pictures of each of C concepts; output [C, 1 + 2 * SLOTS, D].
+    Pretrained together with the backbone, so that the frozen model can use concept tokens in its
+    context; in `op learn` it only gives them their start. Input: ViT features
+    [C, R, n, d_vit] and latent tokens [C, R, n, d_latent] of R pictures of each of C concepts;
+    output [C, 1 + 2 * SLOTS, D].
     """
 
     def __init__(self, config: BagelConfig = CONFIG, layers: int = 2, heads: int = 4) -> None:
@@ -69,18 +79,18 @@ class ConceptEncoder(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, vit: Tensor, latents: Tensor) -> Tensor:
-        seen = torch.cat(
+        features = torch.cat(
             (self.from_vit(vit) + self.place[0], self.from_latent(latents) + self.place[1]), dim=2
         ).flatten(1, 2)
-        slots = self.queries.expand(len(seen), -1, -1)
+        slots = self.queries.expand(len(features), -1, -1)
         for layer in self.layers:
-            slots = layer(slots, seen)
+            slots = layer(slots, features)
         out: Tensor = self.out(nn.functional.layer_norm(slots, slots.shape[-1:]))
         return out
 
 
 class _Pool(nn.Module):
-    """Queries look at the pictures, then at each other, then think."""
+    """Cross-attention to the pictures, self-attention among the queries, then an MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -91,9 +101,9 @@ class _Pool(nn.Module):
             nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
         )
 
-    def forward(self, slots: Tensor, seen: Tensor) -> Tensor:
-        seen = self.norms[3](seen)
-        slots = slots + self.look(self.norms[0](slots), seen, seen, need_weights=False)[0]
+    def forward(self, slots: Tensor, features: Tensor) -> Tensor:
+        features = self.norms[3](features)
+        slots = slots + self.look(self.norms[0](slots), features, features, need_weights=False)[0]
         own = self.norms[1](slots)
         slots = slots + self.share(own, own, own, need_weights=False)[0]
         out: Tensor = slots + self.think(self.norms[2](slots))

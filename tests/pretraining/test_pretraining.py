@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Noise, Soft, Text, pack
 from op_bagel.vit import VisionModel
 from op_nano.backend import open_backend
-from op_nano.shape import CONFIG, SLOTS, ConceptEncoder
+from op_nano.shape import CONFIG, SLOTS
 from op_nano.tokenizer import NAME, decode, encode
 from op_toy import attributes
 from op_toy.world import COLOURS, KINDS
@@ -43,12 +44,12 @@ from pretraining.families import (
     draw_pool,
 )
 from pretraining.joint import (
+    Run,
     averaged,
     encode_pool,
     export_judge,
     export_weights,
-    losses,
-    read_pool,
+    train_joint,
     unpack_weights,
 )
 from pretraining.painting import (
@@ -63,10 +64,7 @@ from pretraining.training import (
     Average,
     Muon,
     Stage,
-    everything,
     optimisers,
-    resume,
-    step_all,
 )
 from pretraining.vision import see, train_vision
 
@@ -81,7 +79,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("training")
     for name, count, first, held_out in (
         ("pool", 4, 0, False),
-        ("test", 2, HELD_OUT_FIRST, True),
+        ("test", 4, HELD_OUT_FIRST, True),
         ("judge", 2, JUDGE_FIRST, False),
     ):
         list(draw_pool(folder / f"{name}.npy", count, first=first, held_out=held_out, jobs=1))
@@ -96,26 +94,13 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
 
 
-def practise(folder: Path, until: int) -> dict[str, Tensor]:
+def practise(folder: Path, until: int, **options: Any) -> dict[str, Tensor]:
     """Joint training up to a step, from what is saved in a folder; what is saved at the end."""
-    pool = read_pool(folder, "pool", 0, False)
-    stage = Stage(folder, "joint", FOREVER)
-    bagel = Bagel(CONFIG)
-    initialise(bagel, 0)
-    bagel.vit_model.requires_grad_(False)
-    torch.manual_seed(0)
-    model = nn.ModuleDict({"bagel": bagel, "encoder": ConceptEncoder(), "aligner": Aligner()})
-    learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    both = optimisers(learned, matrices=5e-3, rest=2e-3)
-    average = Average(learned)
-    resume(stage, model, both, average)
-    while stage.step < until:
-        teacher = Teacher(pool, stage.step)
-        ce, mse, _ = losses(model, teacher, CONCEPTS, forward_of(bagel), noises=2)
-        step_all(stage, model, both, ce + mse)
-        average.update(learned, stage.step)
-    stage.save(everything(model, both, average))
-    return load_file(stage.weights)
+    run = Run(state=folder, minutes=FOREVER, concepts=CONCEPTS, noises=2, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage, "done", property(lambda stage: float(stage.step >= until)))
+        train_joint(run)
+    return load_file(folder / f"{run.name}.safetensors")
 
 
 def test_a_stage_goes_on_exactly_where_it_stopped(state: Path, tmp_path: Path) -> None:
@@ -512,6 +497,31 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
 def test_the_command_names_every_stage() -> None:
     stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export", "unpack"}
     assert stages <= set(main.commands)
+
+
+def test_a_run_of_another_size_is_measured_on_held_out_families(state: Path) -> None:
+    saved = practise(state, 1, name="small", width=64, layers=2, held_out=1, precision="bfloat16")
+    embeddings = saved["model.bagel.language_model.model.embed_tokens.weight"]
+    assert embeddings.shape[1] == 64 and embeddings.dtype == torch.float32
+    (line,) = (state / "small.curve.jsonl").read_text().splitlines()
+    figures = json.loads(line)
+    assert figures["step"] == 1 and figures["minutes"] >= 0
+    assert all(math.isfinite(figures[name]) for name in ("ce", "mse", "mse behind", "misaligned"))
+    practise(state, 1, name="small", width=64, layers=2, held_out=1)
+    again = [json.loads(one) for one in (state / "small.curve.jsonl").read_text().splitlines()]
+    assert again[0]["mse"] == again[1]["mse"], "the same weights, the same held-out steps"
+
+
+def test_a_sitting_ends_and_the_next_goes_on(state: Path) -> None:
+    run = Run(
+        state=state, name="short", minutes=FOREVER, concepts=CONCEPTS, noises=2, width=64,
+        layers=2, sitting=0.005,
+    )  # fmt: skip
+    steps = [0]
+    for _ in range(2):
+        train_joint(run)
+        steps.append(json.loads((state / "short.json").read_text())["step"])
+    assert steps[0] < steps[1] < steps[2]
 
 
 def test_encoded_pools_hold_a_row_for_every_picture(state: Path) -> None:
