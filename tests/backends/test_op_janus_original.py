@@ -247,7 +247,7 @@ def edited(janus: JanusBackend, mask: Image | None) -> list[Image]:
 
 def source_of(janus: JanusBackend) -> Source:
     photo = drawing("blue", 1)
-    return Source(seen=janus._look(photo)[0], codes=janus._encode(photo))
+    return Source(features=janus._look(photo)[0], codes=janus._encode(photo))
 
 
 def branches_of(janus: JanusBackend) -> Tensor:

@@ -122,7 +122,11 @@ def test_rows_that_would_drown_all_others_are_refused(work: Path, op: Op) -> Non
         (("red.png", "--from", "unictokens"), 2, "not a folder"),
         (("saves/bo/stage_3", "--from", "unictokens", "--epoch", "3"), 3, "--epoch 15 is whole"),
         (("saves/bo/stage_3", "--from", "unictokens", "--name", "../bo"), 2, "not a name"),
-        (("saves/bo/stage_3", "--from", "unictokens", "--model", "none"), 3, "none are not here"),
+        (
+            ("saves/bo/stage_3", "--from", "unictokens", "--model", "none"),
+            3,
+            "none are not on this computer",
+        ),
         (("saves/bo/stage_3",), 1, "--from unictokens"),
         (("red.png", "--epoch", "3"), 2, "--epoch goes with --from"),
     ],
