@@ -1,0 +1,301 @@
+"""The released checkpoint: `ema.safetensors` and `ae.safetensors`, opened tensor by tensor.
+
+A folder holds both files, `llm_config.json`, `vit_config.json` and Qwen2.5's tokenizer. The model
+is built without memory for its numbers; each tensor is then read, brought to the wanted dtype and
+put in its place, so that no second copy ever exists. Sizes are read off the tensors themselves
+where a configuration leaves them out or is wrong: the ViT's configuration lists one layer more than
+the file has, the decoder's does not say that queries and keys are normed (BAGEL release, inference
+code).
+
+Understanding needs half of the file. The generation expert, the latent tables and the autoencoder
+are read when a picture is first painted, encoded, or conditioned on a generation token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from omnipersona_cli.errors import MissingError, UsageError
+from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.model import GEN
+from op_bagel.vae import VAEConfig
+
+WEIGHTS = ("ema.safetensors", "ema-FP8.safetensors", "model.safetensors")
+"""Names of the file with everything but the autoencoder, in the order in which they are tried."""
+
+AUTOENCODER = "ae.safetensors"
+HINT = "op backends fetch bagel"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The files of one BAGEL, looked at but not read."""
+
+    folder: Path
+    weights: Path
+    autoencoder: Path
+    shapes: Shapes
+    autoencoder_shapes: Shapes
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        """Both files with tensors."""
+        return self.weights, self.autoencoder
+
+
+def find_checkpoint(place: Path) -> Checkpoint:
+    """The checkpoint in a folder, or the one whose large file is named.
+
+    Raises MissingError for a file that is missing or cut off, naming it.
+    """
+    folder = place if place.is_dir() else place.parent
+    names = WEIGHTS if place.is_dir() else (place.name,)
+    weights = next((folder / name for name in names if (folder / name).is_file()), None)
+    if weights is None:
+        raise MissingError(f"{folder} has no BAGEL weights: {names[0]} is missing", hint=HINT)
+    autoencoder = folder / AUTOENCODER
+    if not autoencoder.is_file():
+        raise MissingError(f"the weights are not whole: {autoencoder} is missing", hint=HINT)
+    return Checkpoint(
+        folder=folder,
+        weights=weights,
+        autoencoder=autoencoder,
+        shapes=shapes_in(weights),
+        autoencoder_shapes=shapes_in(autoencoder),
+    )
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a safetensors file, from its header alone."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise MissingError(f"{path} is broken or cut off: {error}", hint=HINT) from error
+
+
+def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelConfig:
+    """The sizes of the model in ``checkpoint``.
+
+    What no tensor shows comes from the two configuration files: attention heads, rotary base, norm
+    epsilon, patch side. ``config.json`` is not read: the released one is no valid JSON. Raises
+    MissingError for a configuration that is missing or describes another model than the tensors.
+    """
+    llm = _json(checkpoint.folder / "llm_config.json")
+    vit = _json(checkpoint.folder / "vit_config.json")
+    shapes = checkpoint.shapes
+    try:
+        decoder = "language_model.model"
+        vocabulary, width = shapes[f"{decoder}.embed_tokens.weight"]
+        heads = int(llm["num_attention_heads"])
+        head_dim = shapes[f"{decoder}.layers.0.self_attn.q_norm.weight"][0]
+        tower = "vit_model.vision_model"
+        cells, vit_width = shapes[f"{tower}.embeddings.position_embedding.weight"]
+        patch = int(vit["patch_size"])
+        config = BagelConfig(
+            llm=DecoderConfig(
+                vocab_size=vocabulary,
+                hidden_size=width,
+                intermediate_size=shapes[f"{decoder}.layers.0.mlp.up_proj.weight"][0],
+                num_hidden_layers=_layers(shapes, f"{decoder}.layers."),
+                num_attention_heads=heads,
+                num_key_value_heads=int(llm.get("num_key_value_heads", heads)),
+                head_dim=head_dim,
+                rms_norm_eps=float(llm.get("rms_norm_eps", 1e-6)),
+                rope_theta=float(llm.get("rope_theta", 1e6)),
+                qk_norm=True,
+                tie_word_embeddings=False,
+            ),
+            vit=ViTConfig(
+                hidden_size=vit_width,
+                intermediate_size=shapes[f"{tower}.encoder.layers.0.mlp.fc1.weight"][0],
+                num_hidden_layers=_layers(shapes, f"{tower}.encoder.layers."),
+                num_attention_heads=int(vit["num_attention_heads"]),
+                image_size=round(cells**0.5) * patch,
+                patch_size=patch,
+            ),
+            vae=_autoencoder_config(checkpoint.autoencoder_shapes),
+            special_tokens=special_tokens,
+            max_latent_size=round(shapes["latent_pos_embed.pos_embed"][0] ** 0.5),
+        )
+    except KeyError as error:
+        raise MissingError(
+            f"{checkpoint.weights} is no BAGEL: it, or a configuration beside it, lacks {error}",
+            hint=HINT,
+        ) from error
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise MissingError(
+            f"the configuration in {checkpoint.folder} describes no BAGEL: {error}", hint=HINT
+        ) from error
+    return config
+
+
+def check_tensors(module: nn.Module, shapes: Shapes, path: Path) -> None:
+    """MissingError where ``path`` lacks a tensor of ``module``, has one of another shape, or one
+    that the module has no place for: the first of each kind is named."""
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    missing = sorted(wanted.keys() - shapes.keys())
+    extra = sorted(shapes.keys() - wanted.keys())
+    both = wanted.keys() & shapes.keys()
+    misshapen = sorted(name for name in both if wanted[name] != shapes[name])
+    faults = []
+    if missing:
+        faults.append(f"lacks {missing[0]}{_and_more(missing)}")
+    if misshapen:
+        name = misshapen[0]
+        found, needed = list(shapes[name]), list(wanted[name])
+        faults.append(f"has {name} as {found} instead of {needed}{_and_more(misshapen)}")
+    if extra:
+        faults.append(f"has {extra[0]}, for which there is no place{_and_more(extra)}")
+    if faults:
+        raise MissingError(f"{path} {'; '.join(faults)}", hint=HINT)
+
+
+def needed_for_painting(name: str) -> bool:
+    """Whether a tensor serves generation alone: the generation expert and what stands around the
+    latents. Text and pictures are understood without it."""
+    return GEN in name or name.partition(".")[0] in (
+        "vae2llm",
+        "llm2vae",
+        "time_embedder",
+        "latent_pos_embed",
+    )
+
+
+@torch.no_grad()
+def fill(
+    module: nn.Module,
+    path: Path,
+    names: Iterable[str],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    on_bytes: Callable[[int], None] | None = None,
+) -> None:
+    """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
+
+    One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
+    the same way. A tensor that is right already stays a view of the mapped file, which costs
+    no memory until it is used. ``on_bytes`` is told how many bytes of the file are behind.
+    """
+    places = {name: _owner(module, name) for name in names}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            for name, (owner, leaf) in places.items():
+                stored = file.get_tensor(name)
+                value = stored.to(device=device, dtype=dtype)
+                owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
+                if on_bytes is not None:
+                    on_bytes(stored.nbytes)
+    except (SafetensorError, OSError) as error:
+        raise MissingError(f"{path} is broken or cut off: {error}", hint=HINT) from error
+
+
+class QwenTokenizer:
+    """Qwen2.5's byte-level BPE as BAGEL's backend wants it: no template, no special tokens."""
+
+    unnamed = "<sks>"
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+        from transformers.utils import logging
+
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            if (folder / "tokenizer.json").is_file():
+                path = str(folder / "tokenizer.json")
+                self.tokens: Any = PreTrainedTokenizerFast(tokenizer_file=path)
+            elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+                self.tokens = Qwen2Tokenizer.from_pretrained(folder)
+            else:
+                raise MissingError(
+                    f"{folder} has no tokenizer: tokenizer.json is missing", hint=HINT
+                )
+        except (OSError, ValueError) as error:
+            raise MissingError(f"the tokenizer in {folder} is broken", hint=HINT) from error
+        finally:
+            logging.set_verbosity(verbosity)
+        self.folder = folder
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; words that look like special tokens are text."""
+        found = self.tokens(text, add_special_tokens=False, split_special_tokens=True)
+        return list(found.input_ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ids, without special tokens."""
+        return str(self.tokens.decode(ids, skip_special_tokens=True))
+
+    def special_tokens(self) -> SpecialTokens:
+        """The four tokens that frame turns and pictures; MissingError where one is unknown."""
+        names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+        known = self.tokens.get_vocab()
+        lost = [name for name in names if name not in known]
+        if lost:
+            raise MissingError(f"the tokenizer in {self.folder} lacks {lost[0]}", hint=HINT)
+        bos, eos, start, end = (known[name] for name in names)
+        return SpecialTokens(
+            bos_token_id=bos, eos_token_id=eos, start_of_image=start, end_of_image=end
+        )
+
+
+def choose_dtype(dtype: str | None, device: str) -> torch.dtype:
+    """bfloat16 unless float32 is asked for: the release was trained and runs in bfloat16."""
+    known = {None: torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+    if dtype not in known:
+        raise UsageError(
+            f"bagel runs in bfloat16 or float32, not {dtype}", hint="leave out --dtype"
+        )
+    return known[dtype]
+
+
+def _autoencoder_config(shapes: Shapes) -> VAEConfig:
+    """Sizes off the tensors; latents are scaled as the release scales them."""
+    base = shapes["encoder.conv_in.weight"][0]
+    levels = _layers(shapes, "encoder.down.")
+    widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
+    return VAEConfig(
+        ch=base,
+        ch_mult=tuple(width // base for width in widths),
+        num_res_blocks=_layers(shapes, "encoder.down.0.block."),
+        z_channels=shapes["encoder.conv_out.weight"][0] // 2,
+    )
+
+
+def _layers(shapes: Shapes, start: str) -> int:
+    """How many numbers follow ``start`` in tensor names."""
+    numbered = re.compile(re.escape(start) + r"(\d+)\.")
+    return len({match[1] for name in shapes if (match := numbered.match(name))})
+
+
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", hint=HINT)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingError(f"{path} is not JSON", hint=HINT) from error
+    if not isinstance(found, dict):
+        raise MissingError(f"{path} is not a JSON object", hint=HINT)
+    return found

@@ -1,0 +1,171 @@
+"""The released BAGEL layout, on a tiny checkpoint: what is read, what is refused, and how."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_bagel import CONFIG, tokenizer, write_tiny
+
+from omnipersona_cli.errors import MissingError, UsageError
+from op_bagel.loading import (
+    Checkpoint,
+    QwenTokenizer,
+    check_tensors,
+    choose_dtype,
+    fill,
+    find_checkpoint,
+    needed_for_painting,
+    read_config,
+)
+from op_bagel.model import Bagel
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "bagel")
+
+
+def empty(checkpoint: Checkpoint) -> Bagel:
+    with torch.device("meta"):
+        return Bagel(read_config(checkpoint, CONFIG.special_tokens))
+
+
+def change(path: Path, **changes: torch.Tensor | None) -> None:
+    tensors = load_file(path)
+    for name, value in changes.items():
+        key = name.replace("__", ".")
+        if value is None:
+            del tensors[key]
+        else:
+            tensors[key] = value
+    save_file(tensors, path)
+
+
+def test_sizes_come_from_the_tensors_where_configurations_lie(folder: Path) -> None:
+    # the ViT lists a layer too many, the decoder ties its head, config.json is no JSON
+    assert read_config(find_checkpoint(folder), CONFIG.special_tokens) == CONFIG
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_every_tensor_lands_in_the_wanted_dtype(folder: Path, dtype: torch.dtype) -> None:
+    checkpoint = find_checkpoint(folder)
+    model = empty(checkpoint)
+    fill(model, checkpoint.weights, checkpoint.shapes, device="cpu", dtype=dtype)
+    stored = load_file(checkpoint.weights)
+    for name, value in model.state_dict().items():
+        assert value.dtype == dtype
+        assert torch.equal(value, stored[name].to(dtype))
+
+
+def test_half_of_the_tensors_serve_understanding(folder: Path) -> None:
+    checkpoint = find_checkpoint(folder)
+    model = empty(checkpoint)
+    names = [name for name in checkpoint.shapes if not needed_for_painting(name)]
+    fill(model, checkpoint.weights, names, device="cpu", dtype=torch.bfloat16)
+    logits, _ = model.next_logits([5], model.empty_cache())
+    assert torch.isfinite(logits).all()
+    unread = {name for name, value in model.named_parameters() if value.is_meta}
+    assert unread == {name for name in checkpoint.shapes if needed_for_painting(name)}
+    assert all(
+        "moe_gen" in name or "lat" in name or "time" in name or "vae" in name for name in unread
+    )
+
+
+def test_an_fp8_copy_with_the_same_names_opens(tmp_path: Path) -> None:
+    folder = write_tiny(
+        tmp_path / "small", dtype=torch.float8_e4m3fn, weights="ema-FP8.safetensors"
+    )
+    checkpoint = find_checkpoint(folder)
+    model = empty(checkpoint)
+    fill(model, checkpoint.weights, checkpoint.shapes, device="cpu", dtype=torch.bfloat16)
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+
+
+def test_one_file_of_a_folder_can_be_named(folder: Path) -> None:
+    finetuned = (folder / "ema.safetensors").rename(folder / "my-finetune.safetensors")
+    assert find_checkpoint(finetuned).weights == finetuned
+    with pytest.raises(MissingError, match=r"ema\.safetensors is missing"):
+        find_checkpoint(folder)
+
+
+def test_missing_misshapen_and_extra_tensors_are_named(folder: Path) -> None:
+    change(
+        folder / "ema.safetensors",
+        connector__fc1__bias=None,
+        llm2vae__bias=torch.zeros(5),
+        rotary__inv_freq=torch.zeros(3),
+    )
+    checkpoint = find_checkpoint(folder)
+    with pytest.raises(MissingError) as error:
+        check_tensors(empty(checkpoint), checkpoint.shapes, checkpoint.weights)
+    said = str(error.value)
+    assert "lacks connector.fc1.bias" in said
+    assert "llm2vae.bias as [5] instead of [12]" in said
+    assert "rotary.inv_freq, for which there is no place" in said
+
+
+def test_a_download_that_was_cut_off_names_its_file(folder: Path) -> None:
+    path = folder / "ema.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(MissingError, match=r"ema\.safetensors is broken or cut off"):
+        find_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["ae.safetensors", "llm_config.json", "vit_config.json"])
+def test_half_a_download_names_what_is_missing(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(MissingError, match=f"{name} is missing"):
+        read_config(find_checkpoint(folder), CONFIG.special_tokens)
+
+
+def test_another_model_is_not_taken_for_bagel(folder: Path) -> None:
+    save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, folder / "ema.safetensors")
+    with pytest.raises(MissingError, match="is no BAGEL"):
+        read_config(find_checkpoint(folder), CONFIG.special_tokens)
+
+
+def test_a_configuration_that_is_no_json_is_named(folder: Path) -> None:
+    (folder / "llm_config.json").write_text("{")
+    with pytest.raises(MissingError, match=r"llm_config\.json is not JSON"):
+        read_config(find_checkpoint(folder), CONFIG.special_tokens)
+
+
+def test_the_tokenizer_knows_the_four_special_tokens(folder: Path) -> None:
+    assert QwenTokenizer(folder).special_tokens() == CONFIG.special_tokens
+
+
+def test_special_tokens_in_a_text_are_text(folder: Path) -> None:
+    words = QwenTokenizer(folder)
+    ids = words.encode("<|im_start|>")
+    assert CONFIG.special_tokens.bos_token_id not in ids
+    assert words.decode(ids) == "<|im_start|>"
+
+
+def test_vocabulary_and_merges_serve_where_the_single_file_is_absent(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    vocabulary = {k: v for k, v in tokenizer().get_vocab().items() if not k.startswith("<|")}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    specials = {
+        str(number): {"content": word, "special": True}
+        for word, number in tokenizer().get_vocab().items()
+        if word.startswith("<|")
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": specials}))
+    words = QwenTokenizer(folder)
+    assert words.special_tokens() == CONFIG.special_tokens
+    assert words.decode(words.encode("a red ball")) == "a red ball"
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(MissingError, match=r"tokenizer\.json is missing"):
+        QwenTokenizer(folder)
+
+
+def test_bfloat16_is_the_default_and_float16_is_refused() -> None:
+    assert choose_dtype(None, "cpu") == torch.bfloat16
+    with pytest.raises(UsageError, match="float16"):
+        choose_dtype("float16", "cpu")
