@@ -208,17 +208,19 @@ class QwenTokenizer:
     unnamed = "<sks>"
 
     def __init__(self, folder: Path) -> None:
-        from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+        import transformers
         from transformers.utils import logging
 
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()
+        untyped: Any = transformers
+        told: Any = logging
+        verbosity = told.get_verbosity()
+        told.set_verbosity_error()
         try:
             if (folder / "tokenizer.json").is_file():
                 path = str(folder / "tokenizer.json")
-                self.tokens: Any = PreTrainedTokenizerFast(tokenizer_file=path)
+                self.tokens: Any = untyped.PreTrainedTokenizerFast(tokenizer_file=path)
             elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-                self.tokens = Qwen2Tokenizer.from_pretrained(folder)
+                self.tokens = untyped.Qwen2Tokenizer.from_pretrained(folder)
             else:
                 raise MissingError(
                     f"{folder} has no tokenizer: tokenizer.json is missing", hint=HINT
@@ -226,7 +228,7 @@ class QwenTokenizer:
         except (OSError, ValueError) as error:
             raise MissingError(f"the tokenizer in {folder} is broken", hint=HINT) from error
         finally:
-            logging.set_verbosity(verbosity)
+            told.set_verbosity(verbosity)
         self.folder = folder
 
     def encode(self, text: str) -> list[int]:
