@@ -39,7 +39,7 @@ from omnipersona_cli.engine.heldout import weighted
 from omnipersona_cli.engine.material import Subject, gather
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
-from op_bagel.backend import BagelBackend, PreparedLesson
+from op_bagel.backend import BagelBackend, Fit, PreparedLesson
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Packed, Sample, pack
@@ -114,8 +114,7 @@ def mid_backend() -> BagelBackend:
         bagel=bagel.eval(),
         vae=AutoEncoder(MID.vae).eval(),
         tokenizer=NanoTokenizer(),
-        fit_vae=_fitted,
-        fit_vit=_fitted,
+        fit=Fit(vae=_fitted, vit=_fitted),
         guidance=Guidance(text=INFO.guidance),
         edit_guidance=Guidance(text=INFO.guidance),
         shift=1.0,

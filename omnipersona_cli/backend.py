@@ -57,8 +57,7 @@ class BackendInfo:
     does not serve every task, ``weights`` says which one each needs, and ``default_model`` names
     them all, joined by "+". ``files`` are patterns of the files that are read of these repositories
     (none: `omnipersona_cli.family.weights.FILES`), ``components`` are read from other repositories
-    besides. ``unopened`` says why the released weights cannot be opened in this version; then they
-    are not fetched either. ``sizes`` are (width, height) in pixels, the default first; other sizes
+    besides. ``sizes`` are (width, height) in pixels, the default first; other sizes
     are painted only where ``free_sizes`` allows them. ``memory_gb`` is what the default model needs
     to run, ``memory_by_model`` what others of ``models`` do. ``learn_steps``, ``learn_rate`` and
     ``batch`` (lessons per optimiser step, all tasks together) are what learning takes where a
@@ -75,7 +74,6 @@ class BackendInfo:
     weights: Mapping[Task, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     components: tuple[Component, ...] = ()
-    unopened: str = ""
     sizes: tuple[tuple[int, int], ...]
     free_sizes: FreeSizes | None = None
     pictures: str

@@ -4,8 +4,6 @@ A concept is introduced by one turn, "<sks> is und_1 … und_16 gen_1 … gen_16
 the und slots run through the understanding expert, the gen slots through the generation expert
 (paper, section 3.1). All slots are in every context; a lesson moves only the part of its own
 expert, the other part is read as it stands.
-
-Opening the released 7B checkpoint belongs into `open_backend`, at the end of this file.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from operator import is_
-from typing import NoReturn, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from PIL import Image as images
@@ -28,13 +26,12 @@ from omnipersona_cli.backend import (
     ConceptTokens,
     Lesson,
     OnStep,
-    Opening,
     Prepared,
     Prompt,
     Task,
     Turn,
 )
-from omnipersona_cli.errors import MissingError, TaskError
+from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
@@ -85,10 +82,20 @@ class PreparedLesson:
     grid: Grid
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Bring a picture to the size that the autoencoder and the ViT want; before that, a picture
+    that is learned from to the size that learning can afford."""
+
+    vae: Callable[[Image], Image]
+    vit: Callable[[Image], Image]
+    lesson: Callable[[Image], Image] = rgb
+
+
 class BagelBackend:
-    """One opened BAGEL. ``fit_vae`` and ``fit_vit`` bring a picture to the size that the
-    autoencoder and the ViT want; ``longest`` is the norm that concept tokens need where the model
-    was pretrained with some."""
+    """One opened BAGEL. ``longest`` is the norm that concept tokens need where the model was
+    pretrained with some. ``read_rest`` reads the weights that only painting and concept tokens
+    need, when they are first needed; without it, all are there."""
 
     def __init__(
         self,
@@ -99,17 +106,18 @@ class BagelBackend:
         bagel: Bagel,
         vae: AutoEncoder,
         tokenizer: Tokenizer,
-        fit_vae: Callable[[Image], Image],
-        fit_vit: Callable[[Image], Image],
+        fit: Fit,
         guidance: Guidance,
         edit_guidance: Guidance,
         shift: float,
         longest: float = 0.0,
+        read_rest: Callable[[], None] | None = None,
     ) -> None:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.bagel, self.vae, self.tokenizer = bagel.requires_grad_(False), vae, tokenizer
         self.vae.requires_grad_(False)
-        self.fit_vae, self.fit_vit = fit_vae, fit_vit
+        self.fit = fit
+        self._read_rest = read_rest
         self.guidance, self.edit_guidance, self.shift = guidance, edit_guidance, shift
         self.width = bagel.config.llm.hidden_size
         self.device = str(bagel.device)
@@ -158,11 +166,11 @@ class BagelBackend:
         for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
             look, target = lesson.image, lesson.target
             if look is not None and id(look) not in features:
-                features[id(look)] = self._features(look)
+                features[id(look)] = self._features(self.fit.lesson(look))
             if look is not None and lesson.task == "edit" and id(look) not in latents:
-                latents[id(look)] = self._encode(look)
+                latents[id(look)] = self._encode(self.fit.lesson(look))
             if target is not None and id(target) not in latents:
-                latents[id(target)] = self._encode(target)
+                latents[id(target)] = self._encode(self.fit.lesson(target))
         return [self._prepared(lesson, features, latents) for lesson in lessons]
 
     def _prepared(
@@ -259,6 +267,7 @@ class BagelBackend:
         width, height = size or self.info.sizes[0]
         stride = self.bagel.config.stride
         grid = (height // stride, width // stride)
+        self._need_rest()
         with torch.inference_mode():
             full = self._context(prompt, None)
             tokens = sample_latents(
@@ -318,7 +327,14 @@ class BagelBackend:
 
     # -- contexts ------------------------------------------------------------------------------
 
+    def _need_rest(self) -> None:
+        """Read the weights that understanding without concepts does without, once."""
+        if self._read_rest is not None:
+            read, self._read_rest = self._read_rest, None
+            read()
+
     def _introduce(self, tokens: ConceptTokens) -> Text:
+        self._need_rest()
         check_width(tokens, self.width, backend=self.info.name)
         return concept_turn(
             tokens.id,
@@ -416,7 +432,7 @@ class BagelBackend:
         if features is None:
             self.encoded += 1
             patches, grid = patchify(
-                to_tensor(self.fit_vit(picture)), self.bagel.config.vit.patch_size
+                to_tensor(self.fit.vit(picture)), self.bagel.config.vit.patch_size
             )
             # not an inference tensor: a lesson may need it for a gradient later
             with torch.inference_mode(False), torch.no_grad():
@@ -429,8 +445,9 @@ class BagelBackend:
     @torch.no_grad()
     def _encode(self, image: Image) -> tuple[Tensor, Grid]:
         """Latent tokens [n, latent width]; the encoder's mean, so that seeds decide alone."""
+        self._need_rest()
         self.encoded += 1
-        pixels = to_tensor(self.fit_vae(rgb(image)))[None].to(self.bagel.device)
+        pixels = to_tensor(self.fit.vae(rgb(image)))[None].to(self.bagel.device)
         tokens, grid = patchify(self.vae.encode(pixels)[0], self.bagel.config.latent_patch_size)
         return tokens, grid
 
@@ -459,11 +476,3 @@ def _counted(on_step: OnStep | None) -> Callable[[Step], None] | None:
 
 def _with_scale(guidance: Guidance, scale: float | None) -> Guidance:
     return guidance if scale is None else replace(guidance, text=scale)
-
-
-def open_backend(opening: Opening) -> NoReturn:
-    """The place of the released 7B checkpoint: its loader is not written yet."""
-    raise MissingError(
-        "the released BAGEL weights cannot be opened yet",
-        hint="op learn PHOTOS --name bo -b nano",
-    )

@@ -16,18 +16,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image, Resampling
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
+from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.checkpoint import fingerprint, silently
+from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.weights import locate
+from op_bagel import INFO
+from op_bagel.backend import BagelBackend, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
-from op_bagel.model import GEN
-from op_bagel.vae import VAEConfig
+from op_bagel.model import GEN, Bagel
+from op_bagel.pictures import SizeRule, rgb
+from op_bagel.sampling import Guidance
+from op_bagel.vae import AutoEncoder, VAEConfig
 
 WEIGHTS = ("ema.safetensors", "ema-FP8.safetensors", "model.safetensors")
 """Names of the file with everything but the autoencoder, in the order in which they are tried."""
@@ -173,7 +182,6 @@ def needed_for_painting(name: str) -> bool:
     )
 
 
-@torch.no_grad()
 def fill(
     module: nn.Module,
     path: Path,
@@ -191,7 +199,11 @@ def fill(
     """
     places = {name: _owner(module, name) for name in names}
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with (
+            safe_open(path, framework="pt", device="cpu") as file,
+            torch.inference_mode(False),  # a tensor made inside it could never serve a gradient
+            torch.no_grad(),
+        ):
             for name, (owner, leaf) in places.items():
                 stored = file.get_tensor(name)
                 value = stored.to(device=device, dtype=dtype)
@@ -209,26 +221,21 @@ class QwenTokenizer:
 
     def __init__(self, folder: Path) -> None:
         import transformers
-        from transformers.utils import logging
 
         untyped: Any = transformers
-        told: Any = logging
-        verbosity = told.get_verbosity()
-        told.set_verbosity_error()
         try:
-            if (folder / "tokenizer.json").is_file():
-                path = str(folder / "tokenizer.json")
-                self.tokens: Any = untyped.PreTrainedTokenizerFast(tokenizer_file=path)
-            elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-                self.tokens = untyped.Qwen2Tokenizer.from_pretrained(folder)
-            else:
-                raise MissingError(
-                    f"{folder} has no tokenizer: tokenizer.json is missing", hint=HINT
-                )
+            with silently():
+                if (folder / "tokenizer.json").is_file():
+                    path = str(folder / "tokenizer.json")
+                    self.tokens: Any = untyped.PreTrainedTokenizerFast(tokenizer_file=path)
+                elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+                    self.tokens = untyped.Qwen2Tokenizer.from_pretrained(folder)
+                else:
+                    raise MissingError(
+                        f"{folder} has no tokenizer: tokenizer.json is missing", hint=HINT
+                    )
         except (OSError, ValueError) as error:
             raise MissingError(f"the tokenizer in {folder} is broken", hint=HINT) from error
-        finally:
-            told.set_verbosity(verbosity)
         self.folder = folder
 
     def encode(self, text: str) -> list[int]:
@@ -253,14 +260,84 @@ class QwenTokenizer:
         )
 
 
-def choose_dtype(dtype: str | None, device: str) -> torch.dtype:
-    """bfloat16 unless float32 is asked for: the release was trained and runs in bfloat16."""
-    known = {None: torch.bfloat16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-    if dtype not in known:
-        raise UsageError(
-            f"bagel runs in bfloat16 or float32, not {dtype}", hint="leave out --dtype"
-        )
-    return known[dtype]
+def open_backend(opening: Opening) -> BagelBackend:
+    """BAGEL from a folder, one large file, or the hub's cache.
+
+    It runs in bfloat16 on every device unless float32 is asked for: the release was trained and
+    runs in bfloat16. The autoencoder always runs in float32. Only what understanding needs is read
+    here; the rest is read when it is needed.
+    """
+    name = opening.model or INFO.default_model
+    device = choose_device(opening.device)
+    wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
+    dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
+    checkpoint = find_checkpoint(locate(name, INFO, single=True))
+    tokenizer = QwenTokenizer(checkpoint.folder)
+    config = read_config(checkpoint, tokenizer.special_tokens())
+    with torch.device("meta"):
+        bagel, vae = Bagel(config), AutoEncoder(config.vae)
+    check_tensors(bagel, checkpoint.shapes, checkpoint.weights)
+    check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder)
+    later = {name for name in checkpoint.shapes if needed_for_painting(name)}
+    now = [name for name in checkpoint.shapes if name not in later]
+    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype)
+
+    def read_rest() -> None:
+        fill(bagel, checkpoint.weights, sorted(later), device=device, dtype=dtype)
+        names = checkpoint.autoencoder_shapes
+        fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
+
+    files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
+    return BagelBackend(
+        info=_info(config),
+        model=name,
+        fingerprint=fingerprint(checkpoint.folder, files, name),
+        bagel=bagel.eval(),
+        vae=vae.eval(),
+        tokenizer=tokenizer,
+        fit=fit_of(config),
+        guidance=Guidance(text=INFO.guidance),
+        edit_guidance=Guidance(
+            text=INFO.guidance, image=2.0, interval=(0.0, 1.0), renorm="text_channel"
+        ),
+        shift=3.0,
+        read_rest=read_rest,
+    )
+
+
+def fit_of(config: BagelConfig) -> Fit:
+    """The release's sizes of pictures, in steps of its own grids (inference transforms): 512 to
+    1024 pixels a side for the autoencoder, then 224 to 980 for the ViT.
+
+    A picture that is learned from has 512 on its shorter side, about a third of the tokens of full
+    size: a batch of eight edits at full size would keep 21 GB for its way back.
+    """
+    largest, stride = config.max_latent_size * config.stride, config.stride
+    latents = SizeRule(max_size=largest, min_size=largest // 2, stride=stride)
+    patch, side = config.vit.patch_size, config.vit.image_size
+    patches = SizeRule(max_size=side, min_size=min(16 * patch, side), stride=patch)
+
+    def lesson(image: Image) -> Image:
+        picture = rgb(image)
+        scale = latents.min_size / min(picture.size)
+        if scale < 1:
+            width, height = (round(length * scale) for length in picture.size)
+            picture = picture.resize((width, height), Resampling.BICUBIC)
+        return latents.resize(picture)
+
+    return Fit(
+        vae=latents.resize,
+        vit=lambda image: patches.resize(latents.resize(image)),
+        lesson=lesson,
+    )
+
+
+def _info(config: BagelConfig) -> BackendInfo:
+    """The backend's description with the sizes that this checkpoint's tables hold."""
+    largest = config.max_latent_size * config.stride
+    sizes = tuple(size for size in INFO.sizes if max(size) <= largest)
+    free = FreeSizes(step=config.stride, largest=largest)
+    return replace(INFO, sizes=sizes or ((largest, largest),), free_sizes=free)
 
 
 def _autoencoder_config(shapes: Shapes) -> VAEConfig:

@@ -20,7 +20,7 @@ from torch import Tensor
 from omnipersona_cli.backend import Backend, ConceptTokens, Opening
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
-from op_bagel.backend import BagelBackend
+from op_bagel.backend import BagelBackend, Fit
 from op_bagel.model import Bagel
 from op_bagel.pictures import patchify, position_ids, rgb, to_tensor
 from op_bagel.sampling import Guidance
@@ -83,7 +83,7 @@ class NanoBackend(BagelBackend):
         """ViT rows [n, d_vit] before the connector."""
         self.encoded += 1
         config = self.bagel.config.vit
-        rows, grid = patchify(to_tensor(self.fit_vit(rgb(image))), config.patch_size)
+        rows, grid = patchify(to_tensor(self.fit.vit(rgb(image))), config.patch_size)
         ids = position_ids(grid, config.side)
         device = self.bagel.device
         found: Tensor = self.bagel.vit_model.vision_model(
@@ -112,7 +112,7 @@ class NanoBackend(BagelBackend):
     @torch.no_grad()
     def _restores(self, image: Image) -> float:
         """Peak signal-to-noise ratio (dB) of a picture after the autoencoder."""
-        before = np.asarray(self.fit_vae(rgb(image)), dtype=np.float32)
+        before = np.asarray(self.fit.vae(rgb(image)), dtype=np.float32)
         after = np.asarray(self._decode(*self._encode(image)), dtype=np.float32)
         return float(10 * np.log10(255.0**2 / max(np.square(before - after).mean(), 1e-6)))
 
@@ -172,8 +172,7 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
         bagel=bagel,
         vae=vae,
         tokenizer=NanoTokenizer(),
-        fit_vae=square,
-        fit_vit=square,
+        fit=Fit(vae=square, vit=square),
         guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0)),
         edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
         shift=2.0,

@@ -175,4 +175,5 @@ def usual_length(table: torch.nn.Embedding, ids: int) -> float:
 
 def norm_limit(table: Tensor) -> float:
     """Ten times the largest row norm of a text embedding table [V, d]: what a pack may bring."""
-    return NORMS * float(table.detach().float().norm(dim=1).max())
+    norms = torch.linalg.vector_norm(table.detach(), dim=1, dtype=torch.float32)
+    return NORMS * float(norms.max())

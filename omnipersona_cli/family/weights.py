@@ -103,11 +103,6 @@ def fetch(info: BackendInfo, model: str, *, on_progress: OnProgress | None = Non
     if model == EMBEDDED:
         tell("the weights are in the package, nothing to fetch.")
         return False
-    if info.unopened:
-        raise MissingError(
-            f"fetching {model} is not possible in this version: {info.unopened}",
-            hint="nano comes with its weights and needs no download: `-b nano`",
-        )
     return any([_fetch_one(info, repo, tell) for repo in repositories(info, model)])
 
 

@@ -9,13 +9,13 @@ from PIL import Image as images
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Opening, Prompt, Task
+from omnipersona_cli.backend import BackendInfo, ConceptTokens, Lesson, Prompt, Task
 from omnipersona_cli.engine.tokens import copy_of
-from omnipersona_cli.errors import MissingError, SlotError
+from omnipersona_cli.errors import SlotError
 from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
-from op_bagel.backend import REMEMBERED, BagelBackend, keep_unchanged, open_backend
+from op_bagel.backend import REMEMBERED, BagelBackend, Fit, keep_unchanged
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.sampling import Guidance, sample_latents
@@ -89,8 +89,7 @@ def tiny() -> BagelBackend:
         bagel=bagel.eval(),
         vae=AutoEncoder(VAE).eval(),
         tokenizer=Letters(),
-        fit_vae=fitted,
-        fit_vit=fitted,
+        fit=Fit(vae=fitted, vit=fitted),
         guidance=Guidance(text=2.0),
         edit_guidance=Guidance(text=2.0, image=1.5),
         shift=1.0,
@@ -285,9 +284,3 @@ def test_what_it_says_uses_the_name_that_was_asked_for(
     monkeypatch.setattr("op_bagel.backend.decode_text", lambda *_, **__: said)
     prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
     assert "".join(tiny.say(prompt)) == "it is <bo>."
-
-
-def test_the_released_checkpoint_cannot_be_opened_yet() -> None:
-    with pytest.raises(MissingError) as error:
-        open_backend(Opening(device="cpu"))
-    assert "-b nano" in error.value.hint

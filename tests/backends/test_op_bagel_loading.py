@@ -1,22 +1,30 @@
 """The released BAGEL layout, on a tiny checkpoint: what is read, what is refused, and how."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL.Image import Image
 from safetensors.torch import load_file, save_file
 from tiny_bagel import CONFIG, tokenizer, write_tiny
+from torch import Tensor
 
+from omnipersona_cli.backend import Backend, Opening, Prompt
 from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.language.mentions import to_turn
+from omnipersona_cli.testing import BackendContract, drawing
+from op_bagel.backend import BagelBackend
 from op_bagel.loading import (
     Checkpoint,
     QwenTokenizer,
     check_tensors,
-    choose_dtype,
     fill,
     find_checkpoint,
     needed_for_painting,
+    open_backend,
     read_config,
 )
 from op_bagel.model import Bagel
@@ -165,7 +173,78 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
         QwenTokenizer(folder)
 
 
-def test_bfloat16_is_the_default_and_float16_is_refused() -> None:
-    assert choose_dtype(None, "cpu") == torch.bfloat16
-    with pytest.raises(UsageError, match="float16"):
-        choose_dtype("float16", "cpu")
+# -- opened ----------------------------------------------------------------------------------------
+
+
+class TestOpenedFromTheReleasedLayout(BackendContract):
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        return write_tiny(tmp_path_factory.mktemp("weights") / "bagel")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, folder: Path) -> Backend:
+        opened = open_backend(Opening(model=str(folder), device="cpu", dtype="float32"))
+        opened.model = "someone/bagel"  # a pack names no folder of this machine
+        return opened
+
+    @pytest.fixture
+    def photos(self) -> list[Image]:
+        return [drawing("red", seed) for seed in range(4)]
+
+    @pytest.fixture
+    def others(self) -> list[Image]:
+        return [drawing("blue", seed) for seed in (10, 11)]
+
+    @pytest.fixture
+    def weights(self, backend: BagelBackend, photos: list[Image]) -> Mapping[str, Tensor]:
+        next(
+            iter(
+                backend.gen(
+                    Prompt(turns=(to_turn("a cat"),)), size=None, steps=1, guidance=1.0, seeds=(0,)
+                )
+            )
+        )
+        return {**backend.bagel.state_dict(), **backend.vae.state_dict()}
+
+    @pytest.fixture
+    def text_table(self, backend: BagelBackend) -> Tensor:
+        return backend.bagel.language_model.model.embed_tokens.weight
+
+    @pytest.fixture
+    def again(self, folder: Path) -> Callable[[Opening], Backend]:
+        return lambda opening: open_backend(replace(opening, model=str(folder)))
+
+    @pytest.fixture
+    def encoder_calls(self, backend: BagelBackend) -> Iterator[Callable[[], int]]:
+        yield lambda: backend.encoded
+
+
+def unread(backend: BagelBackend) -> int:
+    parameters = [*backend.bagel.parameters(), *backend.vae.parameters()]
+    return sum(value.is_meta for value in parameters)
+
+
+def test_a_question_reads_no_generation_expert_and_no_autoencoder(folder: Path) -> None:
+    backend = open_backend(Opening(model=str(folder), device="cpu"))
+    assert backend.bagel.dtype == torch.bfloat16
+    prompt = Prompt(turns=(to_turn("is it red?"),))
+    backend.score(prompt, ("yes", "no"), image=drawing("red", 1))
+    assert unread(backend) > 100
+    next(iter(backend.gen(prompt, size=None, steps=1, guidance=1.0, seeds=(0,))))
+    assert unread(backend) == 0
+    assert {value.dtype for value in backend.vae.parameters()} == {torch.float32}
+
+
+def test_pictures_that_are_learned_from_are_smaller(folder: Path) -> None:
+    backend = open_backend(Opening(model=str(folder), device="cpu"))
+    photo = drawing("red", 1).resize((96, 128))
+    assert backend.fit.vae(photo).size == (48, 64)
+    assert backend.fit.lesson(photo).size == (32, 40)
+    assert backend.fit.vae(backend.fit.lesson(photo)).size == (32, 40)
+
+
+def test_float16_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="bfloat16 or float32"):
+        open_backend(Opening(model=str(folder), device="cpu", dtype="float16"))

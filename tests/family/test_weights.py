@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_bagel
 import tiny_emu3
 import tiny_janus
 import tiny_showo
@@ -15,6 +16,7 @@ import torch
 from hub import Hub, point_at, serving
 from safetensors.torch import save_file
 
+import op_bagel
 import op_emu3
 import op_janus
 import op_showo
@@ -142,19 +144,19 @@ def test_a_model_of_two_repositories_and_components_of_its_own() -> None:
     assert weights.repositories(INFO, "someone/other")[1:] == ("someone/eye", "someone/ear")
 
 
-def test_weights_in_the_package_and_weights_that_cannot_be_opened_are_not_fetched() -> None:
+def test_weights_in_the_package_are_not_fetched() -> None:
     own = replace(INFO, default_model="embedded", models=("embedded",))
     assert not weights.fetch(own, "embedded")
-    with pytest.raises(MissingError, match="too new"):
-        weights.fetch(replace(INFO, unopened="it is too new"), REPO)
 
 
-@pytest.mark.parametrize("name", ["janus", "emu3", "showo"])
+@pytest.mark.parametrize("name", ["bagel", "janus", "emu3", "showo"])
 def test_a_released_model_is_fetched_and_then_opened(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     served: dict[str, Path] = {}
-    if name == "janus":
+    if name == "bagel":
+        served[op_bagel.INFO.default_model] = tiny_bagel.write_tiny(tmp_path / "bagel")
+    elif name == "janus":
         served[op_janus.INFO.default_model] = tiny_janus.write(tmp_path / "janus")
     elif name == "emu3":
         served[op_emu3.CHAT] = tiny_emu3.write(tmp_path / "chat")
@@ -176,7 +178,7 @@ def test_a_released_model_is_fetched_and_then_opened(
     assert not [one for one in hub.fetched if one.endswith(BESIDE)]
     point_at("http://127.0.0.1:9", cache, monkeypatch)
     backend = registry.open_backend(Opening(backend=name, device="cpu"))
-    assert backend.info.name == name and backend.width == 32
+    assert backend.info.name == name and backend.width in (24, 32)
 
 
 # -- failures --------------------------------------------------------------------------------------
