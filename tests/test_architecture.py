@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CORE = "omnipersona_cli"
-CONTRACT = {f"{CORE}.{name}" for name in ("backend", "hookspecs", "errors")}
-LANGUAGE = {f"{CORE}.{name}" for name in ("language", "backend", "errors")}
+CONTRACT = {f"{CORE}.{name}" for name in ("backend", "hookspecs", "errors", "reading")}
+LANGUAGE = {f"{CORE}.{name}" for name in ("language", "backend", "errors", "reading")}
 CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", *LANGUAGE}
 DATA = {f"{CORE}.data", *LANGUAGE, *CONTRACT}
 REGISTRY = {f"{CORE}.registry", *CONTRACT}
@@ -30,7 +30,8 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/backend.py": CONTRACT,
     f"{CORE}/hookspecs.py": CONTRACT,
     f"{CORE}/errors.py": set(),
-    f"{CORE}/config.py": {f"{CORE}.errors"},
+    f"{CORE}/reading.py": {f"{CORE}.errors"},
+    f"{CORE}/config.py": {f"{CORE}.errors", f"{CORE}.reading"},
     f"{CORE}/registry.py": CONTRACT,
     f"{CORE}/family/*.py": CONTRACT | {f"{CORE}.family"},
     f"{CORE}/testing/*.py": CONTRACT | ENGINE | {f"{CORE}.family", f"{CORE}.testing"},

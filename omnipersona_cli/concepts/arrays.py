@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.concepts.container import RawTensor
-from omnipersona_cli.concepts.header import SLOT_TENSOR, TOKENS, PackHeader, hash_problems
+from omnipersona_cli.concepts.header import SLOT_TENSOR, TOKENS, PackHeader
 from omnipersona_cli.errors import PackError
 
 if TYPE_CHECKING:
@@ -23,10 +23,9 @@ def value_problems(
     tensors: Mapping[str, RawTensor],
     norm_limit: float | Mapping[str, float] | None,
 ) -> Iterator[str]:
-    """Wrong hashes, values that are not finite, rows that are too long."""
+    """Values that are not finite, rows that are too long."""
     import numpy as np
 
-    yield from hash_problems(header, tensors)
     limits = (
         norm_limit if isinstance(norm_limit, Mapping) else dict.fromkeys(header.slots, norm_limit)
     )

@@ -16,15 +16,17 @@ import json
 import math
 import os
 import re
-import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from omnipersona_cli.errors import MissingError, PackError, PersonaError, ResourceError
+from omnipersona_cli.errors import PackError, PersonaError, ResourceError
+from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes
+from omnipersona_cli.reading import read_start as _start_of
 
 HEADER_LIMIT = 1 << 20
 """Bytes of JSON that a header may have."""
@@ -32,14 +34,14 @@ FILE_LIMIT = 64 << 20
 """Bytes that a file may have."""
 TENSOR_LIMIT = 4096
 """Tensors that a file may have."""
-DEPTH_LIMIT = 32
-"""How deep JSON may nest."""
 
 BYTES_PER_VALUE = {"F32": 4, "BF16": 2, "F16": 2, "U8": 1}
 """The allowed dtypes, in the order in which the safetensors package lays tensors out."""
 
 _TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _BROKEN_HINT = "get the file again from where it came, or teach it anew: op learn --help"
+_FILE = Origin(name="it", error=PackError, hint="op concepts")
+_HEADER = Origin(name="the header", error=PackError, hint=_BROKEN_HINT)
 _HOSTILE_HINT = "only .opconcept files are opened; nothing in this one was run or unpacked"
 
 
@@ -76,12 +78,12 @@ class Header:
 
 def read_file(path: Path) -> bytes:
     """All of a regular file of at most `FILE_LIMIT` bytes."""
-    return _read(path, FILE_LIMIT)[0]
+    return read_bytes(path, _FILE, limit=FILE_LIMIT)
 
 
 def read_start(path: Path) -> tuple[bytes, int]:
     """Length and header of a file, whatever they are, and the size of the file in bytes."""
-    return _read(path, 8 + HEADER_LIMIT)
+    return _start_of(path, _FILE, limit=8 + HEADER_LIMIT, largest=FILE_LIMIT)
 
 
 def parse_header(data: bytes, size: int) -> Header:
@@ -95,15 +97,15 @@ def parse_header(data: bytes, size: int) -> Header:
     if 8 + length > size or len(data) < 8 + length:
         raise PackError("it is cut off in the header", hint=_BROKEN_HINT)
     text = data[8 : 8 + length]
-    try:
-        content = parse_json(text.decode("utf-8"), "the header")
-    except UnicodeDecodeError:
-        raise PackError("its header is not UTF-8 text", hint=_BROKEN_HINT) from None
+    content = parse_json(decode_text(text, _HEADER), _HEADER)
     if not isinstance(content, dict):
         raise PackError("its header is not a table", hint=_BROKEN_HINT)
-    metadata = content.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise PackError("its metadata is not made of strings", hint=_BROKEN_HINT)
+    strings = content.pop("__metadata__", {})
+    metadata: dict[str, str] = {}
+    for key, value in strings.items() if isinstance(strings, dict) else [("", None)]:
+        if not isinstance(value, str):
+            raise PackError("its metadata is not made of strings", hint=_BROKEN_HINT)
+        metadata[key] = value
     check_format(metadata)  # before the layout, which a newer format may have changed
     return Header(
         metadata=metadata,
@@ -165,62 +167,30 @@ def to_bytes(metadata: Mapping[str, str], tensors: Mapping[str, RawTensor]) -> b
     return len(text).to_bytes(8, "little") + text + part
 
 
-def parse_json(text: str, where: str) -> Any:
-    """JSON without duplicate keys, NaN, infinities or deep nesting."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            raise PackError(f"{where} says the same key twice", hint=_HOSTILE_HINT)
-        return table
-
-    def finite(number: str) -> float:
-        value = float(number)
-        if not math.isfinite(value):
-            raise ValueError(number)
-        return value
-
-    try:
-        value = json.loads(
-            text, object_pairs_hook=unique, parse_float=finite, parse_constant=finite
-        )
-    except RecursionError:
-        raise PackError(f"{where} is nested too deep", hint=_HOSTILE_HINT) from None
-    except ValueError:
-        raise PackError(f"{where} is not proper JSON", hint=_BROKEN_HINT) from None
-    layer, depth = [value], 0
-    while layer := [
-        child
-        for parent in layer
-        if isinstance(parent, dict | list)
-        for child in (parent.values() if isinstance(parent, dict) else parent)
-    ]:
-        depth += 1
-        if depth > DEPTH_LIMIT:
-            raise PackError(f"{where} is nested too deep", hint=_HOSTILE_HINT)
-    return value
-
-
 def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     """All of ``data`` at ``path`` or nothing: a temporary file beside it, fsync, rename.
 
     A symbolic link at ``path`` is replaced, never followed. Without ``overwrite`` anything there,
     even a dangling link, is a PersonaError; so is a disk that is full, as ResourceError.
     """
-    if not overwrite and os.path.lexists(path):
-        raise _taken(path)
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
+        if not overwrite and os.path.lexists(path):
+            raise _taken(path)
+        sweep_temporaries(path.parent, path.name)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         with open(descriptor, "wb") as file:
+            _claim(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        if overwrite:
-            os.replace(temporary, path)
-        else:
-            _place(temporary, path)
-        _sync_folder(path.parent)
+            if os.name == "nt":
+                file.close()  # an open file has no other name there
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _place(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -228,12 +198,46 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
             temporary.unlink()
 
 
+def temporaries(folder: Path, name: str = "") -> Iterator[Path]:
+    """What is half-written in ``folder``, of the file ``name`` or of any. May raise OSError."""
+    shape = rf"\.{re.escape(name) if name else r'.+'}\.[0-9a-f]{{12}}\.tmp"
+    with os.scandir(folder) as found:
+        names = [entry.name for entry in found if re.fullmatch(shape, entry.name)]
+    yield from (folder / each for each in sorted(names))
+
+
+def sweep_temporaries(folder: Path, name: str = "") -> list[Path]:
+    """Remove those `temporaries` whose writer is gone, and tell which; nothing where the system
+    cannot say who writes."""
+    gone = []
+    with suppress(OSError):
+        for path in temporaries(folder, name):
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+            with suppress(OSError), open(os.open(path, flags), "rb") as file:
+                if _claim(file.fileno()):
+                    path.unlink()
+                    gone.append(path)
+    return gone
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def cannot_write(path: Path, error: OSError) -> ResourceError:
     """The error to raise for an OSError while writing at ``path``."""
     if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
         return ResourceError(f"the disk is full: cannot write {path}", hint="df -h")
     if error.errno in {errno.ENOENT, errno.ENOTDIR} and not path.parent.is_dir():
-        return ResourceError(f"there is no folder {path.parent}", hint=f"mkdir -p {path.parent}")
+        return ResourceError(
+            f"there is no folder {path.parent}", hint=f"mkdir -p {quote(str(path.parent))}"
+        )
     reason = (error.strerror or type(error).__name__).lower()
     return ResourceError(
         f"cannot write {path}: {reason}", hint="choose another place: -o FILE, or OMNIPERSONA_HOME"
@@ -241,26 +245,6 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
 
 
 _BINARY = getattr(os, "O_BINARY", 0)
-
-
-def _read(path: Path, limit: int) -> tuple[bytes, int]:
-    """The first ``limit`` bytes of a regular file, and its size."""
-    try:
-        # non-blocking: a named pipe must not hang the program
-        descriptor = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise PackError("it is not a file", hint="name an .opconcept file")
-            _check_size(status.st_size)
-            return file.read(limit), status.st_size
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f"there is no file {path}", hint="op concepts") from None
-    except IsADirectoryError:
-        raise PackError("it is a folder", hint="name an .opconcept file") from None
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise PackError(f"it cannot be read: {reason}", hint=f"ls -l {path}") from error
 
 
 def _check_size(size: int) -> None:
@@ -328,6 +312,20 @@ def _whole_numbers(values: Any) -> tuple[int, ...] | None:
     return None
 
 
+def _claim(descriptor: int) -> bool:
+    """Hold a file for as long as it is open, so that others know that its writer lives. False
+    where another holds it, or where the file system knows no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where an open file cannot be removed anyway
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def _place(temporary: Path, path: Path) -> None:
     """Rename without replacing: a hard link fails where something exists, a rename does not."""
     try:
@@ -344,13 +342,3 @@ def _taken(path: Path) -> PersonaError:
     return PersonaError(
         f"{path} exists already", hint="--force replaces it; -o FILE goes elsewhere"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

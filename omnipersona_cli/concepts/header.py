@@ -5,23 +5,42 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, NoReturn
 
 from omnipersona_cli.concepts import container
 from omnipersona_cli.concepts.container import RawTensor
-from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, clean_fact
+from omnipersona_cli.concepts.digest import (
+    DIGEST,
+    TENSORS,
+    canonical,
+    check_seal,
+    is_sealed,
+    seal,
+    tensors_hash,
+)
+from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, Source, clean_fact
 from omnipersona_cli.errors import PackError
 from omnipersona_cli.language.mentions import NAME_PATTERN
+from omnipersona_cli.reading import Origin, parse_json
 
+FORMAT = "1.1"
+"""What is written. A minor version above it is kept, because its keys are."""
 SLOT_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
 WORD_LENGTH = 64
 """The most characters of a class word or a kind."""
+LINE_LENGTH = 400
+"""The most characters of a licence, a date, and of what names the base of a slot."""
+SLOT_COUNT = 64
+"""The most slots that a pack may have."""
+ALIAS_COUNT = 64
+"""The most aliases that a pack may have."""
+ROW_COUNT = 1024
+"""The most rows that a token tensor may have; a prompt has to hold them."""
 
 _CORE = ("id", "und", "gen")
 SLOT_TENSOR = re.compile(rf"slot/({SLOT_PATTERN})/(.+)")
@@ -41,8 +60,14 @@ _DERIVED = frozenset(
     )
 )
 _OWN = frozenset(
-    ("op.format", "op.concept", "op.facts", "op.slots", "op.eval", "op.provenance", *_DERIVED)
+    (
+        *("op.format", "op.concept", "op.facts", "op.slots", "op.eval", "op.provenance"),
+        *(TENSORS, DIGEST),
+        *_DERIVED,
+    )
 )
+PLACE = r"/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\|file:|\.\.?/"
+"""How a path of somebody's machine begins."""
 CHECK_HINT = "op concepts verify FILE lists all that is wrong with it"
 
 
@@ -84,6 +109,8 @@ class PackHeader:
     tensor_hash: str
     hash: str
     size: int
+    sealed: bool
+    """False for format 1.0, whose text no digest covers; the next change rewrites it as 1.1."""
 
 
 def interpret(opened: container.Header) -> PackHeader:
@@ -93,30 +120,24 @@ def interpret(opened: container.Header) -> PackHeader:
     name = concept.get("name")
     if not isinstance(name, str) or not re.fullmatch(NAME_PATTERN, name):
         _refuse("its concept has no proper name")
-    aliases = concept.get("aliases", [])
-    if not isinstance(aliases, list) or not all(
-        isinstance(alias, str) and re.fullmatch(NAME_PATTERN, alias) for alias in aliases
-    ):
-        _refuse("its aliases are not names")
-    words = {key: concept.get(key, "") for key in ("class_word", "kind")}
-    for key, word in words.items():
-        if not isinstance(word, str) or len(word) > WORD_LENGTH or clean_fact(word) != word:
-            _refuse(f"its {key} is not a plain word")
     tensor_hash = metadata.get("modelspec.hash_sha256", "")
     if not re.fullmatch(r"0x[0-9a-f]{64}", tensor_hash):
         _refuse("modelspec.hash_sha256 is missing")
     slots = _interpret_slots(opened)
-    return PackHeader(
+    evals = _table(metadata, "op.eval")
+    _check_evals(evals)
+    sealed = is_sealed(metadata)
+    header = PackHeader(
         name=name,
-        aliases=tuple(aliases),
-        class_word=words["class_word"],
-        kind=words["kind"],
+        aliases=_interpret_aliases(concept),
+        class_word=_word(concept, "class_word"),
+        kind=_word(concept, "kind"),
         facts=_interpret_facts(metadata, name),
         slots=slots,
-        evals=_table(metadata, "op.eval"),
+        evals=evals,
         provenance=_table(metadata, "op.provenance"),
-        licence=_plain(metadata.get("modelspec.license", ""), "modelspec.license"),
-        date=_plain(metadata.get("modelspec.date", ""), "modelspec.date"),
+        licence=_line(metadata.get("modelspec.license", ""), "modelspec.license"),
+        date=_line(metadata.get("modelspec.date", ""), "modelspec.date"),
         format=metadata["op.format"],
         more={
             key: value
@@ -136,11 +157,64 @@ def interpret(opened: container.Header) -> PackHeader:
         tensor_hash=tensor_hash,
         hash=opened.hash,
         size=opened.size,
+        sealed=sealed,
     )
+    if sealed:  # last, so that what is wrong is told more exactly where it can be
+        check_seal(metadata, opened.entries, _DERIVED)
+    return header
+
+
+def _interpret_aliases(concept: Mapping[str, Any]) -> tuple[str, ...]:
+    aliases = concept.get("aliases", [])
+    if not isinstance(aliases, list) or not all(
+        isinstance(alias, str) and re.fullmatch(NAME_PATTERN, alias) for alias in aliases
+    ):
+        _refuse("its aliases are not names")
+    if len(aliases) > ALIAS_COUNT:
+        _refuse(f"it has more than {ALIAS_COUNT} aliases")
+    return tuple(aliases)
+
+
+def _word(concept: Mapping[str, Any], key: str) -> str:
+    word = concept.get(key, "")
+    if not isinstance(word, str) or len(word) > WORD_LENGTH or clean_fact(word) != word:
+        _refuse(f"its {key} is not a plain word")
+    return word
+
+
+def _check_evals(evals: Mapping[str, Any]) -> None:
+    """Every entry is a table, and what this version computes with is of its type."""
+    for slot, figures in evals.items():
+        if not isinstance(figures, dict):
+            _refuse("op.eval does not hold a table for each slot")
+        where = f"op.eval of {slot[:40]}"
+        _check_types(figures, where, numbers=("threshold",), tables=("card", "calibration"))
+        _check_types(figures, where, lines=("verdict",))
+
+
+def _check_types(
+    table: Mapping[str, Any],
+    where: str,
+    *,
+    numbers: Iterable[str] = (),
+    tables: Iterable[str] = (),
+    lines: Iterable[str] = (),
+) -> None:
+    for key in numbers:
+        if key in table and type(table[key]) not in (int, float):
+            _refuse(f"{where}: {key} is not a number")
+    for key in tables:
+        if key in table and not isinstance(table[key], dict):
+            _refuse(f"{where}: {key} is not a table")
+    for key in lines:
+        if key in table and (not isinstance(table[key], str) or len(table[key]) > LINE_LENGTH):
+            _refuse(f"{where}: {key} is not a line of text")
 
 
 def _interpret_slots(opened: container.Header) -> dict[str, SlotHeader]:
     abouts = _table(opened.metadata, "op.slots")
+    if len(abouts) > SLOT_COUNT:
+        _refuse(f"it has more than {SLOT_COUNT} slots")
     shapes: dict[str, dict[str, TensorShape]] = {name: {} for name in sorted(abouts)}
     for key, entry in sorted(opened.entries.items()):
         if not key.startswith("slot/"):
@@ -157,6 +231,15 @@ def _interpret_slots(opened: container.Header) -> dict[str, SlotHeader]:
         if not re.fullmatch(r"[0-9a-f]{64}", said):
             _refuse(f"op.hash.{name} is missing")
         _check_shapes(name, tensors)
+        _check_types(
+            abouts[name],
+            f"op.slots of {name}",
+            lines=("backend", "base", "fingerprint", "revision", "dtype"),
+            numbers=("seed", "steps", "best_step", "width"),
+            tables=("recipe", "versions"),
+        )
+        if re.match(PLACE, abouts[name].get("base", "")):
+            _refuse(f"op.slots of {name}: base is a place on a machine, not the name of weights")
         slots[name] = SlotHeader(tensors=tensors, about=abouts[name], hash=said)
     return slots
 
@@ -171,21 +254,24 @@ def _check_shapes(slot: str, tensors: Mapping[str, TensorShape]) -> None:
     for key, tensor in tensors.items():
         if TOKENS.fullmatch(key) and (len(tensor.shape) != 2 or tensor.shape[1] != width):
             _refuse(f"slot {slot}: {key} is not rows of width {width}")
+        if TOKENS.fullmatch(key) and tensor.shape[0] > ROW_COUNT:
+            _refuse(f"slot {slot}: {key} has more than {ROW_COUNT} rows")
 
 
 def _interpret_facts(metadata: Mapping[str, str], name: str) -> tuple[Fact, ...]:
-    said = container.parse_json(metadata.get("op.facts", "[]"), "op.facts")
+    said = parse_json(metadata.get("op.facts", "[]"), _origin("op.facts"))
     if not isinstance(said, list) or len(said) > FACT_COUNT:
         _refuse(f"its facts are not a list of at most {FACT_COUNT}")
     facts = []
     for value in said:
-        if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        text = value.get("text") if isinstance(value, dict) else None
+        if not isinstance(value, dict) or not isinstance(text, str):
             _refuse("a fact has no text")
         more = {key: rest for key, rest in value.items() if key not in {"text", "source"}}
         _check_plain(more, "op.facts")
-        if text := clean_fact(value["text"], name=name):
-            source = "auto" if value.get("source") == "auto" else "user"
-            facts.append(Fact(text=text, source=source, more=more))  # type: ignore[arg-type]
+        if cleaned := clean_fact(text, name=name):
+            source: Source = "auto" if value.get("source") == "auto" else "user"
+            facts.append(Fact(text=cleaned, source=source, more=more))
     return tuple(facts)
 
 
@@ -200,8 +286,8 @@ def build(header: PackHeader, tensors: Mapping[str, RawTensor]) -> bytes:
         **header.extra_metadata,
         **_modelspec(header),
         "modelspec.hash_sha256": "0x" + sha256(container.lay_out(tensors)[1]).hexdigest(),
-        "op.format": header.format,
-        "op.concept": _to_json(
+        "op.format": header.format if header.sealed else FORMAT,
+        "op.concept": canonical(
             {
                 **header.more,
                 "name": header.name,
@@ -210,7 +296,7 @@ def build(header: PackHeader, tensors: Mapping[str, RawTensor]) -> bytes:
                 "kind": header.kind,
             }
         ),
-        "op.facts": _to_json(
+        "op.facts": canonical(
             [
                 {
                     **fact.more,
@@ -220,13 +306,13 @@ def build(header: PackHeader, tensors: Mapping[str, RawTensor]) -> bytes:
                 for fact in header.facts
             ]
         ),
-        "op.slots": _to_json({name: dict(slot.about) for name, slot in header.slots.items()}),
-        "op.eval": _to_json(dict(header.evals)),
-        "op.provenance": _to_json(dict(header.provenance)),
-        **{f"op.hash.{name}": slot_hash(name, tensors) for name in header.slots},
+        "op.slots": canonical({name: dict(slot.about) for name, slot in header.slots.items()}),
+        "op.eval": canonical(dict(header.evals)),
+        "op.provenance": canonical(dict(header.provenance)),
+        **{f"op.hash.{name}": tensors_hash(tensors, f"slot/{name}/") for name in header.slots},
     }
     try:
-        data = container.to_bytes(metadata, tensors)
+        data = container.to_bytes(seal(metadata, tensors), tensors)
     except UnicodeEncodeError:
         _refuse("its text is not Unicode")
     interpret(container.parse_header(data, len(data)))  # also the limits
@@ -248,29 +334,9 @@ def _modelspec(header: PackHeader) -> dict[str, str]:
     }
 
 
-def slot_hash(slot: str, tensors: Mapping[str, RawTensor]) -> str:
-    digest = sha256()
-    prefix = f"slot/{slot}/"
-    for key in sorted(key for key in tensors if key.startswith(prefix)):
-        raw = tensors[key]
-        line = _to_json([key[len(prefix) :], raw.dtype, list(raw.shape)])
-        digest.update(line.encode() + b"\n")
-        digest.update(raw.data)
-    return digest.hexdigest()
-
-
-def hash_problems(header: PackHeader, tensors: Mapping[str, RawTensor]) -> Iterator[str]:
-    for name, slot in header.slots.items():
-        if slot_hash(name, tensors) != slot.hash:
-            yield f"slot {name} was changed or damaged: its hash differs"
-    whole = sha256(b"".join(raw.data for raw in tensors.values())).hexdigest()
-    if f"0x{whole}" != header.tensor_hash:
-        yield "its tensors were changed or damaged: their hash differs"
-
-
 def _table(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     """A JSON object of the metadata, free of control characters."""
-    value = container.parse_json(metadata.get(key, "{}"), key)
+    value: Any = parse_json(metadata.get(key, "{}"), _origin(key))
     if not isinstance(value, dict):
         _refuse(f"{key} is not a table")
     _check_plain(value, key)
@@ -298,15 +364,14 @@ def _plain(text: str, where: str) -> str:
     return text
 
 
-def _to_json(value: Any) -> str:
-    try:
-        return json.dumps(
-            value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
-    except (ValueError, TypeError) as error:
-        raise PackError(
-            f"a pack keeps text and finite numbers only: {error}", hint="op doctor"
-        ) from None
+def _line(text: str, where: str) -> str:
+    if len(text) > LINE_LENGTH:
+        _refuse(f"{where} has more than {LINE_LENGTH} characters")
+    return _plain(text, where)
+
+
+def _origin(key: str) -> Origin:
+    return Origin(name=key, error=PackError, hint=CHECK_HINT)
 
 
 def _refuse(what: str) -> NoReturn:

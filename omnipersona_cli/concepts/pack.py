@@ -1,4 +1,4 @@
-"""The ``.opconcept`` format, version 1: one concept in one safetensors file.
+"""The ``.opconcept`` format, version 1.1: one concept in one safetensors file.
 
 Tensors (little-endian; F32, F16 or BF16; bytes as U8 under ``media/`` only)
 
@@ -20,7 +20,7 @@ Metadata (strings; those that start with ``op.`` are JSON, keys sorted)
 ``modelspec.*``        ModelSpec 1.0.1, for model managers: sai_model_spec, architecture, title,
                        implementation, date, license, trigger_phrase, usage_hint, and
                        hash_sha256 ("0x" and the sha256 of the tensor part; required)
-``op.format``          "1" or "1.<minor>"; a higher major version is refused
+``op.format``          "1.<minor>", or "1" for 1.0; a higher major version is refused
 ``op.concept``         {name, aliases, class_word, kind}
 ``op.facts``           [{text, source: "user" or "auto"}]; at most 256, each at most 300 characters
 ``op.slots``           {<slot>: {base, revision, fingerprint, dtype, recipe, seed, steps, …}}
@@ -28,15 +28,22 @@ Metadata (strings; those that start with ``op.`` are JSON, keys sorted)
 ``op.provenance``      {photos: count, …}; no paths, no EXIF, no user or host names
 ``op.hash.<slot>``     sha256 over the slot's tensors by name: for each one line of JSON
                        ``[name,dtype,[shape]]``, a newline, the bytes; so a slot stands alone
+``op.tensors``         sha256 over every tensor, media included, in the same way
+``op.digest``          {keys, sha256}: over all metadata that op wrote and the tensors' shapes; how
+                       it is computed stands in `omnipersona_cli.concepts.digest`
 =====================  ==========================================================================
 
 Unknown metadata keys, and unknown keys in ``op.concept`` and in a fact, survive a rewrite.
 
+Format 1.0 had neither ``op.tensors`` nor ``op.digest``. It is read, with a note, and written as 1.1
+at the next change.
+
 Rules. Content decides, not the suffix; nothing is ever unpickled. Header at most 1 MiB, file at
-most 64 MiB, at most 4096 tensors; no holes, overlaps, duplicate keys, deep nesting; finite values;
-one width d in a slot. Tensors are laid out F32, BF16, F16, U8, then by name, the header is padded
+most 64 MiB, at most 4096 tensors, 64 slots, and 1024 rows in a tensor of tokens; no holes,
+overlaps, duplicate keys, deep nesting; finite values; one width d in a slot; a base is a name of
+weights, never a path. Tensors are laid out F32, BF16, F16, U8, then by name, the header is padded
 with spaces to a multiple of 8, and nothing comes from the clock (the date is a field): equal
-content gives equal bytes. A pack's hash is the sha256 of its header, which holds the sha256 of the
+content gives equal bytes. A pack's hash is the sha256 of its header, which holds the digests of the
 rest. Facts are text from strangers: see `omnipersona_cli.concepts.facts`. Other strings that carry
 control or bidi characters are refused.
 
@@ -55,19 +62,22 @@ from typing import TYPE_CHECKING, Any
 from omnipersona_cli.concepts import container
 from omnipersona_cli.concepts.arrays import to_array, to_raw, value_problems
 from omnipersona_cli.concepts.container import RawTensor
+from omnipersona_cli.concepts.digest import hash_problems, is_sealed
 from omnipersona_cli.concepts.facts import Fact, clean_fact
 from omnipersona_cli.concepts.header import (
     CHECK_HINT,
+    FORMAT,
+    PLACE,
     SLOT_PATTERN,
     PackHeader,
     SlotHeader,
     TensorShape,
     build,
-    hash_problems,
     interpret,
 )
 from omnipersona_cli.errors import PackError
 from omnipersona_cli.language.mentions import rename_mentions
+from omnipersona_cli.reading import Origin, parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,6 +91,7 @@ __all__ = [
     "Slot",
     "SlotHeader",
     "TensorShape",
+    "age_note",
     "clean_fact",
     "named",
     "parse_pack",
@@ -94,12 +105,11 @@ __all__ = [
 ]
 
 SUFFIX = ".opconcept"
-FORMAT = "1"
 
 # strings, not compiled: only writing needs them, and listing should not wait
 _LARGE = rf"slot/{SLOT_PATTERN}/lora\..+|media/photo\..+"
 _PLACE = (  # a path of somebody's machine
-    r"^(/|~[\w.-]*/|[A-Za-z]:[\\/]|\\\\|file:)"
+    rf"^({PLACE})"
     r"|(^|[\s\"'=:,(])(/(home|Users|root|tmp|mnt|var)/|[A-Za-z]:\\)"
 )
 _PRIVATE = (
@@ -168,7 +178,7 @@ def read_pack(path: Path, *, norm_limit: float | Mapping[str, float] | None = No
 
 def parse_pack(data: bytes, *, norm_limit: float | Mapping[str, float] | None = None) -> Pack:
     """`read_pack` for the bytes of a file."""
-    header, tensors = _open(data)
+    header, tensors = _opened(data)
     for problem in value_problems(header, tensors, norm_limit):
         raise PackError(problem, hint=CHECK_HINT)
     slots = {}
@@ -244,9 +254,10 @@ def to_bytes(pack: Pack, *, large: bool = False) -> bytes:
         tensor_hash="",
         hash="",
         size=0,
+        sealed=is_sealed({"op.format": pack.format}),
     )
     data = build(header, tensors)
-    opened, raw = _open(data)  # nothing is written that would be refused
+    opened, raw = _opened(data)  # nothing is written that would be refused
     for problem in value_problems(opened, raw, None):
         raise PackError(problem, hint="learn it again with another --seed or a lower rate")
     return data
@@ -258,9 +269,7 @@ def rewrite(data: bytes, *, name: str = "", facts: Sequence[Fact] | None = None)
     With a new name the mentions in its facts follow. With neither, the pack in canonical form:
     one that this code wrote comes out as it went in. Hashes are checked, values are not.
     """
-    header, tensors = _open(data)
-    for problem in hash_problems(header, tensors):
-        raise PackError(problem, hint=CHECK_HINT)
+    header, tensors = _opened(data)
     if facts is not None:
         header = replace(header, facts=tuple(facts))
     if name and name != header.name:
@@ -288,20 +297,44 @@ def verify_bytes(
 ) -> list[str]:
     """`verify` for the bytes of a file."""
     try:
-        header, tensors = _open(data)
+        opened = container.parse_header(data, len(data))
+        header, tensors = interpret(opened), container.tensors_of(data, opened)
     except PackError as error:
         return [str(error)]
-    problems = list(value_problems(header, tensors, norm_limit))
-    said = container.parse_json(container.parse_header(data, len(data)).metadata["op.facts"], "")
-    if [fact["text"] for fact in said] != [fact.text for fact in header.facts]:
+    problems = [
+        *hash_problems(opened.metadata, _hashes(header), tensors),
+        *value_problems(header, tensors, norm_limit),
+    ]
+    said = parse_json(opened.metadata.get("op.facts", "[]"), Origin(name="op.facts"))
+    texts = (
+        [fact["text"] for fact in said if isinstance(fact, dict)] if isinstance(said, list) else []
+    )
+    if texts != [fact.text for fact in header.facts]:
         problems.append("a fact holds what does not belong in text; importing it strips that")
     return problems
 
 
-def _open(data: bytes) -> tuple[PackHeader, dict[str, RawTensor]]:
-    """Header and raw tensors, their hashes and values not checked."""
+def age_note(header: PackHeader) -> str:
+    """A sentence about a pack of format 1.0; empty for one whose text a digest covers."""
+    if header.sealed:
+        return ""
+    return (
+        f"<{header.name}> is of format 1.0, in which damage to its text is not noticed; "
+        "the next change to it writes format 1.1"
+    )
+
+
+def _opened(data: bytes) -> tuple[PackHeader, dict[str, RawTensor]]:
+    """Header and raw tensors, every digest checked, values not."""
     opened = container.parse_header(data, len(data))
-    return interpret(opened), container.tensors_of(data, opened)
+    header, tensors = interpret(opened), container.tensors_of(data, opened)
+    for problem in hash_problems(opened.metadata, _hashes(header), tensors):
+        raise PackError(problem, hint=CHECK_HINT)
+    return header, tensors
+
+
+def _hashes(header: PackHeader) -> dict[str, str]:
+    return {name: slot.hash for name, slot in header.slots.items()}
 
 
 def _shapes(tensors: Mapping[str, Any]) -> dict[str, TensorShape]:

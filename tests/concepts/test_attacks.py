@@ -13,6 +13,7 @@ from hashlib import sha256
 
 import pytest
 
+from omnipersona_cli.concepts.digest import seal
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import (
     Fact,
@@ -35,8 +36,28 @@ def split(data):
 
 
 def join(header, part):
+    """A file by someone who knows the rule: op.digest is right wherever it can be."""
+    if isinstance(header, dict) and isinstance(header.get("__metadata__"), dict):
+        header = {**header, "__metadata__": sealed(header, part)}
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + part
+
+
+def sealed(header, part):
+    metadata = header["__metadata__"]
+    try:
+        tensors = {
+            name: RawTensor(
+                dtype=entry["dtype"],
+                shape=tuple(entry["shape"]),
+                data=part[slice(*entry["data_offsets"])],
+            )
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+        return seal(metadata, tensors) if "op.digest" in metadata else metadata
+    except (TypeError, ValueError, PackError):
+        return metadata
 
 
 def refused(data, tmp_path, match=None, *, header=True):
