@@ -1,7 +1,8 @@
-"""`op concepts`: what has been taught; show, state facts, share, rename, remove."""
+"""`op concepts`: what has been taught; show, state facts, share, rename, remove, look after."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,22 @@ from typing import Any
 
 import click
 
-from omnipersona_cli.cli import facts, options, output
+from omnipersona_cli.cli import facts, options, output, upkeep
 from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.pack import PackHeader, read_header, verify_bytes
+from omnipersona_cli.concepts.pack import (
+    PackHeader,
+    age_note,
+    read_header,
+    verify_bytes,
+)
 from omnipersona_cli.concepts.pack import verify as problems_of
 from omnipersona_cli.errors import PackError, PersonaError, UsageError
 from omnipersona_cli.language.mentions import check_name
+
+ROWS, COLUMN, BRIEF = 40, 24, 200
+"""Of a stranger's pack: the most rows that are shown, and characters of a name and of a value."""
 
 _name = click.argument("name", shell_complete=options.complete_concepts)
 
@@ -39,6 +48,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 command.add_command(facts.command, "facts")
+for _verb in upkeep.VERBS:
+    command.add_command(_verb)
 
 
 @command.command("list", epilog="Example:  op concepts list --json")
@@ -62,16 +73,17 @@ def show(name: str, probe: bool, as_json: bool) -> None:
         _probe(name, as_json)
         return
     path = library.path(name)
+    _tell_age(header)
     if as_json:
         output.answer_json(_as_data(header, path))
         return
     article = "an" if header.class_word[:1].lower() in tuple("aeiou") else "a"
     what = f", {article} {header.class_word}" if header.class_word else ""
-    output.answer(f"<{header.name}>{what}")
+    output.answer_line(f"<{header.name}>{what}")
     _answer_rows(
         [
             ("kind", header.kind),
-            ("aliases", ", ".join(header.aliases)),
+            ("aliases", _brief(list(header.aliases))),
             *(("fact", f"{n}  {facts.told(fact)}") for n, fact in enumerate(header.facts, 1)),
         ]
     )
@@ -82,7 +94,7 @@ def show(name: str, probe: bool, as_json: bool) -> None:
             ("photos", _brief(header.provenance.get("photos", ""))),
             ("date", header.date),
             ("licence", header.licence),
-            ("extras", ", ".join(header.extra_tensors)),
+            ("extras", _brief(list(header.extra_tensors))),
             ("size", _size(header.size)),
             ("hash", header.hash),
             ("file", str(path)),
@@ -97,12 +109,12 @@ def _probe(name: str, as_json: bool) -> None:
     with output.progress() as on_progress:
         found = probe_tokens(name, on_progress=on_progress)
     if as_json:
-        output.answer_json([vars(it) for it in found])
+        output.answer_json([vars(answer) for answer in found])
         return
     if not found:
         output.note(f"<{check_name(name)}> has no facts that could be asked")
         output.hint(f'op concepts facts {check_name(name)} add "its toy is a red ball"')
-    rows = [(it.attribute, it.value, it.said or "-", it.knowledge) for it in found]
+    rows = [(one.attribute, one.value, one.said or "-", one.knowledge) for one in found]
     output.answer_table(("attribute", "fact", "tokens say", ""), rows)
 
 
@@ -216,26 +228,28 @@ def rename(old: str, new: str, as_json: bool) -> None:
 @options.as_json
 @options.talk
 def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Delete concepts from the library."""
+    """Take concepts out of the library.
+
+    `op concepts undo` brings the last one back; `op concepts forget` leaves no copy.
+    """
     if not names:
         raise UsageError("rm needs a name", hint="op concepts rm NAME")
     library = Library()
-    doomed = list(dict.fromkeys(check_name(name) for name in names))
+    chosen = list(dict.fromkeys(check_name(name) for name in names))
+    gone = [name for name in chosen if library.was_removed(name)]  # a run that was cut goes on
+    doomed = [name for name in chosen if name not in gone]
     for name in doomed:
         library.path(name)  # all must be here before one goes
-    if not yes:
-        which = ", ".join(f"<{name}>" for name in doomed)
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError(
-                f"deleting {which} cannot be undone",
-                hint=f"op concepts rm {' '.join(doomed)} --yes",
-            )
-        click.confirm(f"Delete {which} for good?", abort=True, err=True)
+    if doomed:
+        upkeep.confirm("delete", doomed, yes=yes)
     for name in doomed:
         library.remove(name)
         output.note(f"deleted <{name}>")
+    for name in gone:
+        output.note(f"<{name}> is deleted already")
+    output.hint(f"op concepts undo {chosen[-1]}")
     if as_json:
-        output.answer_json({"removed": doomed})
+        output.answer_json({"removed": chosen})
 
 
 @command.command(epilog="Examples:  op concepts verify bo.opconcept  |  op concepts verify bo")
@@ -251,14 +265,14 @@ def verify(file: Path, as_json: bool) -> None:
     if str(file) == "-":
         problems = verify_bytes(_read_stdin())
     else:
-        if not file.exists() and str(file) in library.names():
+        if not os.path.exists(file) and str(file) in library.names():
             file = library.path(str(file))
         problems = problems_of(file)
     if as_json:
         output.answer_json({"file": str(file), "sound": not problems, "problems": problems})
     else:
         for line in problems or ["sound"]:
-            output.answer(line)
+            output.answer_line(line)
     if problems:
         raise PackError(
             f"{file.name} should not be used",
@@ -395,32 +409,45 @@ def _answer_slot(header: PackHeader, name: str) -> None:
             output.answer(f"  {line}")
         scores = {}  # all of them are on the card
     first = [key for key in ("verdict", "threshold") if key in scores]
+    rest = [key for key in sorted(scores) if key not in first]
+    about = sorted(slot.about)
     _answer_rows(
         [
-            *((key, _brief(scores[key])) for key in first),
-            *((key, _brief(scores[key])) for key in sorted(scores) if key not in first),
+            *((key, _brief(scores[key])) for key in (first + rest)[:ROWS]),
             ("tokens", f"{', '.join(counts)} of width {slot.tensors['id'].shape[1]}"),
-            *((key, _brief(slot.about[key])) for key in sorted(slot.about)),
+            *((key, _brief(slot.about[key])) for key in about[:ROWS]),
         ]
     )
+    if left := max(len(scores) - ROWS, 0) + max(len(about) - ROWS, 0):
+        output.answer_line(f"  and {left} more, which --json shows")
 
 
 def _answer_rows(rows: Sequence[tuple[str, str]]) -> None:
-    width = max([11, *(len(key) for key, value in rows if value)])
-    for key, value in rows:
-        if value:
-            output.answer(f"  {key:<{width}} {value}")
+    shown = [(_cut(key, COLUMN), value) for key, value in rows if value]
+    width = max([11, *(len(key) for key, _ in shown)])
+    for key, value in shown:
+        output.answer_line(f"  {key:<{width}} {value}")
 
 
 def _brief(value: object) -> str:
     """A value of the header on one line, cut where it is long."""
     if isinstance(value, dict):
-        text = ", ".join(f"{key} {_brief(part)}" for key, part in value.items())
+        pairs = list(value.items())[:BRIEF]
+        text = ", ".join(f"{_cut(str(key), COLUMN)} {_brief(part)}" for key, part in pairs)
     elif isinstance(value, list):
-        text = ", ".join(_brief(part) for part in value)
+        text = ", ".join(_brief(part) for part in value[:BRIEF])
     else:
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+    return _cut(text, BRIEF)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _tell_age(header: PackHeader) -> None:
+    if said := age_note(header):
+        output.note(said)
 
 
 def _size(size: int) -> str:

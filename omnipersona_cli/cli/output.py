@@ -2,12 +2,16 @@
 
 stdout carries the answer and nothing else; everything a person is told on the way goes to stderr.
 ``-q`` silences notes and bars, never warnings and errors. tqdm is imported when a bar is drawn.
+
+Names, paths and facts may be a stranger's, and a model may say anything. Whatever is printed has
+gone through `plain`, so that nothing moves the cursor, turns a line around or passes for another.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,6 +30,9 @@ VERBOSE = "omnipersona.verbose"
 WHEN_INTERRUPTED = "omnipersona.when_interrupted"
 """Where a command leaves the hint that is given after Ctrl-C, in ``meta``."""
 
+_JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
+_NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
 
 def quiet() -> bool:
     """True under ``-q``."""
@@ -42,16 +49,72 @@ def colour() -> bool | None:
     return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
+def plain(text: str, *, lines: bool = False) -> str:
+    """``text`` as a terminal may have it: what controls a terminal or reorders a line is shown as
+    an escape ("\\x1b"). Line breaks and tabs stay where ``lines`` are meant.
+
+    What belongs to words and emoji (joiners, variation selectors) stays.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(
+        character if character in kept or not _acts(character) else _escaped(character)
+        for character in text
+    )
+
+
+def _acts(character: str) -> bool:
+    """True for what a terminal acts on or cannot show: C0 and C1, bidi and invisible controls, line
+    separators, halves of surrogate pairs."""
+    if character in _JOINERS:
+        return False
+    return unicodedata.category(character) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def _escaped(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 def answer(text: object) -> None:
-    """One line of the answer, on stdout."""
-    click.echo(str(text), color=colour())
+    """A piece of the answer, on stdout. Text may have several lines; a path and a number have one,
+    whatever is in them."""
+    click.echo(plain(str(text), lines=isinstance(text, str)), color=colour())
+
+
+def answer_line(text: object) -> None:
+    """One line of the answer, whatever is in it."""
+    click.echo(plain(str(text)), color=colour())
+
+
+def answer_piece(text: str) -> None:
+    """A piece of an answer that arrives in pieces, on stdout; no line break follows."""
+    click.echo(plain(text, lines=True), nl=False, color=colour())
 
 
 def answer_json(value: Any) -> None:
     """The answer as one JSON object or array, on stdout."""
     import json
 
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    if not (text.isascii() and "\x7f" not in text):
+        text = "".join(map(_json_escaped, text))
+    click.echo(text)
+
+
+def _json_escaped(character: str) -> str:
+    """``character`` as it may stand in JSON on a terminal; the text that it means is the same."""
+    if character == "\n" or not _acts(character):
+        return character
+    code = ord(character)
+    if code < 0x10000:
+        return f"\\u{code:04x}"
+    return f"\\u{0xD7C0 + (code >> 10):04x}\\u{0xDC00 + (code & 0x3FF):04x}"  # a surrogate pair
 
 
 def answer_bytes(data: bytes) -> None:
@@ -66,22 +129,22 @@ def answer_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> N
     """Rows under headings, in columns, on stdout. No heading where nothing follows."""
     if not rows:
         return
-    table = [list(headings), *([str(cell) for cell in row] for row in rows)]
+    table = [list(headings), *([plain(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     for row in table:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        answer("  ".join(cells).rstrip())
+        answer_line("  ".join(cells).rstrip())
 
 
 def note(text: str) -> None:
     """Something a person may like to know, on stderr; silent under ``-q``."""
     if not quiet():
-        _to_stderr(text)
+        _to_stderr(plain(text))
 
 
 def warn(text: str) -> None:
     """Something a person ought to know, on stderr, even under ``-q``."""
-    _to_stderr(click.style("Warning:", fg="yellow") + f" {text}")
+    _to_stderr(click.style("Warning:", fg="yellow") + f" {plain(text)}")
 
 
 def hint(text: str) -> None:
@@ -94,7 +157,7 @@ def fail(error: PersonaError, *, show_traceback: bool = False) -> None:
     if show_traceback:
         import traceback
 
-        _to_stderr("".join(traceback.format_exception(error)).rstrip())
+        _to_stderr(plain("".join(traceback.format_exception(error)).rstrip(), lines=True))
     _to_stderr(click.style("Error:", fg="red", bold=True) + f" {_one_line(str(error))}")
     if error.hint:
         _to_stderr(f"Hint: {_one_line(error.hint)}")
@@ -140,7 +203,7 @@ def _new_bar(event: Progress) -> tqdm[Any] | None:
 
     bar = tqdm(
         total=event.total,
-        desc=event.phase,
+        desc=plain(event.phase),
         file=sys.stderr,
         disable=None,  # tqdm's own word for "not a terminal"
         leave=False,
@@ -178,7 +241,7 @@ def _to_stderr(text: str) -> None:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return plain(" ".join(text.split()))
 
 
 def _setting(key: str) -> bool:

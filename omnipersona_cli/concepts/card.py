@@ -23,10 +23,10 @@ def figures_in(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         if isinstance(values, Mapping):
             try:
                 words = tell(values, card)
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, TypeError, ValueError, OverflowError):
                 continue
             if words:
-                rows.append((key, words))
+                rows.append((key, words[:ADVICE_LENGTH]))
     return rows
 
 

@@ -1,7 +1,8 @@
 """This user's packs by name: one file ``<name>.opconcept`` each, in one folder.
 
 Reading takes no lock: a file is replaced whole, so a reader sees the old one or the new one.
-Changes are made under a file lock. Nothing here imports numpy unless it checks values.
+Changes are made under a file lock, leave an undo copy, and can be repeated after a cut at any
+place. Nothing here imports numpy unless it checks values.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from shlex import quote
 
-from omnipersona_cli.concepts import container, pack
+from omnipersona_cli.concepts import container, pack, undo
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact
 from omnipersona_cli.concepts.pack import SUFFIX, Pack, PackHeader
 from omnipersona_cli.errors import (
@@ -46,14 +48,12 @@ class Library:
 
     def names(self) -> tuple[str, ...]:
         """The names of all concepts, sorted."""
-        try:
-            files = [file.name for file in os.scandir(self.folder) if file.is_file()]
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
-        except OSError as error:
-            raise ResourceError(
-                f"the library {self.folder} cannot be read", hint=f"ls -ld {self.folder}"
-            ) from error
+        with self._readable():
+            try:
+                with os.scandir(self.folder) as found:
+                    files = [file.name for file in found if file.is_file()]
+            except (FileNotFoundError, NotADirectoryError):
+                return ()
         stems = (name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX))
         return tuple(sorted(stem for stem in stems if re.fullmatch(NAME_PATTERN, stem)))
 
@@ -61,7 +61,9 @@ class Library:
         """Where the pack of an existing concept lies."""
         name = check_name(name)
         path = self._file(name)
-        if not path.is_file():
+        with self._readable():
+            here = path.is_file()
+        if not here:
             names = self.names()
             guess = nearest(name, names)
             hint = f"did you mean <{guess}>? op concepts" if guess else "op concepts"
@@ -87,8 +89,37 @@ class Library:
     def save(self, concept: Pack, *, force: bool = False, large: bool = False) -> Path:
         """Keep a concept under its name; ``large`` as in `write_pack`."""
         data = pack.to_bytes(concept, large=large)
-        with self._changing():
+        with self.changing():
             return self._put(concept.name, data, force=force)
+
+    def save_learned(
+        self,
+        learned: Pack,
+        *,
+        before: PackHeader | None,
+        slots: Sequence[str],
+        large: bool = False,
+    ) -> tuple[Path, str]:
+        """Keep what was learned in ``slots``, whatever happened to the concept meanwhile.
+
+        ``before`` is the header as it was when learning began, None where there was no concept.
+        What changed since is merged (`omnipersona_cli.concepts.merge`). Returns the path, and a
+        sentence where something had changed, else "". Raises PersonaError, with the library as it
+        was, where the concept was removed or another has taken its name: the caller still has
+        ``learned``, and keeps it elsewhere.
+        """
+        from omnipersona_cli.concepts.merge import merge
+
+        with self.changing():
+            now = self._today(learned.name, before)
+            if before is None or now is None or now.hash == before.hash:
+                data = pack.to_bytes(learned, large=large)
+                return self._put(learned.name, data, force=before is not None), ""
+            merged = merge(learned, before=before, now=self.load(now.name), slots=slots)
+            path = self._put(merged.name, pack.to_bytes(merged, large=large), force=True)
+            if merged.name != learned.name:
+                return path, f"<{learned.name}> has become <{merged.name}> while it was learned"
+            return path, f"<{merged.name}> was changed while it was learned; both are kept"
 
     def add_file(self, path: Path, name: str | None = None, *, force: bool = False) -> Path:
         """Import a pack from elsewhere, verified, under its own name or another."""
@@ -101,7 +132,7 @@ class Library:
         concept = pack.parse_pack(data)  # checks every value
         chosen = check_name(name) if name else concept.name
         kept = pack.rewrite(data, name=chosen)
-        with self._changing():
+        with self.changing():
             return self._put(chosen, kept, force=force)
 
     def export(self, name: str, to: Path | None = None, *, force: bool = False) -> Path:
@@ -111,7 +142,7 @@ class Library:
         """
         data = self.read_bytes(name)
         target = to or Path()
-        if target.is_dir():
+        if os.path.isdir(target):
             target = target / f"{check_name(name)}{SUFFIX}"
         container.write_file(target, data, overwrite=force)
         return target
@@ -131,7 +162,7 @@ class Library:
 
         The tensors stay as they are, to the bit.
         """
-        with self._changing():
+        with self.changing():
             header = self.header(name)
             facts = tuple(change(header.facts))
             if len(facts) > FACT_COUNT:
@@ -143,28 +174,66 @@ class Library:
                 path = self.path(name)
                 with pack.named(path.name):
                     data = pack.rewrite(container.read_file(path), facts=facts)
-                container.write_file(path, data, overwrite=True)
+                self._put(header.name, data, force=True)
             return self.header(name)
 
     def rename(self, old: str, new: str) -> Path:
-        """Give a concept another name; the mentions in its own facts follow."""
+        """Give a concept another name; the mentions in its own facts follow.
+
+        A renaming that was cut is finished, and one that is done already is no error.
+        """
         old, new = check_name(old), check_name(new)
         if old == new:
             raise UsageError(f"<{old}> has that name already", hint="op concepts")
-        with self._changing():
-            path = self.path(old)
-            with pack.named(path.name):
-                data = pack.rewrite(container.read_file(path), name=new)
-            if os.path.lexists(self._file(new)):
-                raise _taken(new, hint=f"op concepts rm {new}, or choose another name")
-            target = self._put(new, data, force=False)
-            _unlink(path)
-            return target
+        with self.changing():
+            done = [copy for copy in undo.copies(self.folder) if copy.name == old]
+            if not os.path.lexists(self._file(old)) and done and done[-1].renamed == new:
+                return self.path(new)
+            return self._rename(old, new)
 
     def remove(self, name: str) -> None:
-        """Delete a concept, even one whose file is broken."""
-        with self._changing():
-            _unlink(self.path(name))
+        """Take a concept out of the library, even one whose file is broken. `undo` brings it
+        back; `omnipersona_cli.concepts.upkeep.forget` leaves nothing of it."""
+        with self.changing():
+            undo.take_away(self.folder, self.path(name))
+
+    def was_removed(self, name: str) -> bool:
+        """True where the last that happened to ``name`` was its removal."""
+        name = check_name(name)
+        with self._readable():
+            mine = [copy for copy in undo.copies(self.folder) if copy.name == name]
+            here = os.path.lexists(self._file(name))
+        return bool(mine) and not mine[-1].renamed and not here
+
+    def undo(self, name: str = "") -> tuple[str, str]:
+        """Take back the last change, or the last of one concept. Returns the name of the concept
+        and what was done. Doing it again brings the newer state back.
+
+        Raises MissingError where there is nothing to take back.
+        """
+        with self.changing():
+            return self.undo_under_lock(check_name(name) if name else "")
+
+    def undo_under_lock(self, name: str) -> tuple[str, str]:
+        """`undo` for one who holds the lock already."""
+        for copy in reversed(undo.copies(self.folder)):
+            if name and not copy.concerns(name):
+                continue
+            here = os.path.lexists(self._file(copy.name))
+            if copy.renamed:
+                if os.path.lexists(self._file(copy.renamed)) and not here:
+                    self._rename(copy.renamed, copy.name)
+                    return copy.name, f"<{copy.renamed}> is <{copy.name}> again"
+                continue
+            data = container.read_file(copy.path)
+            if here and container.read_file(self._file(copy.name)) == data:
+                continue
+            self._put(copy.name, data, force=True)
+            if not here:
+                copy.path.unlink()
+            return copy.name, f"<{copy.name}> is {'as it was' if here else 'back'}"
+        about = f" about <{name}>" if name else ""
+        raise MissingError(f"there is nothing to undo{about}", hint="op concepts")
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name}{SUFFIX}"
@@ -172,16 +241,62 @@ class Library:
     def _put(self, name: str, data: bytes, *, force: bool) -> Path:
         """Write the pack under the lock; the same pack again is no change."""
         path = self._file(name)
-        if os.path.lexists(path) and not force:
+        here = os.path.lexists(path)
+        if here:
             with suppress(PersonaError):
-                if container.read_file(path) == data:
+                if container.read_file(path) == data and not path.is_symlink():
                     return path
-            raise _taken(name, hint="--force replaces it; another --name keeps both")
+            if not force:
+                raise _taken(name, hint="--force replaces it; another --name keeps both")
+            undo.keep(self.folder, path)
         container.write_file(path, data, overwrite=force)
+        if here:
+            undo.drop_older(self.folder, name)
         return path
 
+    def _rename(self, old: str, new: str) -> Path:
+        path = self.path(old)
+        with pack.named(path.name):
+            data = pack.rewrite(container.read_file(path), name=new)
+        target = self._file(new)
+        if os.path.lexists(target) and container.read_file(target) != data:
+            raise _taken(new, hint=f"op concepts rm {new}, or choose another name")
+        self._put(new, data, force=False)
+        undo.take_away(self.folder, path, renamed=new)
+        return target
+
+    def _today(self, name: str, before: PackHeader | None) -> PackHeader | None:
+        """What the concept of ``before`` is now; None where there was none and is none."""
+        if before is None:
+            if os.path.lexists(self._file(name)):
+                raise _taken(name, hint="--force replaces it; another --name keeps both")
+            return None
+        if os.path.lexists(self._file(before.name)):
+            return self.header(before.name)
+        mine = {slot: entry.hash for slot, entry in before.slots.items()}
+        for copy in reversed(undo.copies(self.folder)):
+            if copy.name == before.name and copy.renamed in self.names():
+                now = self.header(copy.renamed)
+                if mine.items() <= {k: entry.hash for k, entry in now.slots.items()}.items():
+                    return now
+        raise PersonaError(
+            f"<{before.name}> was removed while it was learned",
+            hint=f"op concepts undo {before.name}",
+        )
+
     @contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _readable(self) -> Iterator[None]:
+        """What the system says while the library is read is a ResourceError."""
+        try:
+            yield
+        except OSError as error:
+            raise ResourceError(
+                f"the library {self.folder} cannot be read: {_reason(error)}",
+                hint=f"ls -ld {quote(str(self.folder))}",
+            ) from error
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
         """Hold the library's lock, and clear away what a killed process left half-written."""
         from filelock import FileLock, Timeout
 
@@ -194,18 +309,31 @@ class Library:
             raise ResourceError(
                 "another op has been changing the library for a while", hint="try again"
             ) from None
-        except OSError as error:
-            raise ResourceError(
-                f"the library {self.folder} cannot be written",
-                hint="choose another place: export OMNIPERSONA_HOME=FOLDER",
-            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise self._unwritable(error) from error
         try:
-            for left in self.folder.glob(f".*{SUFFIX}.*.tmp"):
+            for folder in (self.folder, self.folder / undo.FOLDER):
                 with suppress(OSError):
-                    left.unlink()
+                    for left in container.temporaries(folder):  # nobody writes here without a lock
+                        with suppress(OSError):
+                            left.unlink()
             yield
+        except OSError as error:
+            raise self._unwritable(error) from error
         finally:
-            held.release()
+            with suppress(OSError):
+                held.release()
+
+    def _unwritable(self, error: Exception) -> ResourceError:
+        return ResourceError(
+            f"the library {self.folder} cannot be written: {_reason(error)}",
+            hint="choose another place: export OMNIPERSONA_HOME=FOLDER",
+        )
+
+
+def _reason(error: Exception) -> str:
+    said = error.strerror if isinstance(error, OSError) else ""
+    return (said or type(error).__name__).lower()
 
 
 def _taken(name: str, *, hint: str) -> PersonaError:
@@ -217,12 +345,6 @@ def _check_same(inside: str, path: Path) -> None:
     if inside != path.name.removesuffix(SUFFIX):
         raise PackError(
             f"{path.name} holds the concept <{inside}>",
-            hint=f"op concepts import {path} --name {path.name.removesuffix(SUFFIX)} --force",
+            hint=f"op concepts import {quote(str(path))} "
+            f"--name {path.name.removesuffix(SUFFIX)} --force",
         )
-
-
-def _unlink(path: Path) -> None:
-    try:
-        path.unlink()
-    except OSError as error:
-        raise ResourceError(f"cannot remove {path}", hint=f"ls -ld {path.parent}") from error

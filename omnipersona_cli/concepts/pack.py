@@ -84,6 +84,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SUFFIX",
+    "UNCLEAN",
     "Fact",
     "Pack",
     "PackHeader",
@@ -105,6 +106,8 @@ __all__ = [
 ]
 
 SUFFIX = ".opconcept"
+UNCLEAN = "a fact holds what does not belong in text; importing it strips that"
+"""What `verify` says of a pack whose facts are cleaned as they are read."""
 
 # strings, not compiled: only writing needs them, and listing should not wait
 _LARGE = rf"slot/{SLOT_PATTERN}/lora\..+|media/photo\..+"
@@ -310,7 +313,7 @@ def verify_bytes(
         [fact["text"] for fact in said if isinstance(fact, dict)] if isinstance(said, list) else []
     )
     if texts != [fact.text for fact in header.facts]:
-        problems.append("a fact holds what does not belong in text; importing it strips that")
+        problems.append(UNCLEAN)
     return problems
 
 

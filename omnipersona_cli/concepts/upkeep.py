@@ -1,0 +1,256 @@
+"""The library as a whole: is it sound, what may go, and how to leave nothing of a concept.
+
+Besides packs there are undo copies, temporaries of writers that were killed, and runs: folders
+below the cache in which `op learn` keeps checkpoints until its pack is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from omnipersona_cli.concepts import container, pack, undo
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.errors import MissingError, PackError, PersonaError, nearest
+from omnipersona_cli.language.mentions import check_name, names_in
+from omnipersona_cli.reading import Origin, parse_json, read_start
+
+KEPT_DAYS = 14
+"""Days for which undo copies and abandoned runs are kept where nothing else is said."""
+
+_DAY = 24 * 3600
+_BUSY = 600  # seconds: a run that wrote since then is going on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something about the library. ``bad`` where it should not stay; ``mended`` is what was done
+    about it, empty for nothing."""
+
+    what: str
+    bad: bool = True
+    mended: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A learning run that has not ended. ``concept`` is "" where the checkpoint does not say."""
+
+    folder: Path
+    concept: str
+    size: int
+    written: float
+
+
+def check_library(library: Library, *, repair: bool = False) -> tuple[Finding, ...]:
+    """Everything that is wrong in the library, and what is merely left there; with ``repair``
+    what can be mended without loss is.
+
+    Raises ResourceError where the library cannot be read, or, to be repaired, not be written.
+    """
+    if not library.folder.is_dir():
+        return ()
+    found = [*_check_temporaries(library.folder)]
+    if repair:
+        with library.changing():  # which clears temporaries away
+            found = [_mended(finding, "removed") for finding in found]
+            for name in library.names():
+                found += _check_pack(library, name, repair=True)
+    else:
+        for name in library.names():
+            found += _check_pack(library, name, repair=False)
+    found += _check_undo(library.folder, repair=repair)
+    for run in runs():
+        about = f" of <{run.concept}>" if run.concept else ""
+        found.append(
+            Finding(
+                what=f"an unfinished run{about} from {_day(run.written)}, {_said(run.size)}: "
+                f"{run.folder}",
+                bad=False,
+            )
+        )
+    return tuple(found)
+
+
+def sweep(library: Library, *, days: float = KEPT_DAYS) -> tuple[str, ...]:
+    """Remove temporaries, and undo copies and unfinished runs older than ``days``; says what."""
+    if library.folder.is_dir():
+        left = [path for folder in _folders(library) for path in _temporaries(folder)]
+        with library.changing():
+            gone = [f"a half-written file: {path.name}" for path in left]
+            for copy in undo.copies(library.folder):
+                if _older(copy.path, days):
+                    copy.path.unlink()
+                    gone.append(f"an undo copy of <{copy.name}>")
+    else:
+        gone = []
+    for run in runs():
+        if time.time() - run.written > max(days * _DAY, _BUSY):
+            shutil.rmtree(run.folder, ignore_errors=True)
+            about = f" of <{run.concept}>" if run.concept else ""
+            gone.append(f"an unfinished run{about} from {_day(run.written)}, {_said(run.size)}")
+    return tuple(gone)
+
+
+def forget(library: Library, name: str) -> tuple[str, ...]:
+    """Remove all that is kept of a concept: its pack, undo copies, temporaries and runs, with
+    their previews. Says what went. Can be repeated after a cut.
+
+    Raises MissingError where nothing was kept.
+    """
+    name = check_name(name)
+    gone = []
+    with library.changing():  # which clears temporaries away
+        for run in runs():
+            if run.concept == name:
+                shutil.rmtree(run.folder, ignore_errors=True)
+                gone.append(f"an unfinished run from {_day(run.written)}")
+        for copy in undo.copies(library.folder):
+            if copy.concerns(name):
+                copy.path.unlink()
+                gone.append("an undo copy")
+        path = library.folder / f"{name}{pack.SUFFIX}"
+        if os.path.lexists(path):
+            path.unlink()
+            gone.append("the pack")
+        container.sync_folder(library.folder)
+    if not gone:
+        guess = nearest(name, library.names())
+        hint = f"did you mean <{guess}>? op concepts" if guess else "op concepts"
+        raise MissingError(f"nothing is kept of <{name}>", hint=hint)
+    return tuple(gone)
+
+
+def mentioned_by(library: Library, name: str) -> tuple[str, ...]:
+    """The other concepts whose facts mention ``name``."""
+    found = []
+    for other in library.names():
+        with suppress(PersonaError):
+            facts = library.header(other).facts
+            if other != name and any(name in names_in(fact.text) for fact in facts):
+                found.append(other)
+    return tuple(found)
+
+
+def runs() -> tuple[Run, ...]:
+    """The learning runs that have not ended, the oldest first."""
+    from omnipersona_cli.config import cache_folder
+
+    found = []
+    with suppress(OSError):
+        for folder in (cache_folder() / "runs").iterdir():
+            with suppress(OSError):
+                if folder.is_dir() and not folder.is_symlink():
+                    found.append(_run(folder))
+    return tuple(sorted(found, key=lambda run: run.written))
+
+
+def _run(folder: Path) -> Run:
+    files = [entry for entry in os.scandir(folder) if entry.is_file(follow_symlinks=False)]
+    stats = [entry.stat(follow_symlinks=False) for entry in files]
+    concept = next(
+        (name for entry in files if (name := _concept_in(Path(entry.path)))),
+        "",
+    )
+    return Run(
+        folder=folder,
+        concept=concept,
+        size=sum(stat.st_size for stat in stats),
+        written=max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime),
+    )
+
+
+def _concept_in(path: Path) -> str:
+    """The concept that a checkpoint names in its metadata ("run", "concept"), or nothing."""
+    origin = Origin(name="it", error=PackError)
+    with suppress(PersonaError, ValueError):
+        start, _ = read_start(path, origin, limit=8 + container.HEADER_LIMIT, largest=1 << 40)
+        length = int.from_bytes(start[:8], "little")
+        header = parse_json(start[8 : 8 + length].decode("utf-8"), origin)
+        metadata = header.get("__metadata__") if isinstance(header, dict) else None
+        said = metadata.get("run") if isinstance(metadata, dict) else None
+        run = parse_json(said, origin) if isinstance(said, str) else None
+        concept = run.get("concept") if isinstance(run, dict) else None
+        return check_name(concept) if isinstance(concept, str) else ""
+    return ""
+
+
+def _check_pack(library: Library, name: str, *, repair: bool) -> Iterator[Finding]:
+    path = library.folder / f"{name}{pack.SUFFIX}"
+    problems = pack.verify(path)
+    if not problems:
+        header = pack.read_header(path)
+        if header.name != name:
+            yield Finding(what=f"{path.name} holds the concept <{header.name}>")
+        elif not header.sealed:
+            yield _rewritten(path, Finding(what=f"<{name}> is of format 1.0", bad=False), repair)
+        return
+    for problem in problems:
+        finding = Finding(what=f"{path.name}: {problem}")
+        if not repair:
+            yield finding
+        elif len(problems) == 1 and problem == pack.UNCLEAN:
+            yield _rewritten(path, finding, repair)
+        else:
+            yield _restored(library, name, finding)
+            return
+
+
+def _rewritten(path: Path, finding: Finding, repair: bool) -> Finding:
+    if not repair:
+        return finding
+    container.write_file(path, pack.rewrite(container.read_file(path)), overwrite=True)
+    return _mended(finding, "written anew")
+
+
+def _restored(library: Library, name: str, finding: Finding) -> Finding:
+    """The last sound undo copy in the place of a broken pack, which becomes the undo copy."""
+    for copy in reversed(undo.copies(library.folder)):
+        if copy.name == name and not copy.renamed and not pack.verify(copy.path):
+            library.undo_under_lock(name)
+            return _mended(finding, "the undo copy is in its place")
+    return finding
+
+
+def _check_temporaries(folder: Path) -> Iterator[Finding]:
+    for place in (folder, folder / undo.FOLDER):
+        for path in _temporaries(place):
+            yield Finding(what=f"a half-written file: {path}")
+
+
+def _check_undo(folder: Path, *, repair: bool) -> Iterator[Finding]:
+    for copy in undo.copies(folder):
+        problems = pack.verify(copy.path)
+        what = f"an undo copy of <{copy.name}> from {_day(copy.path.stat().st_mtime)}"
+        yield Finding(what=f"{what}: {problems[0]}" if problems else what, bad=False)
+
+
+def _folders(library: Library) -> tuple[Path, ...]:
+    return library.folder, library.folder / undo.FOLDER
+
+
+def _temporaries(folder: Path) -> list[Path]:
+    with suppress(OSError):
+        return list(container.temporaries(folder))
+    return []
+
+
+def _older(path: Path, days: float) -> bool:
+    return time.time() - path.stat(follow_symlinks=False).st_mtime > days * _DAY
+
+
+def _mended(finding: Finding, how: str) -> Finding:
+    return Finding(what=finding.what, bad=finding.bad, mended=how)
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d", time.localtime(moment))
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
