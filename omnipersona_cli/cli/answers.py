@@ -24,7 +24,7 @@ class Streaming:
             text = text.lstrip()
         if text:
             self.begun = True
-            click.echo(text, nl=False, color=output.colour())
+            output.answer_piece(text)
 
     def end(self) -> None:
         """The end of the line."""

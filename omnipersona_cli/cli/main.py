@@ -195,10 +195,23 @@ def _expected(error: Exception) -> PersonaError | None:
             f"permission denied{_at(error)}",
             hint="name a place that you may use with -o, or set OMNIPERSONA_HOME",
         )
+    elif isinstance(error, OSError) and error.errno in _DISK:
+        told = ResourceError(
+            f"the disk failed{_at(error)}: {str(error.strerror).lower()}",
+            hint="try again; if it stays, look at the disk: dmesg | tail",
+        )
     else:
         return None
     told.__cause__ = error
     return told
+
+
+_DISK = {
+    getattr(errno, name)
+    for name in ("EIO", "EINTR", "ESTALE", "ENXIO", "ENODEV", "ETIMEDOUT", "ENOLCK", "EREMOTEIO")
+    if hasattr(errno, name)
+}
+"""What a disk, or a network that stands for one, says when it fails."""
 
 
 def _usage_hint(error: click.UsageError) -> str:

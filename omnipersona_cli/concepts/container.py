@@ -175,9 +175,9 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
-        if not overwrite and os.path.lexists(path):
-            raise _taken(path)
         sweep_temporaries(path.parent, path.name)
+        if not overwrite and is_taken(path):
+            raise _taken(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         with open(descriptor, "wb") as file:
             _claim(file.fileno())
@@ -196,6 +196,16 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def is_taken(path: Path) -> bool:
+    """True where anything has this name, even a dangling link. Unlike `os.path.lexists` it raises
+    OSError where the disk does not say: to take that for "nothing is there" would lose a file."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def temporaries(folder: Path, name: str = "") -> Iterator[Path]:
@@ -333,7 +343,7 @@ def _place(temporary: Path, path: Path) -> None:
     except FileExistsError:
         raise _taken(path) from None
     except OSError:  # a file system without hard links
-        if os.path.lexists(path):
+        if is_taken(path):
             raise _taken(path) from None
         os.rename(temporary, path)
 

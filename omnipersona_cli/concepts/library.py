@@ -187,7 +187,7 @@ class Library:
             raise UsageError(f"<{old}> has that name already", hint="op concepts")
         with self.changing():
             done = [copy for copy in undo.copies(self.folder) if copy.name == old]
-            if not os.path.lexists(self._file(old)) and done and done[-1].renamed == new:
+            if not container.is_taken(self._file(old)) and done and done[-1].renamed == new:
                 return self.path(new)
             return self._rename(old, new)
 
@@ -202,7 +202,7 @@ class Library:
         name = check_name(name)
         with self._readable():
             mine = [copy for copy in undo.copies(self.folder) if copy.name == name]
-            here = os.path.lexists(self._file(name))
+            here = container.is_taken(self._file(name))
         return bool(mine) and not mine[-1].renamed and not here
 
     def undo(self, name: str = "") -> tuple[str, str]:
@@ -219,9 +219,9 @@ class Library:
         for copy in reversed(undo.copies(self.folder)):
             if name and not copy.concerns(name):
                 continue
-            here = os.path.lexists(self._file(copy.name))
+            here = container.is_taken(self._file(copy.name))
             if copy.renamed:
-                if os.path.lexists(self._file(copy.renamed)) and not here:
+                if container.is_taken(self._file(copy.renamed)) and not here:
                     self._rename(copy.renamed, copy.name)
                     return copy.name, f"<{copy.renamed}> is <{copy.name}> again"
                 continue
@@ -241,7 +241,7 @@ class Library:
     def _put(self, name: str, data: bytes, *, force: bool) -> Path:
         """Write the pack under the lock; the same pack again is no change."""
         path = self._file(name)
-        here = os.path.lexists(path)
+        here = container.is_taken(path)
         if here:
             with suppress(PersonaError):
                 if container.read_file(path) == data and not path.is_symlink():
@@ -259,7 +259,7 @@ class Library:
         with pack.named(path.name):
             data = pack.rewrite(container.read_file(path), name=new)
         target = self._file(new)
-        if os.path.lexists(target) and container.read_file(target) != data:
+        if container.is_taken(target) and container.read_file(target) != data:
             raise _taken(new, hint=f"op concepts rm {new}, or choose another name")
         self._put(new, data, force=False)
         undo.take_away(self.folder, path, renamed=new)
@@ -268,10 +268,10 @@ class Library:
     def _today(self, name: str, before: PackHeader | None) -> PackHeader | None:
         """What the concept of ``before`` is now; None where there was none and is none."""
         if before is None:
-            if os.path.lexists(self._file(name)):
+            if container.is_taken(self._file(name)):
                 raise _taken(name, hint="--force replaces it; another --name keeps both")
             return None
-        if os.path.lexists(self._file(before.name)):
+        if container.is_taken(self._file(before.name)):
             return self.header(before.name)
         mine = {slot: entry.hash for slot, entry in before.slots.items()}
         for copy in reversed(undo.copies(self.folder)):

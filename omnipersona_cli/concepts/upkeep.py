@@ -115,7 +115,7 @@ def forget(library: Library, name: str) -> tuple[str, ...]:
                 copy.path.unlink()
                 gone.append("an undo copy")
         path = library.folder / f"{name}{pack.SUFFIX}"
-        if os.path.lexists(path):
+        if container.is_taken(path):
             path.unlink()
             gone.append("the pack")
         container.sync_folder(library.folder)

@@ -1,0 +1,15 @@
+"""No command loses a concept, whichever call to the disk fails or is the last. `make faults` tries
+every call of every command; here some calls of those that do most."""
+
+import pytest
+from disk_faults import attack
+
+
+@pytest.mark.parametrize(
+    ("command", "stride"), [("rename", 5), ("rm", 7), ("import --force", 4), ("export", 3)]
+)
+def test_no_failing_disk_and_no_kill_loses_a_concept(command: str, stride: int) -> None:
+    tally = attack(command, stride=stride)
+    assert tally.tried > 10
+    assert tally.refused > 5
+    assert tally.wrong == []
