@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?=
 
-.PHONY: demo test lint bench-toy clean
+.PHONY: demo test lint attacks faults fuzz concurrency bench-toy clean
 
 demo: $(INSTALLED) ## teach nano a character, then ask, paint and edit; results in demo/
 	$(BIN)/python examples/demo.py demo
@@ -17,6 +17,21 @@ lint: $(INSTALLED) ## what the suite also checks, alone
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+attacks: $(INSTALLED) ## packs, texts and paths of strangers: every one is refused or harmless
+	$(BIN)/pytest -q tests/concepts/test_attacks.py tests/concepts/test_digest.py \
+	  tests/cli/test_terminal.py tests/attacks/test_sound.py
+
+faults: $(INSTALLED) ## fail, and die at, every call to the disk of every command that writes
+	$(BIN)/python tests/attacks/disk_faults.py
+
+MUTANTS ?= 200000
+
+fuzz: $(INSTALLED) ## mutated packs through verify, and sound ones through every command
+	$(BIN)/python tests/attacks/pack_mutants.py $(MUTANTS)
+
+concurrency: $(INSTALLED) ## eight processes change one library for 30 seconds
+	$(BIN)/python tests/attacks/library_races.py
 
 # Goes on where it was interrupted; after a change of weights or judges: rm -r bench. JUDGES="toy clip" asks several, the first that is able.
 CONCEPTS ?= 20
