@@ -94,7 +94,8 @@ def show_trace(trace: Trace) -> None:
         click.echo("replay: nothing to recall", err=True)
     for step in trace.steps:
         asked, answered = (step.prompt, step.answer or "(nothing)")
-        click.echo(f"{step.stage}: {asked} -> {answered} [{step.source}]", err=True)
+        line = f"{step.stage}: {asked} -> {answered} [{step.source}]"
+        click.echo(output.plain(line), err=True)
 
 
 def tell_seed(chosen: int | None) -> int:
