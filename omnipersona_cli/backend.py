@@ -62,7 +62,9 @@ class BackendInfo:
     to run, ``memory_by_model`` what others of ``models`` do. ``learn_steps``, ``learn_rate`` and
     ``batch`` (lessons per optimiser step, all tasks together) are what learning takes where a
     person names nothing else; ``replay_examples`` is how many in-context examples replay shows to
-    the model. ``notes`` are what else a person should know before choosing it, a sentence each.
+    the model. ``threads`` is the number of processor threads that it is fastest with, 0 where
+    torch's own choice is right (`registry.open_backend` sets it). ``notes`` are what else a person
+    should know before choosing it, a sentence each.
     """
 
     name: str
@@ -86,6 +88,7 @@ class BackendInfo:
     learn_rate: float = 1e-3
     batch: int = 8
     replay_examples: int = 6
+    threads: int = 0
     notes: tuple[str, ...] = ()
 
 

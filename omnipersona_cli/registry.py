@@ -243,6 +243,10 @@ def open_backend(
     The one place that opens. Reports ``Progress(phase="loading NAME")``. Raises MissingError for a
     name that is not installed and for a package that the backend needs and that is not here,
     ResourceError where memory runs out; whatever else the opener raises passes through.
+
+    Where ``info.threads`` says so, torch is told to use fewer processor threads. That holds for the
+    whole process: torch has no narrower setting that its backward pass obeys. Setting
+    OMP_NUM_THREADS keeps a person's own number.
     """
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
@@ -251,7 +255,7 @@ def open_backend(
     try:
         opener = load(info.opens)
         with memory_errors(name):
-            return cast(Backend, opener(replace(opening, backend=name)))
+            backend = cast(Backend, opener(replace(opening, backend=name)))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing.startswith(("op_", "omnipersona")) or not missing:
@@ -260,6 +264,16 @@ def open_backend(
             f"backend {name} needs the Python package {missing!r}, which is not installed",
             hint=f"pip install {missing}",
         ) from error
+    if info.threads and "OMP_NUM_THREADS" not in os.environ:
+        _use_threads(info.threads)
+    return backend
+
+
+def _use_threads(most: int) -> None:
+    """At most so many threads from now on."""
+    import torch
+
+    torch.set_num_threads(min(most, torch.get_num_threads()))
 
 
 @contextmanager

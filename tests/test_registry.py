@@ -1,6 +1,7 @@
 """Opening backends by name."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -108,3 +109,22 @@ def test_missing_file_of_our_own_stays_a_bug(opener: ModuleType) -> None:
 
 def test_load_imports_what_an_entry_names() -> None:
     assert registry.load("pathlib:Path") is Path
+
+
+@pytest.mark.parametrize(("chosen", "used"), [(None, 1), ("2", 2)])
+def test_a_backend_says_how_many_threads_it_is_fastest_with(
+    chosen: str | None, used: int, opener: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(info("test_opener:open_backend"), threads=1)
+    monkeypatch.setattr(registry, "backends", lambda: {"test": few})
+    opener.open_backend = lambda opening: opening  # type: ignore[attr-defined]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        registry.open_backend(TEST)
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)
