@@ -53,7 +53,6 @@ def is_harmless(result: Result) -> None:
         lambda text: output.answer(Path(text.replace("\0", ""))),
         lambda text: output.answer_line(text),
         lambda text: output.answer_piece(text),
-        lambda text: output.answer_stream([text]),
         lambda text: output.answer_json({text: [text]}),
         lambda text: output.answer_table([text], [[text]]),
         lambda text: output.note(text),
