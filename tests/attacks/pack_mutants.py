@@ -7,6 +7,7 @@ can write. Whatever `verify` calls sound, every command takes: no traceback, bou
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -40,6 +41,10 @@ VALUES: tuple[Any, ...] = (
     *([], {}, [[]], [{}], {"": {}}, [0] * 1000, {str(n): n for n in range(3000)}),
     *({"x" * 60_000: 1}, {"a" * n: n for n in range(1, 900, 9)}),
 )
+
+
+def _value(chance: random.Random) -> Any:
+    return copy.deepcopy(chance.choice(VALUES))  # what is put in may be changed later
 
 
 def _deep(depth: int) -> Any:
@@ -108,7 +113,7 @@ def mutate(good: bytes, chance: random.Random) -> bytes:
                 continue
         elif kind == 4:
             key = chance.choice(list(metadata))
-            value = chance.choice(VALUES)
+            value = _value(chance)
             metadata[key] = value if isinstance(value, str) else json.dumps(value)
         elif kind == 5:
             _change([header], chance)
@@ -135,11 +140,11 @@ def _change(table: Any, chance: random.Random) -> None:
     if act == 0 and isinstance(inside, dict):
         del inside[key]
     elif act == 1 and isinstance(inside, dict):
-        other = chance.choice(VALUES)
+        other = _value(chance)
         inside[other if isinstance(other, str) else repr(key)] = inside[key]
     else:
         deep = chance.random() < 0.05
-        inside[key] = _deep(chance.choice((10, 31, 33, 400))) if deep else chance.choice(VALUES)
+        inside[key] = _deep(chance.choice((10, 31, 33, 400))) if deep else _value(chance)
 
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
