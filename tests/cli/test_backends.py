@@ -99,12 +99,6 @@ def test_fetch_refuses_weights_that_the_backend_does_not_know() -> None:
     assert "did you mean embedded?" in errors
 
 
-def test_fetch_says_so_where_it_cannot_yet() -> None:
-    code, _, errors = op("fetch", "bagel")
-    assert code == 3
-    assert "BAGEL-7B-MoT" in errors and "-b nano" in errors
-
-
 def test_fetch_refuses_when_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     code, _, errors = op("fetch", "janus")
