@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Task
+from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.errors import PackError, SlotError
 
@@ -25,20 +25,6 @@ NORM_SLACK = 1.001
 def slot_name(backend: Backend) -> str:
     """The short name of the slot that fits ``backend``: its fingerprint up to the first "@"."""
     return backend.fingerprint.split("@")[0]
-
-
-def parts_of(tokens: ConceptTokens, task: Task) -> list[Tensor]:
-    """The parts that a lesson of ``task`` may move; no group serves two of the plain tasks.
-
-    Understanding moves the understanding part, depiction the generation part, an edit (which looks
-    and paints) both; the identifier is shared (paper, section 3.1).
-    """
-    groups: dict[Task, list[Tensor]] = {
-        "understand": [tokens.id, tokens.und],
-        "generate": [tokens.id, tokens.gen],
-        "edit": [tokens.id, tokens.und, tokens.gen],
-    }
-    return groups[task]
 
 
 def named_tensors(tokens: ConceptTokens) -> dict[str, Tensor]:

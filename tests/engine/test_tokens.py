@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from omnipersona_cli.concepts.pack import Pack, Slot
-from omnipersona_cli.engine.tokens import from_slot, named_tensors, parts_of, slot_name, to_slot
+from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import PackError, SlotError
 from omnipersona_cli.testing import SketchBackend, drawing
 
@@ -25,12 +25,6 @@ def pack(backend):
 
 def test_a_slot_is_named_after_the_base(backend):
     assert slot_name(backend) == "sketch"
-
-
-def test_each_task_moves_its_own_part(backend, pack):
-    tokens = from_slot(pack, backend)
-    assert [id(it) for it in parts_of(tokens, "understand")] == [id(tokens.id), id(tokens.und)]
-    assert [id(it) for it in parts_of(tokens, "generate")] == [id(tokens.id), id(tokens.gen)]
 
 
 def test_tokens_come_back_as_they_went_in(backend, pack):
