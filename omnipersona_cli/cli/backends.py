@@ -86,7 +86,12 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
     repo = model or info.default_model
     from omnipersona_cli.family import weights
 
-    fetched = weights.fetch(info, repo, on_progress=lambda event: output.note(event.note))
+    fetched = weights.fetch(
+        info,
+        repo,
+        bars=not output.quiet(),
+        on_progress=lambda event: output.note(event.note),
+    )
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})
 

@@ -33,7 +33,7 @@ PACKAGES = (
 @click.pass_context
 def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
     """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
-    settings["offline"] = os.environ.get("HF_HUB_OFFLINE") == "1"
+    settings["offline"] = bool(_forbidden())
     found = {
         "omnipersona": __version__,
         "python": platform.python_version(),
@@ -45,6 +45,7 @@ def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
             {"name": info.name, "pictures": info.pictures, "needs_gb": info.memory_gb}
             for info in registry.backends().values()
         ],
+        "weights": _weights(),
         "plugins": registry.plugins(),
         "disabled_plugins": list(registry.disabled_plugins()),
         "broken_plugins": _plugin_problems(ctx),
@@ -79,6 +80,8 @@ def _print(found: dict[str, Any]) -> None:
         say(
             f"backend    {backend['name']}: {backend['pictures']}, needs {backend['needs_gb']:g} GB"
         )
+    for weights in found["weights"]:
+        say(f"weights    {weights['repo']}: {weights['gb']:.1f} GB in {weights['path']}")
     say("plugins    " + ", ".join(found["plugins"]))
     if found["disabled_plugins"]:
         say(f"disabled   {', '.join(found['disabled_plugins'])} ({registry.DISABLE})")
@@ -92,6 +95,17 @@ def _print(found: dict[str, Any]) -> None:
         say(f"setting    {setting['name']} = {value} ({setting['source']})")
     if found["settings_error"]:
         say(f"settings   {found['settings_error']}")
+
+
+def _weights() -> list[dict[str, Any]]:
+    """What was fetched for any backend, each repository once."""
+    from omnipersona_cli.family.weights import on_disk
+
+    found = {one.repo: one for info in registry.backends().values() for one in on_disk(info)}
+    return [
+        {"repo": repo, "path": str(one.folder), "gb": one.size / 1e9}
+        for repo, one in sorted(found.items())
+    ]
 
 
 def _plugin_problems(ctx: click.Context) -> list[dict[str, str]]:
@@ -160,6 +174,11 @@ def _source(ctx: click.Context, name: str) -> str:
         return f"OMNIPERSONA_{name.upper()}"
     if source is ParameterSource.DEFAULT_MAP:
         return str(config.file_of(name, "doctor"))
-    if name == "offline" and os.environ.get("HF_HUB_OFFLINE"):
-        return "HF_HUB_OFFLINE"
-    return "default"
+    return (name == "offline" and _forbidden()) or "default"
+
+
+def _forbidden() -> str:
+    """The variable that forbids the network."""
+    from omnipersona_cli.family.weights import offline
+
+    return offline()

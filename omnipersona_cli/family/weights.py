@@ -10,7 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +84,19 @@ def fetch_command(info: BackendInfo, model: str = "") -> str:
     return f"--model takes a folder, or one of: {', '.join(info.models or (info.default_model,))}"
 
 
-def fetch(info: BackendInfo, model: str, *, on_progress: OnProgress | None = None) -> bool:
+def fetch(
+    info: BackendInfo,
+    model: str,
+    *,
+    bars: bool = True,
+    on_progress: OnProgress | None = None,
+) -> bool:
     """Bring what ``model`` needs into the hub's cache; whether anything had to be brought.
 
-    Notes say beforehand how much that is. Pickled weights are left behind. Raises UsageError for
-    weights that the backend does not know, MissingError where they cannot be had, ResourceError
-    where the disk is full.
+    Notes say beforehand how much that is, and how much room there is. Pickled weights are left
+    behind; a download that broke off goes on where it did. ``bars`` are the hub client's own.
+    Raises UsageError for weights that the backend does not know, MissingError where they cannot be
+    had, ResourceError where they do not fit on the disk.
     """
     known = {info.default_model, *info.models}
     if model not in known and (not _is_hub_id(model) or known == {EMBEDDED}):
@@ -103,15 +113,66 @@ def fetch(info: BackendInfo, model: str, *, on_progress: OnProgress | None = Non
     if model == EMBEDDED:
         tell("the weights are in the package, nothing to fetch.")
         return False
-    return any([_fetch_one(info, repo, tell) for repo in repositories(info, model)])
+    with _bars(bars):
+        return any([_fetch_one(info, repo, tell) for repo in repositories(info, model)])
+
+
+def offline() -> str:
+    """The variable that forbids the network, in any spelling that the hub's client or transformers
+    know; "" where none does."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on"):
+            return name
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDisk:
+    """A repository in the hub's cache: where, and how many bytes of it."""
+
+    repo: str
+    folder: Path
+    size: int
+
+
+def on_disk(info: BackendInfo) -> list[OnDisk]:
+    """What is in the hub's cache of the repositories that the backend names; whole or not."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    models = dict.fromkeys((info.default_model, *info.models))
+    repos = dict.fromkeys(repo for model in models for repo in repositories(info, model))
+    found = []
+    for repo in repos:
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+        if folder.is_dir():
+            size = sum(blob.stat().st_size for blob in (folder / "blobs").glob("*"))
+            found.append(OnDisk(repo=repo, folder=folder, size=size))
+    return found
+
+
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """The hub client's progress bars on or off, and afterwards as they were."""
+    from huggingface_hub import utils
+
+    untyped: Any = utils
+    if wanted or untyped.are_progress_bars_disabled():
+        yield
+        return
+    untyped.disable_progress_bars()
+    try:
+        yield
+    finally:
+        untyped.enable_progress_bars()
 
 
 def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+    if forbidden := offline():
         raise MissingError(
-            f"{repo} cannot be fetched offline", hint="leave out --offline and HF_HUB_OFFLINE"
+            f"{repo} cannot be fetched offline", hint=f"leave out --offline and {forbidden}"
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     # the HTTP library's own error; which library that is varies with the hub's version
@@ -123,7 +184,7 @@ def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> boo
         if not missing:
             tell(f"{repo} is here already, nothing to fetch.")
             return False
-        tell(f"fetching {repo} from huggingface.co, {sum(missing) / 1e9:.1f} GB …")
+        _check_room(repo, sum(missing), Path(constants.HF_HUB_CACHE), tell)
         folder = snapshot_download(repo, allow_patterns=wanted)
     except (OSError, HFValidationError, unreachable) as error:
         raise hub_error(error, repo, again=f"op backends fetch {info.name} --model {repo}") from (
@@ -131,6 +192,21 @@ def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> boo
         )
     tell(f"the weights are in {folder}")
     return True
+
+
+def _check_room(repo: str, size: int, cache: Path, tell: Callable[[str], None]) -> None:
+    """Say how much is fetched and how much room there is; ResourceError where it does not fit."""
+    from huggingface_hub import constants
+
+    there = next(place for place in (cache, *cache.parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if size > free:
+        raise ResourceError(
+            f"{repo} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free at {cache}",
+            hint="make room on the disk, or set HF_HOME to a folder on another one",
+        )
+    host = constants.ENDPOINT.partition("://")[2]
+    tell(f"fetching {repo} from {host}, {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free …")
 
 
 def hub_error(error: BaseException, repo: str, *, again: str) -> PersonaError:

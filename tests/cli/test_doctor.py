@@ -19,6 +19,7 @@ KEYS = {
     "memory_gb",
     "devices",
     "backends",
+    "weights",
     "plugins",
     "disabled_plugins",
     "broken_plugins",
