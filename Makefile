@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?=
 
-.PHONY: demo test lint attacks faults fuzz concurrency bench-toy clean
+.PHONY: demo test lint docs attacks faults fuzz concurrency bench-toy clean
 
 demo: $(INSTALLED) ## teach nano a character, then ask, paint and edit; results in demo/
 	$(BIN)/python examples/demo.py demo
@@ -33,6 +33,9 @@ fuzz: $(INSTALLED) ## mutated packs through verify, and sound ones through every
 concurrency: $(INSTALLED) ## eight processes change one library for 30 seconds
 	$(BIN)/python tests/attacks/library_races.py
 
+docs: $(INSTALLED) ## the pages, in site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # Goes on where it was interrupted; after a change of weights or judges: rm -r bench. JUDGES="toy clip" asks several, the first that is able.
 CONCEPTS ?= 20
 SEEDS ?= 3
@@ -48,12 +51,12 @@ bench-toy: $(INSTALLED) ## every method on characters that nano never met; resul
 	  > bench/report.md
 	cat bench/report.md
 
-clean: ## remove the environment, and results of demo and bench
-	rm -rf $(VENV) demo bench
+clean: ## remove the environment, and results of demo, docs and bench
+	rm -rf $(VENV) demo bench site
 
 # Installs again only when what is to be installed has changed.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e . --group dev --group docs
 	touch $@

@@ -1,5 +1,6 @@
 """What is in backends/ and plugins/ must be shipped and registered; nothing generic may be."""
 
+import itertools
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -83,7 +84,10 @@ def test_both_names_of_the_command_are_the_same_function() -> None:
 
 @pytest.mark.parametrize(
     "requirement",
-    [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]],
+    [
+        *PYPROJECT["project"]["dependencies"],
+        *itertools.chain(*PYPROJECT["dependency-groups"].values()),
+    ],
 )
 def test_dependency_is_pinned_within_its_range(requirement: str) -> None:
     wanted = Requirement(requirement)

@@ -1,7 +1,7 @@
 """The smallest backend that there is: real gradients, nothing to load.
 
-Tests of the engine and of plugins use it where the backbone does not matter; whoever writes a
-backend can read it from top to bottom first.
+Tests of the engine and of plugins use it where the backbone does not matter. It is the backend that
+``docs/write-a-backend.md`` builds step by step; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from omnipersona_cli.backend import (
     Task,
 )
 from omnipersona_cli.errors import TaskError
-from omnipersona_cli.family.tokens import norm_limit, trainable
+from omnipersona_cli.family.tokens import check_width, norm_limit, trainable
 from omnipersona_cli.hookspecs import Region, hookimpl
 
 _ANSWERS = ("yes", "no", "a red ball", "a blue car", "the forest", "a dog", "i don't know")
@@ -53,6 +53,17 @@ SKETCH = BackendInfo(
     learn_rate=0.05,
     batch=8,
 )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SketchLesson:
+    """A lesson after every frozen encoder has run."""
+
+    task: Task
+    words: Tensor
+    features: Tensor | None
+    target: Tensor | None
+    answer: str
 
 
 class SketchBackend:
@@ -85,7 +96,9 @@ class SketchBackend:
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """None: there is nothing that a low-rank expert could be put into."""
-        raise TaskError("sketch takes no low-rank experts", hint="leave out --experts lora")
+        raise TaskError(
+            f"{self.info.name} takes no low-rank experts", hint="leave out --experts lora"
+        )
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The colours of the squares, [n, d]."""
@@ -94,10 +107,10 @@ class SketchBackend:
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[Prepared]:
         """Features of every picture, a bag of words of every text."""
         return [
-            _Sketched(
+            SketchLesson(
                 task=lesson.task,
                 words=self._read(lesson.request.text),
-                seen=None if lesson.image is None else self._look(lesson.image),
+                features=None if lesson.image is None else self._look(lesson.image),
                 target=None if lesson.target is None else self._look(lesson.target),
                 answer=lesson.answer,
             )
@@ -111,13 +124,13 @@ class SketchBackend:
         generator = torch.Generator().manual_seed(seed)
         losses: dict[Task, list[Tensor]] = {}
         for lesson in batch:
-            assert isinstance(lesson, _Sketched)
+            assert isinstance(lesson, SketchLesson)
             if lesson.task == "understand":
                 answers = tuple(dict.fromkeys((lesson.answer, *_ANSWERS)))
-                logits = self._logits(lesson.words, lesson.seen, (tokens,), answers)
+                logits = self._logits(lesson.words, lesson.features, (tokens,), answers)
                 loss = -logits.log_softmax(0)[0]
             else:
-                painted = self._colours(lesson.words, lesson.seen, (tokens,), 1.0)
+                painted = self._colours(lesson.words, lesson.features, (tokens,), 1.0)
                 noise = 0.01 * torch.randn(_WIDTH, generator=generator)
                 assert lesson.target is not None
                 loss = (painted - lesson.target + noise).square().mean() * 10
@@ -160,7 +173,7 @@ class SketchBackend:
         """Sixteen squares."""
         for seed in seeds:
             yield self._paint(prompt, None, guidance, seed, steps, on_step).resize(
-                size or SKETCH.sizes[0], images.Resampling.NEAREST
+                size or self.info.sizes[0], images.Resampling.NEAREST
             )
 
     def edit(
@@ -180,25 +193,26 @@ class SketchBackend:
             yield squares.resize(image.size, images.Resampling.NEAREST)
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
-        """A note on the one word that it does not like."""
-        return [f"the word {word!r} is new to sketch" for word in ("zyzzyva",) if word in texts]
+        """Nothing to warn of: it takes any word and any picture."""
+        return ()
 
     def _paint(
         self,
         prompt: Prompt,
-        seen: Tensor | None,
+        features: Tensor | None,
         guidance: float | None,
         seed: int,
         steps: int | None,
         on_step: OnStep | None,
     ) -> Image:
-        total = SKETCH.steps if steps is None else steps
+        """One small picture, from the seed alone."""
+        total = self.info.steps if steps is None else steps
         for step in range(total):
             if on_step is not None:
                 on_step(step + 1, total)
-        scale = (SKETCH.guidance if guidance is None else guidance) / SKETCH.guidance
+        scale = (self.info.guidance if guidance is None else guidance) / self.info.guidance
         with torch.no_grad():
-            colours = self._colours(self._read(prompt.text), seen, prompt.concepts, scale)
+            colours = self._colours(self._read(prompt.text), features, prompt.concepts, scale)
         colours = colours + 0.02 * torch.randn(
             _WIDTH, generator=torch.Generator().manual_seed(seed)
         )
@@ -206,34 +220,38 @@ class SketchBackend:
         return images.fromarray(pixels.reshape(_SIDE, _SIDE, 3).numpy())
 
     def _look(self, image: Image) -> Tensor:
+        """The colours of sixteen squares [d], from -0.5 to 0.5: the frozen image encoder."""
         self.encoded += 1
         small = image.convert("RGB").resize((_SIDE, _SIDE), images.Resampling.BOX)
         return torch.from_numpy(np.asarray(small, dtype=np.float32) / 255 - 0.5).flatten()
 
     def _read(self, text: str) -> Tensor:
+        """The sum of the words' rows [d]: the frozen text embedding."""
         words = text.lower().replace("?", " ").replace(".", " ").replace("'s", " ").split()
         rows = [int(sha256(word.encode()).hexdigest()[:8], 16) % len(self.words) for word in words]
         return self.words[rows].sum(0)
 
     def _prompt_logits(self, prompt: Prompt, image: Image | None, answers: Sequence[str]) -> Tensor:
         words = torch.stack([self._read(turn.text) for turn in prompt.turns]).sum(0)
-        seen = None if image is None else self._look(image)
-        return self._logits(words, seen, prompt.concepts, answers)
+        features = None if image is None else self._look(image)
+        return self._logits(words, features, prompt.concepts, answers)
 
     def _logits(
         self,
         words: Tensor,
-        seen: Tensor | None,
+        features: Tensor | None,
         concepts: Sequence[ConceptTokens],
         answers: Sequence[str],
     ) -> Tensor:
+        """Logits [len(answers)]; of the concepts only `id` and `und` are read."""
         rows = torch.stack([self._read(answer) for answer in answers])
         thought = 0.2 * words
         for tokens in concepts:
-            query = 4 * words + (0 if seen is None else 4 * seen)
+            check_width(tokens, self.width, backend=self.info.name)
+            query = 4 * words + (0 if features is None else 4 * features)
             thought = thought + 4 * (tokens.und @ query).softmax(0) @ tokens.und
-            if seen is not None:
-                likeness = (tokens.id[0] + tokens.und.mean(0)) @ seen
+            if features is not None:
+                likeness = (tokens.id[0] + tokens.und.mean(0)) @ features
                 thought = thought + 5 * likeness * (self._read("yes") - self._read("no"))
         logits: Tensor = 2 * rows @ thought
         return logits
@@ -241,12 +259,16 @@ class SketchBackend:
     def _colours(
         self,
         words: Tensor,
-        seen: Tensor | None,
+        features: Tensor | None,
         concepts: Sequence[ConceptTokens],
         guidance: float,
     ) -> Tensor:
-        colours = 0.1 * guidance * words if seen is None else 0.6 * seen + 0.02 * guidance * words
+        """Colours [d]; of the concepts only `id` and `gen` are read."""
+        colours = (
+            0.1 * guidance * words if features is None else 0.6 * features + 0.02 * guidance * words
+        )
         for tokens in concepts:
+            check_width(tokens, self.width, backend=self.info.name)
             colours = colours + (tokens.gen.mean(0) + 0.1 * tokens.id[0]) * guidance
         return colours
 
@@ -286,17 +308,6 @@ class SketchPlugin:
         colours = ("blue", "green", "purple", "orange")
         few = min(count, 12) if backend == SKETCH.name else 0
         return [drawing(colours[index % 4], 100 + index) for index in range(few)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sketched:
-    """A lesson of `SketchBackend` after its encoders."""
-
-    task: Task
-    words: Tensor
-    seen: Tensor | None
-    target: Tensor | None
-    answer: str
 
 
 def open_sketch(opening: Opening) -> Backend:
