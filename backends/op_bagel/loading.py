@@ -29,7 +29,7 @@ from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import fingerprint, silently
 from omnipersona_cli.family.device import choose_device, choose_dtype
-from omnipersona_cli.family.weights import locate
+from omnipersona_cli.family.weights import locate, public_name
 from op_bagel import INFO
 from op_bagel.backend import BagelBackend, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
@@ -290,7 +290,7 @@ def open_backend(opening: Opening) -> BagelBackend:
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
     return BagelBackend(
         info=_info(config),
-        model=name,
+        model=public_name(name),
         fingerprint=fingerprint(checkpoint.folder, files, name),
         bagel=bagel.eval(),
         vae=vae.eval(),

@@ -75,6 +75,13 @@ def locate(model: str, info: BackendInfo, *, single: bool = False) -> Path:
         ) from error
 
 
+def public_name(model: str) -> str:
+    """``model`` as packs and pictures may tell it: a hub id, or the name of a folder or a file
+    without the path to it, which would tell of this machine."""
+    path = Path(model).expanduser()
+    return path.resolve().name if path.exists() else model
+
+
 def fetch_command(info: BackendInfo, model: str = "") -> str:
     """The command that brings ``model``, or the backend's default where it names none."""
     if not model or model == info.default_model or Path(model).expanduser().is_dir():

@@ -185,9 +185,7 @@ class TestOpenedFromTheReleasedLayout(BackendContract):
     @pytest.fixture(scope="class")
     @classmethod
     def backend(cls, folder: Path) -> Backend:
-        opened = open_backend(Opening(model=str(folder), device="cpu", dtype="float32"))
-        opened.model = "someone/bagel"  # a pack names no folder of this machine
-        return opened
+        return open_backend(Opening(model=str(folder), device="cpu", dtype="float32"))
 
     @pytest.fixture
     def photos(self) -> list[Image]:
@@ -243,6 +241,11 @@ def test_pictures_that_are_learned_from_are_smaller(folder: Path) -> None:
     assert backend.fit.vae(photo).size == (48, 64)
     assert backend.fit.lesson(photo).size == (32, 40)
     assert backend.fit.vae(backend.fit.lesson(photo)).size == (32, 40)
+
+
+def test_its_name_tells_nothing_of_this_machine(folder: Path) -> None:
+    for place in (folder, folder / "ema.safetensors"):
+        assert open_backend(Opening(model=str(place), device="cpu")).model == place.name
 
 
 def test_float16_is_refused(folder: Path) -> None:
