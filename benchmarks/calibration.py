@@ -81,7 +81,7 @@ def measure(seed: int, *, steps: int | None) -> dict[str, Any]:
         raw.append(raw_score(backend, tokens, image))
         scores.append(recognition_score(backend, tokens, image))
     verdicts = [calibration.verdict(score) for score in scores]
-    figures = {"not sure": float(np.mean([it == "not sure" for it in verdicts]))}
+    figures = {"not sure": float(np.mean([verdict == "not sure" for verdict in verdicts]))}
     by_rule = {
         "raw": [score > 0 for score in raw],
         "threshold": [score >= calibration.threshold for score in scores],
@@ -91,8 +91,8 @@ def measure(seed: int, *, steps: int | None) -> dict[str, Any]:
         figures[f"{name} rejection"] = 1 - _share(said, truth, there=False)
         figures[name] = (figures[f"{name} recall"] + figures[f"{name} rejection"]) / 2
     figures["answered"] = (
-        _share([it == "yes" for it in verdicts], truth, there=True)
-        + _share([it == "no" for it in verdicts], truth, there=False)
+        _share([verdict == "yes" for verdict in verdicts], truth, there=True)
+        + _share([verdict == "no" for verdict in verdicts], truth, there=False)
     ) / 2
     figures["gain"] = figures["threshold"] - figures["raw"]
     figures["gain answered"] = figures["answered"] - figures["raw"]
@@ -115,9 +115,9 @@ def pictures(seed: int) -> list[tuple[Any, bool]]:
     from op_toy.world import draw_character, draw_picture, one_attribute_away
 
     rng = random.Random(f"{seed}:calibration")
-    who = draw_character(seed, held_out=True)
-    shown = [((who,), True)] * POSITIVES
-    shown += [((one_attribute_away(who, rng),), False) for _ in range(ALIKE)]
+    character = draw_character(seed, held_out=True)
+    shown = [((character,), True)] * POSITIVES
+    shown += [((one_attribute_away(character, rng),), False) for _ in range(ALIKE)]
     shown += [
         ((draw_character(rng.randrange(1 << 40), held_out=True),), False) for _ in range(OTHERS)
     ]
@@ -144,7 +144,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- |",
     ]
     for name, label in ROWS:
-        values = [it["figures"][name] for it in results if name in it["figures"]]
+        values = [result["figures"][name] for result in results if name in result["figures"]]
         if values:
             low, high = interval(values)
             lines.append(f"| {label} | {np.mean(values):.3f} | {low:.3f} to {high:.3f} |")
@@ -153,7 +153,9 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def _share(said: Sequence[bool], truth: Sequence[bool], *, there: bool) -> float:
     """How many of one side are answered yes."""
-    return float(np.mean([it for it, real in zip(said, truth, strict=True) if real == there]))
+    return float(
+        np.mean([answer for answer, real in zip(said, truth, strict=True) if real == there])
+    )
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

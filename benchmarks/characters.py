@@ -152,7 +152,7 @@ class Exam:
         from op_toy.world import draw_character, draw_facts
 
         self.seed, self.judge_file, self.tally = seed, judge_file, tally
-        self.who = draw_character(seed, held_out=True)
+        self.character = draw_character(seed, held_out=True)
         self.known = draw_facts(seed)
         self.backend = engine.opened_for([NAME])
         self.tokens = from_slot(learned.pack, self.backend)
@@ -186,9 +186,9 @@ class Exam:
         from op_toy.world import draw_character, draw_picture, one_attribute_away
 
         rng = self.dice("recognition")
-        shown = [("the character", draw_picture(rng, (self.who,))) for _ in range(POSITIVES)]
+        shown = [("the character", draw_picture(rng, (self.character,))) for _ in range(POSITIVES)]
         shown += [
-            ("look-alikes", draw_picture(rng, (one_attribute_away(self.who, rng),)))
+            ("look-alikes", draw_picture(rng, (one_attribute_away(self.character, rng),)))
             for _ in range(ALIKE)
         ]
         shown += [
@@ -237,7 +237,7 @@ class Exam:
             prompt = f"<{NAME}> {WHERE[scene][0]}"
             (made,) = engine.gen(prompt, seed=self.paint_seed(number), backend=self.backend)
             seen = self.judged(made.image)
-            wanted = Picture(scene=scene, characters=(self.who,))
+            wanted = Picture(scene=scene, characters=(self.character,))
             self.tally.note("identity", *seen.matches(wanted, LOOKS).values())
             self.tally.note("scene", *seen.matches(wanted, ("scene",)).values())
             self.tally.note("one character", *seen.matches(wanted, ("characters",)).values())
@@ -253,9 +253,9 @@ class Exam:
             return Thing(what=what, colour=colour)
 
         things = ("thing", "thing colour")
-        home = Picture(scene=self.known.home, characters=(self.who,))
-        toy = Picture(scene=SCENES[0], characters=(self.who,), thing=thing(self.known.toy))
-        food = Picture(scene=SCENES[0], characters=(self.who,), thing=thing(self.known.food))
+        home = Picture(scene=self.known.home, characters=(self.character,))
+        toy = Picture(scene=SCENES[0], characters=(self.character,), thing=thing(self.known.toy))
+        food = Picture(scene=SCENES[0], characters=(self.character,), thing=thing(self.known.food))
         prompts = (
             (f"<{NAME}> with its toy", toy, things, self.known.toy),
             (f"<{NAME}> at its home", home, ("scene",), WHERE[self.known.home][0]),
@@ -282,7 +282,7 @@ class Exam:
         from pretraining.evaluate import LOOKS, ssim
 
         rng = self.dice("additions")
-        places = list(standing_places(self.who))
+        places = list(standing_places(self.character))
         for number in range(EDITS):
             picture = draw_picture(rng, ())
             source = render(picture)
@@ -290,7 +290,7 @@ class Exam:
                 source, f"add <{NAME}>", seed=self.paint_seed(20 + number), backend=self.backend
             )
             self.tally.note("add: recognised", self.verdict(made.image) == "yes")
-            wanted = Picture(scene=picture.scene, characters=(self.who,))
+            wanted = Picture(scene=picture.scene, characters=(self.character,))
             matches = self.judged(made.image).matches(wanted, LOOKS).values()
             self.tally.note("add: all attributes", all(matches))
             self.tally.note("add: attributes", *matches)
@@ -311,7 +311,7 @@ class Exam:
 
         rng = self.dice("removals")
         for number in range(EDITS):
-            picture = draw_picture(rng, (self.who,))
+            picture = draw_picture(rng, (self.character,))
             source = render(picture)
             (made,) = engine.edit(
                 source, f"remove <{NAME}>", seed=self.paint_seed(30 + number), backend=self.backend
@@ -345,7 +345,7 @@ def change(before: Image, after: Image) -> NDArray[np.int16]:
     return found
 
 
-def standing_places(who: Any) -> Iterator[Mask]:
+def standing_places(character: Any) -> Iterator[Mask]:
     """For each place where the world puts a character, all pixels that it may cover there, and two
     around."""
     from op_toy.drawing import subject_mask
@@ -354,7 +354,7 @@ def standing_places(who: Any) -> Iterator[Mask]:
     for place in PLACES:
         covered = np.zeros((64, 64), dtype=bool)
         for jitter in ((-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, 1.0)):
-            picture = Picture(scene="room", characters=(who,), place=place, jitter=jitter)
+            picture = Picture(scene="room", characters=(character,), place=place, jitter=jitter)
             covered |= np.asarray(subject_mask(picture)) > 127
         yield _grown(covered)
 
@@ -398,7 +398,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, label, wanted in ROWS:
-        values = [it["figures"][name] for it in results if name in it["figures"]]
+        values = [result["figures"][name] for result in results if name in result["figures"]]
         if not values:
             continue
         digits = 0 if name == "peak mb" else 1 if name.endswith("seconds") else 3

@@ -64,7 +64,7 @@ def bytes_of_a_step(backend: JanusBackend) -> float:
     text, size = backend.janus.config.get_text_config(), backend.table.weight.element_size()
     cached = 2 * text.num_hidden_layers * text.hidden_size * size  # keys and values of a position
     positions = 2 * (PROMPT + backend.count / 2)
-    return sum(it.numel() * it.element_size() for it in read) + positions * cached
+    return sum(tensor.numel() * tensor.element_size() for tensor in read) + positions * cached
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

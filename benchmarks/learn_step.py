@@ -220,7 +220,7 @@ def measure(
     groups: dict[str, list[Lesson]] = {}
     for lesson in lessons:
         groups.setdefault(group_of(lesson), []).append(lesson)
-    ready = {id(lesson): it for lesson, it in zip(lessons, prepared, strict=True)}
+    ready = {id(lesson): made for lesson, made in zip(lessons, prepared, strict=True)}
     tokens = copy_of(start, trainable=True)
 
     def ours(batch: Sequence[Lesson], seed: int) -> Step:

@@ -74,7 +74,7 @@ def stepped(loss: Tensor, tokens: ConceptTokens) -> Step:
     """Loss and gradients after the backward pass."""
     loss.backward()
     named = named_tensors(tokens)
-    gradients = {key: it.grad for key, it in named.items() if it.grad is not None}
+    gradients = {key: tensor.grad for key, tensor in named.items() if tensor.grad is not None}
     for value in named.values():
         value.grad = None
     return float(loss.detach()), gradients
@@ -99,9 +99,9 @@ def main(rounds: int, threads: int, side: int, released_encoders: bool) -> None:
     torch.set_num_threads(threads)
     backend = mid_janus(side=side, device="cpu", released_encoders=released_encoders)
     taught = lessons(side)
-    photos = [it.target or it.image for it in taught]
+    photos = [lesson.target or lesson.image for lesson in taught]
     start = backend.new_tokens(
-        "bo", understand=16, generate=16, photos=[it for it in photos if it], seed=0
+        "bo", understand=16, generate=16, photos=[photo for photo in photos if photo], seed=0
     )
     ready, tokens = backend.prepare(taught), copy_of(start, trainable=True)
     ways = {

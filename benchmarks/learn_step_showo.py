@@ -116,7 +116,7 @@ def tables_of(backend: ShowoBackend, tokens: ConceptTokens) -> Tables:
     weight = torch.cat((head.weight, soft.head.detach(), rows.new_zeros(unsaid, rows.shape[1])))
     bias = torch.cat((head.bias, soft.bias.detach(), rows.new_full((unsaid,), NEVER)))
     embedding = torch.cat((backend.net.table, rows))
-    grown = [it.detach().clone().requires_grad_() for it in (embedding, weight, bias)]
+    grown = [tensor.detach().clone().requires_grad_() for tensor in (embedding, weight, bias)]
     return Tables(embedding=grown[0], head=grown[1], bias=grown[2], new=len(rows))
 
 
@@ -129,11 +129,11 @@ def plain_loss(
 ) -> Tensor:
     """Encode, read every row whole, logits everywhere."""
     backend.pictures.encoded.clear()
-    who = placing.concept_rows((tokens,), MID.vocab.size)
+    concepts = placing.concept_rows((tokens,), MID.vocab.size)
     total = torch.zeros(())
     for lesson in taught:
         row = painted_row if lesson.task == "generate" else read_row
-        ids, wanted, attend = row(backend, lesson, who, seed)
+        ids, wanted, attend = row(backend, lesson, concepts, seed)
         states, _ = backend.net(functional.embedding(ids, tables.embedding), attend)
         logits = functional.linear(states, tables.head, tables.bias)
         loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
@@ -142,7 +142,7 @@ def plain_loss(
 
 
 def painted_row(
-    backend: ShowoBackend, lesson: Lesson, who: placing.ConceptRows, seed: int
+    backend: ShowoBackend, lesson: Lesson, concepts: placing.ConceptRows, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ids, labels and mask of a lesson of painting, whose picture is encoded here."""
     assert lesson.target is not None  # for the type checker
@@ -150,7 +150,9 @@ def painted_row(
     draw = torch.Generator().manual_seed(seed)
     u, order = torch.rand(1, generator=draw), torch.rand(1, MID.image_tokens, generator=draw)
     hidden = training_mask(u, order)[0]
-    block = prompts.text_block(placing.request_ids(lesson.request, who, backend.tokenizer), MID)
+    block = prompts.text_block(
+        placing.request_ids(lesson.request, concepts, backend.tokenizer), MID
+    )
     ids = torch.cat((torch.tensor([block]), prompts.picture_ids(codes, hidden, MID)), dim=1)
     labels = torch.full_like(ids, prompts.IGNORE)
     labels[:, MID.text_length + 2 : -1][hidden] = codes[hidden] + MID.vocab.image_offset
@@ -158,13 +160,13 @@ def painted_row(
 
 
 def read_row(
-    backend: ShowoBackend, lesson: Lesson, who: placing.ConceptRows, seed: int
+    backend: ShowoBackend, lesson: Lesson, concepts: placing.ConceptRows, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a lesson of understanding."""
     assert lesson.image is not None  # for the type checker
     seen = backend.pictures.encode(lesson.image)
-    asked = backend._question((lesson.request,), who)
-    said = [*placing.answer_ids(lesson.answer, who, backend.tokenizer), MID.vocab.eos]
+    asked = backend._question((lesson.request,), concepts)
+    said = [*placing.answer_ids(lesson.answer, concepts, backend.tokenizer), MID.vocab.eos]
     ids = torch.cat((prompts.seen_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1)
     labels = torch.full_like(ids, prompts.IGNORE)
     labels[0, -len(said) :] = torch.tensor(said)
@@ -188,7 +190,9 @@ def our_loss(
 
 def gap(tables: Tables, tokens: ConceptTokens) -> float:
     """The largest relative difference of the new rows' gradients."""
-    ours = [it.grad for it in (tokens.id, tokens.und, tokens.gen, tokens.extra[placing.HEAD])]
+    ours = [
+        tensor.grad for tensor in (tokens.id, tokens.und, tokens.gen, tokens.extra[placing.HEAD])
+    ]
     assert tables.embedding.grad is not None and tables.head.grad is not None
     new = tables.embedding.grad[-tables.new :]
     parts = [*new.split([1, len(tokens.und), len(tokens.gen)]), tables.head.grad[-tables.new :][:1]]
@@ -208,10 +212,10 @@ def main(rounds: int, task: str, threads: int) -> None:
     """Time a learning step both ways and print the ratio."""
     torch.set_num_threads(threads)
     backend = mid_backend()
-    photos = [it.target or it.image for it in lessons()]
-    taught = [it for it in lessons() if task in ("both", it.task)]
+    photos = [lesson.target or lesson.image for lesson in lessons()]
+    taught = [lesson for lesson in lessons() if task in ("both", lesson.task)]
     start = backend.new_tokens(
-        "bo", understand=16, generate=8, photos=[it for it in photos if it], seed=0
+        "bo", understand=16, generate=8, photos=[photo for photo in photos if photo], seed=0
     )
     backend.pictures.encoded.clear()
     began = time.perf_counter()
@@ -241,7 +245,7 @@ def main(rounds: int, task: str, threads: int) -> None:
             if name == "ours":
                 adamw(named_tensors(tokens), {}, rate=RATE)
             else:
-                kept = [it.detach().clone() for it in tables.all()]
+                kept = [tensor.detach().clone() for tensor in tables.all()]
                 optimiser.step()
                 restore(tables, kept)
             seconds[name][-1] += time.perf_counter() - began

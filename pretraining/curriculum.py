@@ -210,7 +210,9 @@ class Teacher:
         picture = self.rng.randrange(PICTURES)
         shown = self.pool.families[family].pictures[picture]
         text = phrases.caption(
-            shown, [phrases.mention(who, self.rng) for who in shown.characters], self.rng
+            shown,
+            [phrases.mention(character, self.rng) for character in shown.characters],
+            self.rng,
         )
         return [*self._prompt(self._placed(text, shown), {}), self._draw(family, picture)]
 
@@ -285,8 +287,8 @@ class Teacher:
         rng = self.rng
         turns: list[Segment] = []
         if rng.random() < 0.4:
-            who = self.pool.families[family].character
-            turns += self._ask([phrases.look_question(who, SKS, rng)], rows)
+            character = self.pool.families[family].character
+            turns += self._ask([phrases.look_question(character, SKS, rng)], rows)
         turns += self._is_here(family, rows)
         if rng.random() < 0.7:
             turns += self._is_here(family, rows)
@@ -297,10 +299,10 @@ class Teacher:
         else described."""
         rng = self.rng
         member = self.pool.families[family]
-        who = member.character
+        character = member.character
         other = member.pictures[REPLACED].characters[0]
-        name = SKS if rows else phrases.mention(who, rng)
-        the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {who.kind}", "it"))
+        name = SKS if rows else phrases.mention(character, rng)
+        the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {character.kind}", "it"))
         what = rng.choices(
             ("add", "remove", "replace", "replaced", "change", "move"),
             (12, 1, 4, 0 if rows else 3, 3, 3),
@@ -321,7 +323,7 @@ class Teacher:
         elif what == "change":
             source, target = POSED, CHANGED
             changed = member.pictures[CHANGED].characters[0]
-            text = phrases.change_instruction(who, changed, the, rng)
+            text = phrases.change_instruction(character, changed, the, rng)
         else:
             source, target = POSED, MOVED
             text = phrases.move_instruction(member.pictures[MOVED].scene, the, rng)

@@ -143,20 +143,20 @@ def instruction(
     family: Family, what: str, rng: random.Random
 ) -> tuple[Picture, Picture, str, tuple[str, ...]]:
     """Source, target, words, and the attributes that decide."""
-    pictures, who = family.pictures, family.character
+    pictures, character = family.pictures, family.character
     if what == "add":
-        text = phrases.add_instruction(describe(who), rng)
+        text = phrases.add_instruction(describe(character), rng)
         return pictures[EMPTY], pictures[POSED], text, ("characters", *LOOKS)
     if what == "remove":
-        text = phrases.remove_instruction(f"the {who.kind}", rng)
+        text = phrases.remove_instruction(f"the {character.kind}", rng)
         return pictures[POSED], pictures[EMPTY], text, ("characters",)
     if what == "replace":
         other = pictures[REPLACED].characters[0]
-        text = phrases.replace_instruction(f"the {who.kind}", describe(other), rng)
+        text = phrases.replace_instruction(f"the {character.kind}", describe(other), rng)
         return pictures[POSED], pictures[REPLACED], text, ("characters", *LOOKS)
     if what == "change":
         changed = pictures[CHANGED].characters[0]
-        text = phrases.change_instruction(who, changed, "it", rng)
+        text = phrases.change_instruction(character, changed, "it", rng)
         return pictures[POSED], pictures[CHANGED], text, ("characters", *LOOKS)
     text = phrases.move_instruction(pictures[MOVED].scene, "it", rng)
     return pictures[POSED], pictures[MOVED], text, ("characters", "scene", *LOOKS)

@@ -55,17 +55,17 @@ def draw_family(seed: int, *, held_out: bool = False) -> Family:
     """The family of a seed; all its characters are of the same side of the held-out split, but
     for look-alikes and changes, which may be of either."""
     rng = random.Random(seed * 7919 + 13)
-    who = draw_character(rng.randrange(1 << 40), held_out=held_out)
+    character = draw_character(rng.randrange(1 << 40), held_out=held_out)
     other = draw_character(rng.randrange(1 << 40), held_out=held_out)
     facts = draw_facts(rng.randrange(1 << 40))
-    alike = one_attribute_away(who, rng)
-    changed = one_attribute_away(who, rng)
-    while changed.kind != who.kind or changed.pattern != who.pattern:
-        changed = one_attribute_away(who, rng)
+    alike = one_attribute_away(character, rng)
+    changed = one_attribute_away(character, rng)
+    while changed.kind != character.kind or changed.pattern != character.pattern:
+        changed = one_attribute_away(character, rng)
     scenes = rng.sample(SCENES, 4)
-    pictures = [draw_picture(rng, (who,), scene=scene) for scene in scenes]
+    pictures = [draw_picture(rng, (character,), scene=scene) for scene in scenes]
     pictures.append(draw_picture(rng, (alike,)))
-    posed = draw_picture(rng, (who,))
+    posed = draw_picture(rng, (character,))
     elsewhere = rng.choice([scene for scene in SCENES if scene != posed.scene])
     pictures += [
         replace(posed, characters=()),
@@ -73,9 +73,9 @@ def draw_family(seed: int, *, held_out: bool = False) -> Family:
         replace(posed, characters=(other,)),
         replace(posed, characters=(changed,)),
         replace(posed, scene=elsewhere),
-        draw_picture(rng, (who, _whose(seed ^ 1, held_out)), thing=None),
+        draw_picture(rng, (character, _whose(seed ^ 1, held_out)), thing=None),
     ]
-    return Family(seed=seed, character=who, pictures=tuple(pictures), facts=facts)
+    return Family(seed=seed, character=character, pictures=tuple(pictures), facts=facts)
 
 
 def _whose(seed: int, held_out: bool) -> Character:

@@ -144,8 +144,12 @@ def read(
     before = replace(before, mask=known, positions=positions)
     with torch.no_grad():
         contexts = fill(bagel, pool, samples)
-        some = torch.tensor([i for i, it in enumerate(contexts) if it], device=bagel.device)
-        grown = bagel.prefill(*(it for it in contexts if it), cache=pick(before, some))
+        some = torch.tensor(
+            [i for i, context in enumerate(contexts) if context], device=bagel.device
+        )
+        grown = bagel.prefill(
+            *(context for context in contexts if context), cache=pick(before, some)
+        )
         length = grown.length - before.length
         room = -(-length // ROOM) * ROOM
 

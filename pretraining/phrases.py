@@ -37,31 +37,30 @@ class Exchange:
     answer: str
 
 
-def mention(who: Character, rng: random.Random) -> str:
+def mention(character: Character, rng: random.Random) -> str:
     """A description as people write them: parts are left out, order changes a little."""
     draw = rng.random()
     if draw < 0.5:
-        return describe(who)
+        return describe(character)
     if draw < 0.62:
-        return f"{article(who.kind)}"
-    phrase = f"{article(who.colours[0])} {who.kind}"
+        return f"{article(character.kind)}"
+    phrase = f"{article(character.colours[0])} {character.kind}"
     if draw < 0.72:
         return phrase
-    if draw < 0.80 and who.pattern != "plain":
-        return f"{article(who.pattern)} {who.kind}"
-    if who.accessory is None:
-        return describe(who)
+    if draw < 0.80 and character.pattern != "plain":
+        return f"{article(character.pattern)} {character.kind}"
+    if character.accessory is None:
+        return describe(character)
     verb = rng.choice(("wearing", "that wears", "in", "with"))
-    return (
-        f"{phrase if draw < 0.9 else describe(who).split(' with ')[0]} {verb} {worn(who.accessory)}"
-    )
+    short = phrase if draw < 0.9 else describe(character).split(" with ")[0]
+    return f"{short} {verb} {worn(character.accessory)}"
 
 
 def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
     """What is asked for when this picture is to be painted; ``subjects`` name its characters."""
-    who = " and ".join(subjects) if subjects else ""
+    subject = " and ".join(subjects) if subjects else ""
     if len(subjects) == 2 and rng.random() < 0.2:
-        who = f"{subjects[0]} with {subjects[1]}"
+        subject = f"{subjects[0]} with {subjects[1]}"
     where = rng.choice(WHERE[picture.scene])
     thing = ""
     if picture.thing is not None:
@@ -72,60 +71,60 @@ def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
                 f"and {what}", f"holding {what}", f"having {what}", f"who has {what}",
             ))  # fmt: skip
         else:
-            who, thing = what, ""
-    if not who:
+            subject, thing = what, ""
+    if not subject:
         return rng.choice(("", "a picture of ", "draw ", "")) + where
     verb = rng.choice(("", "", "", "", "standing ", "sitting ", "walking ", "is "))
     if rng.random() < 0.12:
-        body = f"{where}, {who} {thing}".rstrip()
+        body = f"{where}, {subject} {thing}".rstrip()
     elif thing and rng.random() < 0.5:
-        body = f"{who} {thing} {where}"
+        body = f"{subject} {thing} {where}"
     else:
-        body = f"{who} {verb}{where}" + (f", {thing}" if thing else "")
+        body = f"{subject} {verb}{where}" + (f", {thing}" if thing else "")
     return rng.choice(OPENINGS) + body + rng.choice(("", ".", ""))
 
 
 def full_caption(picture: Picture) -> str:
     """The one caption that `describe the picture` is answered with."""
-    who = " and ".join(describe(character) for character in picture.characters) or "nobody"
+    subject = " and ".join(describe(character) for character in picture.characters) or "nobody"
     thing = f", next to {thing_phrase(picture.thing)}" if picture.thing else ""
-    return f"{who} {WHERE[picture.scene][0]}{thing}"
+    return f"{subject} {WHERE[picture.scene][0]}{thing}"
 
 
-def look_question(who: Character, it: str, rng: random.Random) -> Exchange:
-    """A question about a look; ``it`` is "it", "the cat" or a mention."""
-    other = rng.choice(KINDS) if rng.random() < 0.5 else who.kind
-    colour = rng.choice(tuple(COLOURS)) if rng.random() < 0.5 else who.colours[0]
-    pattern = rng.choice(PATTERNS) if rng.random() < 0.5 else who.pattern
+def look_question(character: Character, named: str, rng: random.Random) -> Exchange:
+    """A question about a look; ``named`` is "it", "the cat" or a mention."""
+    other = rng.choice(KINDS) if rng.random() < 0.5 else character.kind
+    colour = rng.choice(tuple(COLOURS)) if rng.random() < 0.5 else character.colours[0]
+    pattern = rng.choice(PATTERNS) if rng.random() < 0.5 else character.pattern
     return rng.choice((
-        Exchange(question=f"what colour is {it}?", answer=coat(who)),
-        Exchange(question=f"which colour does {it} have?", answer=coat(who)),
-        Exchange(question=f"what is {it} wearing?", answer=worn(who.accessory)),
-        Exchange(question=f"what does {it} wear?", answer=worn(who.accessory)),
-        Exchange(question=f"what kind of animal is {it}?", answer=who.kind),
-        Exchange(question=f"what animal is {it}?", answer=who.kind),
-        Exchange(question=f"what is {it}?", answer=describe(who)),
-        Exchange(question=f"describe {it}.", answer=describe(who)),
-        Exchange(question=f"who is {it}?", answer=describe(who)),
-        Exchange(question=f"what pattern does {it} have?", answer=who.pattern),
-        Exchange(question=f"is {it} {article(other)}?", answer=_yes(other == who.kind)),
-        Exchange(question=f"is {it} {colour}?", answer=_yes(colour in coat(who).split())),
-        Exchange(question=f"is {it} {pattern}?", answer=_yes(pattern == who.pattern)),
+        Exchange(question=f"what colour is {named}?", answer=coat(character)),
+        Exchange(question=f"which colour does {named} have?", answer=coat(character)),
+        Exchange(question=f"what is {named} wearing?", answer=worn(character.accessory)),
+        Exchange(question=f"what does {named} wear?", answer=worn(character.accessory)),
+        Exchange(question=f"what kind of animal is {named}?", answer=character.kind),
+        Exchange(question=f"what animal is {named}?", answer=character.kind),
+        Exchange(question=f"what is {named}?", answer=describe(character)),
+        Exchange(question=f"describe {named}.", answer=describe(character)),
+        Exchange(question=f"who is {named}?", answer=describe(character)),
+        Exchange(question=f"what pattern does {named} have?", answer=character.pattern),
+        Exchange(question=f"is {named} {article(other)}?", answer=_yes(other == character.kind)),
+        Exchange(question=f"is {named} {colour}?", answer=_yes(colour in coat(character).split())),
+        Exchange(question=f"is {named} {pattern}?", answer=_yes(pattern == character.pattern)),
     ))  # fmt: skip
 
 
 def picture_question(picture: Picture, rng: random.Random) -> Exchange:
     """A question about a picture with at most one character."""
     if picture.characters and rng.random() < 0.6:
-        who = picture.characters[0]
-        it = rng.choice(("it", "it", f"the {who.kind}", "the animal", "this"))
-        if it == f"the {who.kind}":
+        character = picture.characters[0]
+        named = rng.choice(("it", "it", f"the {character.kind}", "the animal", "this"))
+        if named == f"the {character.kind}":
             return rng.choice((
-                Exchange(question=f"what colour is {it}?", answer=coat(who)),
-                Exchange(question=f"what is {it} wearing?", answer=worn(who.accessory)),
-                Exchange(question=f"where is {it}?", answer=WHERE[picture.scene][0]),
+                Exchange(question=f"what colour is {named}?", answer=coat(character)),
+                Exchange(question=f"what is {named} wearing?", answer=worn(character.accessory)),
+                Exchange(question=f"where is {named}?", answer=WHERE[picture.scene][0]),
             ))  # fmt: skip
-        return look_question(who, it, rng)
+        return look_question(character, named, rng)
     thing = picture.thing
     present = {character.kind for character in picture.characters}
     kind = rng.choice(tuple(present)) if present and rng.random() < 0.5 else rng.choice(KINDS)
@@ -198,19 +197,22 @@ def fact_question(attribute: str, name: str, rng: random.Random) -> str:
     )
 
 
-def add_instruction(who: str, rng: random.Random) -> str:
+def add_instruction(subject: str, rng: random.Random) -> str:
     """ "add <bo>"."""
     return rng.choice((
-        f"add {who}", f"put {who} here", f"add {who} to the picture", f"draw {who} in this picture",
-        f"put {who} in the picture", f"insert {who}", f"place {who} here", f"bring in {who}",
+        f"add {subject}", f"put {subject} here",
+        f"add {subject} to the picture", f"draw {subject} in this picture",
+        f"put {subject} in the picture", f"insert {subject}",
+        f"place {subject} here", f"bring in {subject}",
     )) + rng.choice(("", "."))  # fmt: skip
 
 
-def remove_instruction(who: str, rng: random.Random) -> str:
+def remove_instruction(subject: str, rng: random.Random) -> str:
     """ "remove <bo>"."""
     return rng.choice((
-        f"remove {who}", f"take {who} away", f"take {who} out of the picture", f"delete {who}",
-        f"erase {who}", f"remove {who} from the picture",
+        f"remove {subject}", f"take {subject} away",
+        f"take {subject} out of the picture", f"delete {subject}",
+        f"erase {subject}", f"remove {subject} from the picture",
     )) + rng.choice(("", "."))  # fmt: skip
 
 
@@ -222,22 +224,23 @@ def replace_instruction(old: str, new: str, rng: random.Random) -> str:
     )) + rng.choice(("", "."))  # fmt: skip
 
 
-def move_instruction(scene: str, it: str, rng: random.Random) -> str:
+def move_instruction(scene: str, named: str, rng: random.Random) -> str:
     """ "put it in the snow"."""
     where = rng.choice(WHERE[scene])
     return rng.choice((
-        f"put {it} {where}", f"move {it} {where}", f"change the background to the {scene}",
-        f"make the background the {scene}", f"show {it} {where}", f"now {where}",
+        f"put {named} {where}", f"move {named} {where}", f"change the background to the {scene}",
+        f"make the background the {scene}", f"show {named} {where}", f"now {where}",
     )) + rng.choice(("", "."))  # fmt: skip
 
 
-def change_instruction(old: Character, new: Character, it: str, rng: random.Random) -> str:
+def change_instruction(old: Character, new: Character, named: str, rng: random.Random) -> str:
     """ "make it blue", "give it a red hat", "take off its hat"."""
     end = rng.choice(("", "."))
     if new.accessory == old.accessory:
         return rng.choice((
-            f"make {it} {new.colour}", f"paint {it} {new.colour}", f"change {it} to {new.colour}",
-            f"turn {it} {new.colour}", f"change the colour of {it} to {new.colour}",
+            f"make {named} {new.colour}",
+            f"paint {named} {new.colour}", f"change {named} to {new.colour}",
+            f"turn {named} {new.colour}", f"change the colour of {named} to {new.colour}",
         )) + end  # fmt: skip
     if new.accessory is None:
         what = old.accessory.what if old.accessory else "hat"
@@ -245,8 +248,8 @@ def change_instruction(old: Character, new: Character, it: str, rng: random.Rand
             rng.choice((f"take off its {what}", f"remove its {what}", f"remove the {what}")) + end
         )
     return rng.choice((
-        f"give {it} {worn(new.accessory)}", f"put {worn(new.accessory)} on {it}",
-        f"let {it} wear {worn(new.accessory)}", f"dress {it} with {worn(new.accessory)}",
+        f"give {named} {worn(new.accessory)}", f"put {worn(new.accessory)} on {named}",
+        f"let {named} wear {worn(new.accessory)}", f"dress {named} with {worn(new.accessory)}",
     )) + end  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def settled(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     nowhere. It must be called where the experts are still switched on, because layers that keep no
     activations run again on the way back.
     """
-    moving = [it for it in parameters if it.requires_grad]
+    moving = [parameter for parameter in parameters if parameter.requires_grad]
     if not loss.requires_grad or not moving:
         return loss
     gradients = torch.autograd.grad(loss, moving, allow_unused=True)

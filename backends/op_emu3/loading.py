@@ -134,7 +134,7 @@ def fingerprint_of(found: Mapping[Task, Source]) -> str:
     prints = list(dict.fromkeys(source.fingerprint for source in found.values()))
     if len(prints) == 1:
         return prints[0]
-    values = "+".join(it.partition("@")[2] for it in prints)
+    values = "+".join(fingerprint.partition("@")[2] for fingerprint in prints)
     return f"emu3-chat-gen@{sha256(values.encode()).hexdigest()[:16]}"
 
 
@@ -152,7 +152,7 @@ def old_name(name: str, files: Mapping[str, Path]) -> str:
     """What a module's tensor is called in these files: as today, or as it was released."""
     if name in files:
         return name
-    start, old = next((it for it in RENAMED if name.startswith(it[0])), ("", ""))
+    start, old = next((pair for pair in RENAMED if name.startswith(pair[0])), ("", ""))
     return old + name.removeprefix(start)
 
 
@@ -259,14 +259,14 @@ def _source(name: str) -> Source:
     files = checkpoint.tensor_files(folder, backend="emu3")
     config = _configuration(folder)
     _check_vocabulary(config.vocabulary_map, config.vq_config.codebook_size, name)
-    names = {it: old_name(it, files) for it in (TABLE, *NEEDED_TENSORS)}
-    for it, why in NEEDED_TENSORS.items():
-        checkpoint.require(files, names[it], why=why, backend="emu3")
+    names = {tensor: old_name(tensor, files) for tensor in (TABLE, *NEEDED_TENSORS)}
+    for tensor, why in NEEDED_TENSORS.items():
+        checkpoint.require(files, names[tensor], why=why, backend="emu3")
     with silently():
         shapes = configured(
             lambda: shapes_of(lambda: Emu3ForConditionalGeneration(config)), folder, backend="emu3"
         )
-    wanted = {old_name(it, files): shape for it, shape in shapes.items()}
+    wanted = {old_name(tensor, files): shape for tensor, shape in shapes.items()}
     check_shapes(files, wanted, backend="emu3")
     if not (folder / "tokenizer.json").is_file():
         raise MissingError(f"{folder / 'tokenizer.json'} is missing", hint=_fetch(name))
@@ -300,11 +300,11 @@ def _check_vocabulary(words: Any, codes: int, name: str) -> None:
     """MissingError unless every code has a token, and all of them stand in a row."""
     needed = ("<image>", layout.EOL, layout.visual(0))
     known = words if isinstance(words, dict) else {}
-    lost = [it for it in needed if it not in known]
+    lost = [token for token in needed if token not in known]
     if not lost:
         first = known[layout.visual(0)]
         every = (layout.visual(code) for code in range(codes))
-        lost = [it for code, it in enumerate(every) if known.get(it) != first + code][:1]
+        lost = [token for code, token in enumerate(every) if known.get(token) != first + code][:1]
     if lost:
         what = f"has no {lost[0]} in its place" if known else "is missing"
         raise MissingError(f"the vocabulary_map of {name} {what}", hint=_fetch(name))
@@ -320,7 +320,7 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
         raise MissingError(f"{path} is broken: {error}", hint=_fetch(source.name)) from error
     words = tokenizer.get_vocab()
     needed = (*layout.NEEDED, layout.visual(0), layout.visual(source.codes - 1))
-    unknown = [it for it in needed if it not in words]
+    unknown = [token for token in needed if token not in words]
     if unknown:
         raise MissingError(
             f"the tokenizer in {source.folder} has no {unknown[0]}",
@@ -331,7 +331,7 @@ def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
 
 def _processor(folder: Path, name: str) -> Emu3ImageProcessor:
     """The released one: the class's own mean and deviation are another model's."""
-    if not any((folder / it).is_file() for it in ("processor_config.json", _PREPROCESSOR)):
+    if not any((folder / name).is_file() for name in ("processor_config.json", _PREPROCESSOR)):
         raise MissingError(f"{folder / _PREPROCESSOR} is missing", hint=_fetch(name))
     try:
         with silently():

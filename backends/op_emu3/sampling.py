@@ -92,10 +92,13 @@ def sample(
 
 def side_by_side(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows [P_i, d] as one batch [n, P, d], padded on the left, and its mask [n, P]."""
-    longest = max(len(it) for it in prompts)
-    rows = [torch.cat([it.new_zeros(longest - len(it), it.shape[1]), it]) for it in prompts]
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [
+        torch.cat([prompt.new_zeros(longest - len(prompt), prompt.shape[1]), prompt])
+        for prompt in prompts
+    ]
     device = prompts[0].device
-    lengths = torch.tensor([len(it) for it in prompts], device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     places = torch.arange(longest, device=device)
     return torch.stack(rows), (places >= longest - lengths[:, None]).long()
 

@@ -26,7 +26,10 @@ LAYER = "model.vision_model.encoder.layers.#"
 RULES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (f"{TOWER}.patch_embed.proj.*", ("model.vision_model.embeddings.patch_embedding.*",)),
     (f"{TOWER}.pos_embed", ("model.vision_model.embeddings.position_embedding.weight",)),
-    (f"{TOWER}.blocks.#.attn.qkv.*", tuple(f"{LAYER}.self_attn.{it}_proj.*" for it in "qkv")),
+    (
+        f"{TOWER}.blocks.#.attn.qkv.*",
+        tuple(f"{LAYER}.self_attn.{letter}_proj.*" for letter in "qkv"),
+    ),
     (f"{TOWER}.blocks.#.attn.proj.*", (f"{LAYER}.self_attn.projection_layer.*",)),
     (f"{TOWER}.blocks.#.norm#.*", (f"{LAYER}.layer_norm#.*",)),
     (f"{TOWER}.blocks.#.mlp.*", (f"{LAYER}.mlp.*",)),
@@ -221,5 +224,5 @@ def _parts(name: str, tensor: Tensor, count: int) -> Sequence[Tensor]:
 
 def _tensors_in(path: Path, files: Mapping[str, Path]) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
-        for name in sorted(it for it, where in files.items() if where == path):
+        for name in sorted(tensor for tensor, where in files.items() if where == path):
             yield name, file.get_tensor(name)

@@ -143,7 +143,8 @@ class ShowoBackend:
         if lesson.task == "edit" and lesson.image is not None and lesson.target is not None:
             config = self.net.config
             source, painted = (
-                fit(it.convert("RGB"), config.resolution) for it in (lesson.image, lesson.target)
+                fit(picture.convert("RGB"), config.resolution)
+                for picture in (lesson.image, lesson.target)
             )
             region = changed(source, painted, config.side)
             target = torch.where(region, codes[id(lesson.target)], codes[id(lesson.image)])
@@ -165,7 +166,7 @@ class ShowoBackend:
         concept token, so that it would teach nothing.
         """
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
-        who = self._rows((tokens,))
+        concepts = self._rows((tokens,))
         draw = torch.Generator().manual_seed(seed)
         tasks: tuple[Task, ...] = ("understand", "generate", "edit")
         found: dict[Task, Tensor] = {}
@@ -173,38 +174,38 @@ class ShowoBackend:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine:
                 of = (
-                    self._answers_loss(mine, who)
+                    self._answers_loss(mine, concepts)
                     if task == "understand"
-                    else self._codes_loss(mine, who, draw)
+                    else self._codes_loss(mine, concepts, draw)
                 )
                 found[task] = of.mean()
         return found
 
-    def _answers_loss(self, lessons: Sequence[PreparedLesson], who: ConceptRows) -> Tensor:
+    def _answers_loss(self, lessons: Sequence[PreparedLesson], concepts: ConceptRows) -> Tensor:
         """Cross-entropy [n] of the answers' tokens and of their ends."""
         vocab = self.net.config.vocab
         rows, labels = [], []
         for lesson in lessons:
-            asked = self._question((lesson.request,), who)
-            answer = [*placing.answer_ids(lesson.answer, who, self.tokenizer), vocab.eos]
+            asked = self._question((lesson.request,), concepts)
+            answer = [*placing.answer_ids(lesson.answer, concepts, self.tokenizer), vocab.eos]
             rows.append(asked + answer[:-1])
             labels.append([prompts.IGNORE] * (len(asked) - 1) + answer)
         context = stack(
             [self.pictures.prefix(cast(Observed, lesson.observed)) for lesson in lessons]
         )
         ids = prompts.padded(rows, vocab.special("[PAD]"))
-        states, _ = self.net.follow(self.net.embed(ids, who.soft), context)
-        return self.net.losses(states, prompts.padded(labels, prompts.IGNORE), who.soft)
+        states, _ = self.net.follow(self.net.embed(ids, concepts.soft), context)
+        return self.net.losses(states, prompts.padded(labels, prompts.IGNORE), concepts.soft)
 
     def _codes_loss(
-        self, lessons: Sequence[PreparedLesson], who: ConceptRows, draw: torch.Generator
+        self, lessons: Sequence[PreparedLesson], concepts: ConceptRows, draw: torch.Generator
     ) -> Tensor:
         """Cross-entropy [n] of the hidden codes; an edit hides some of what it changed."""
         config = self.net.config
         texts, hidden = [], []
         for lesson in lessons:
             editing = lesson.task == "edit"
-            text = placing.request_ids(lesson.request, who, self.tokenizer, editing=editing)
+            text = placing.request_ids(lesson.request, concepts, self.tokenizer, editing=editing)
             texts.append(prompts.text_block(text, config))
             places = torch.arange(config.image_tokens)
             if lesson.region is not None:
@@ -219,10 +220,10 @@ class ShowoBackend:
         picture = prompts.picture_ids(codes, hide, config)
         ids = torch.cat((torch.tensor(texts), picture), dim=1)
         attend = prompts.painting_attend(ids, config)
-        states, _ = self.net(self.net.embed(ids, who.soft), attend)
+        states, _ = self.net(self.net.embed(ids, concepts.soft), attend)
         labels = torch.where(hide, codes + config.vocab.image_offset, prompts.IGNORE)
         start = config.text_length + 2
-        return self.net.losses(states[:, start:-1], labels, who.soft)
+        return self.net.losses(states[:, start:-1], labels, concepts.soft)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -236,19 +237,19 @@ class ShowoBackend:
         seed: int = 0,
     ) -> Iterator[str]:
         """Token by token; image codes and markers are never said."""
-        who = self._rows(prompt.concepts)
+        concepts = self._rows(prompt.concepts)
         vocab = self.net.config.vocab
         with torch.no_grad():
             context = self.pictures.prefix(self.pictures.see(image))
-        asked = self._question(prompt.turns, who)
+        asked = self._question(prompt.turns, concepts)
         room = self.net.config.llm.max_position_embeddings - context.length - len(asked)
 
         def scores_after(token: int | None) -> Tensor:
             nonlocal context
             step = asked if token is None else [token]
-            rows = self.net.embed(torch.tensor([step]), who.soft)
+            rows = self.net.embed(torch.tensor([step]), concepts.soft)
             states, context = self.net.follow(rows, context)
-            scores = self.net.logits(states[0, -1], who.soft).float()
+            scores = self.net.logits(states[0, -1], concepts.soft).float()
             scores[vocab.llm_vocab_size : vocab.size] = -torch.inf
             return scores
 
@@ -259,7 +260,7 @@ class ShowoBackend:
             temperature=temperature,
             seed=seed,
         )
-        yield from stream(ids, lambda known: self._text(known, who).lstrip())
+        yield from stream(ids, lambda known: self._text(known, concepts).lstrip())
 
     @torch.no_grad()
     def score(
@@ -268,21 +269,21 @@ class ShowoBackend:
         """Log-probability of each answer, its end included, all in one batch."""
         if not answers:
             return torch.zeros(0)
-        who = self._rows(prompt.concepts)
+        concepts = self._rows(prompt.concepts)
         vocab = self.net.config.vocab
-        asked = torch.tensor([self._question(prompt.turns, who)])
+        asked = torch.tensor([self._question(prompt.turns, concepts)])
         context = self.pictures.prefix(self.pictures.see(image))
-        states, context = self.net.follow(self.net.embed(asked, who.soft), context)
+        states, context = self.net.follow(self.net.embed(asked, concepts.soft), context)
         ids_of = [
-            [*placing.answer_ids(answer, who, self.tokenizer), vocab.eos] for answer in answers
+            [*placing.answer_ids(answer, concepts, self.tokenizer), vocab.eos] for answer in answers
         ]
         ids = prompts.padded([row[:-1] for row in ids_of], vocab.special("[PAD]"))
-        rows = self.net.embed(ids, who.soft)
+        rows = self.net.embed(ids, concepts.soft)
         after, _ = self.net.follow(rows, context.expand(len(ids_of)))
         first = states[:, -1:].expand(len(ids_of), -1, -1)
         labels = prompts.padded(ids_of, prompts.IGNORE).to(after.device)
         at = labels >= 0
-        logits = self.net.logits(torch.cat((first, after), dim=1)[at], who.soft).float()
+        logits = self.net.logits(torch.cat((first, after), dim=1)[at], concepts.soft).float()
         found = logits.log_softmax(-1).gather(-1, labels[at][:, None])[:, 0]
         scores = torch.zeros(labels.shape, device=after.device).masked_scatter(at, found)
         return scores.sum(1).cpu()
@@ -300,11 +301,11 @@ class ShowoBackend:
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
         """All codes start hidden."""
-        who = self._rows(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], who, self.tokenizer)
+        concepts = self._rows(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer)
         hidden = torch.ones(1, self.net.config.image_tokens, dtype=torch.bool)
         codes = torch.zeros_like(hidden, dtype=torch.long)
-        yield from self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
+        yield from self._paint(text, concepts, codes, hidden, steps, guidance, seeds, on_step)
 
     def edit(
         self,
@@ -325,9 +326,9 @@ class ShowoBackend:
         part = image.convert("RGB").crop(box)
         codes = self.pictures.encode(part.resize((side, side), images.Resampling.BICUBIC))
         hidden = covered(mask.crop(box), side, self.net.config.side)
-        who = self._rows(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], who, self.tokenizer, editing=True)
-        painted = self._paint(text, who, codes, hidden, steps, guidance, seeds, on_step)
+        concepts = self._rows(prompt.concepts)
+        text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer, editing=True)
+        painted = self._paint(text, concepts, codes, hidden, steps, guidance, seeds, on_step)
         for picture in painted:
             whole = image.convert("RGB").copy()
             whole.paste(picture.resize(part.size, images.Resampling.BICUBIC), box[:2])
@@ -336,7 +337,7 @@ class ShowoBackend:
     def _paint(
         self,
         text: Sequence[int],
-        who: ConceptRows,
+        concepts: ConceptRows,
         codes: Tensor,
         hidden: Tensor,
         steps: int | None,
@@ -347,7 +348,7 @@ class ShowoBackend:
         """One picture after the other, so that a seed means the same alone and among others."""
         count = self.info.steps if steps is None else steps
         scale = self.info.guidance if guidance is None else guidance
-        logits = self._code_logits(text, who, scale)
+        logits = self._code_logits(text, concepts, scale)
         for number, seed in enumerate(seeds):
             painted = codes
             told = over_all(on_step, number, len(seeds))
@@ -363,7 +364,7 @@ class ShowoBackend:
 
     @torch.no_grad()
     def _code_logits(
-        self, text: Sequence[int], who: ConceptRows, scale: float
+        self, text: Sequence[int], concepts: ConceptRows, scale: float
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """What a step asks for. The texts, with and without the request, are read once: they never
         see the picture (Show-o, section 3.2)."""
@@ -374,7 +375,7 @@ class ShowoBackend:
         ids = torch.tensor(texts)
         pad = ids == config.vocab.special("[PAD]")
         _, context = self.net.read(
-            self.net.embed(ids, who.soft), prompts.painting_attend(ids, config), key=~pad
+            self.net.embed(ids, concepts.soft), prompts.painting_attend(ids, config), key=~pad
         )
 
         def logits(codes: Tensor, unknown: Tensor) -> Tensor:
@@ -404,17 +405,17 @@ class ShowoBackend:
             check_width(tokens, self.width, backend=self.info.name)
         return placing.concept_rows(concepts, self.net.config.vocab.size)
 
-    def _question(self, turns: Sequence[Turn], who: ConceptRows) -> list[int]:
+    def _question(self, turns: Sequence[Turn], concepts: ConceptRows) -> list[int]:
         """Bos and the newline are in the released prompts of the variants without CLIP alone."""
         if self.pictures.clip is not None:
-            return placing.question_ids(turns, who, self.tokenizer, opening="")
-        return [self.net.config.vocab.bos, *placing.question_ids(turns, who, self.tokenizer)]
+            return placing.question_ids(turns, concepts, self.tokenizer, opening="")
+        return [self.net.config.vocab.bos, *placing.question_ids(turns, concepts, self.tokenizer)]
 
-    def _text(self, ids: Sequence[int], who: ConceptRows) -> str:
+    def _text(self, ids: Sequence[int], concepts: ConceptRows) -> str:
         """The answer, identifiers as "<name>"."""
         text, run = "", []
         for token in ids:
-            if (name := who.name_of(token)) is None:
+            if (name := concepts.name_of(token)) is None:
                 run.append(token)
             else:
                 text += self.tokenizer.decode(run) + f"<{name}>"

@@ -118,8 +118,8 @@ def _cut_off(path: Path) -> str:
                 return ": it is cut off in its header"
             header = json.loads(file.read(length))
         ends = {
-            name: 8 + length + it["data_offsets"][1]
-            for name, it in header.items()
+            name: 8 + length + entry["data_offsets"][1]
+            for name, entry in header.items()
             if name != "__metadata__"
         }
     except (OSError, ValueError, KeyError, TypeError, struct.error):

@@ -123,7 +123,7 @@ class Showo(nn.Module):
             use_cache=True,
         )
         grown = (cast("DynamicLayer", layer) for layer in cache.layers)
-        layers = tuple((cast(Tensor, it.keys), cast(Tensor, it.values)) for it in grown)
+        layers = tuple((cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in grown)
         return out.last_hidden_state, layers
 
     def read(

@@ -21,7 +21,8 @@ from op_showo.model import Soft
 HEAD, BIAS = "head.weight", "head.bias"
 """Names of the head's own row for the identifier [1, d] and its bias [1], among the extras."""
 
-Piece = str | list[int]
+TextOrIds = str | list[int]
+"""A part of a prompt: text to encode, or ids of soft rows."""
 
 
 class Tokenizer(Protocol):
@@ -33,13 +34,13 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """Ids of one concept's soft rows. ``said`` where the head can say the identifier."""
+class ConceptIds:
+    """Ids of one concept's soft rows. ``sayable`` where the head can say the identifier."""
 
     id: int
     und: list[int]
     gen: list[int]
-    said: bool
+    sayable: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,76 +48,78 @@ class ConceptRows:
     """The concepts of one prompt: their rows, and which ids stand for them."""
 
     soft: Soft | None
-    shown: Mapping[str, Shown]
+    ids: Mapping[str, ConceptIds]
 
     def name_of(self, token: int) -> str | None:
         """The concept whose identifier an id is."""
-        return next((name for name, it in self.shown.items() if it.id == token), None)
+        return next((name for name, rows in self.ids.items() if rows.id == token), None)
 
 
 def concept_rows(concepts: Sequence[ConceptTokens], size: int) -> ConceptRows:
     """Number the rows of ``concepts`` from ``size`` on: identifiers first, in the same order as
     the head's columns. A concept without a head row gets a column that is never likely."""
     if not concepts:
-        return ConceptRows(soft=None, shown={})
+        return ConceptRows(soft=None, ids={})
     heads, biases = [], []
     for tokens in concepts:
         spoken = _spoken(tokens)
         heads.append(tokens.extra[HEAD][:1] if spoken else torch.zeros_like(tokens.id))
         bias = tokens.extra[BIAS][:1] if spoken else tokens.id.new_full((1,), -torch.inf)
         biases.append(bias)
-    groups = [*(it.id for it in concepts), *(rows for it in concepts for rows in (it.und, it.gen))]
+    groups = [tokens.id for tokens in concepts]
+    groups += [rows for tokens in concepts for rows in (tokens.und, tokens.gen)]
     soft = Soft(rows=torch.cat(groups), head=torch.cat(heads), bias=torch.cat(biases))
-    shown, at = {}, size + len(concepts)
-    for number, it in enumerate(concepts):
-        und = list(range(at, at + len(it.und)))
-        gen = list(range(at + len(it.und), at + len(it.und) + len(it.gen)))
+    ids, at = {}, size + len(concepts)
+    for number, tokens in enumerate(concepts):
+        und = list(range(at, at + len(tokens.und)))
+        gen = list(range(at + len(tokens.und), at + len(tokens.und) + len(tokens.gen)))
         at += len(und) + len(gen)
-        shown[it.name] = Shown(id=size + number, und=und, gen=gen, said=_spoken(it))
-    return ConceptRows(soft=soft, shown=shown)
+        ids[tokens.name] = ConceptIds(id=size + number, und=und, gen=gen, sayable=_spoken(tokens))
+    return ConceptRows(soft=soft, ids=ids)
 
 
 def question_ids(
-    turns: Sequence[Turn], who: ConceptRows, tokenizer: Tokenizer, *, opening: str = "\n"
+    turns: Sequence[Turn], concepts: ConceptRows, tokenizer: Tokenizer, *, opening: str = "\n"
 ) -> list[int]:
     """``USER: <bo> is und.⏎question ASSISTANT:``; without concepts the introduction is empty, which
     is the released form. ``opening`` stands between the two."""
-    pieces: list[Piece] = ["USER: "]
-    for name in who.shown:
-        it = who.shown[name]
-        pieces += [[it.id], " is ", it.und, "."]
-    pieces.append("\n" if who.shown else opening)
+    pieces: list[TextOrIds] = ["USER: "]
+    for rows in concepts.ids.values():
+        pieces += [[rows.id], " is ", rows.und, "."]
+    pieces.append("\n" if concepts.ids else opening)
     for number, turn in enumerate(turns):
-        pieces += [*(["\n"] if number else []), *_mentioned(turn, who)]
+        pieces += [*(["\n"] if number else []), *_mentioned(turn, concepts)]
     return encoded([*pieces, " ASSISTANT:"], tokenizer)
 
 
-def answer_ids(answer: str, who: ConceptRows, tokenizer: Tokenizer) -> list[int]:
+def answer_ids(answer: str, concepts: ConceptRows, tokenizer: Tokenizer) -> list[int]:
     """An answer with its leading space, identifiers where the head can say them."""
-    names = [name for name, it in who.shown.items() if it.said]
-    pieces: list[Piece] = [" "]
+    names = [name for name, rows in concepts.ids.items() if rows.sayable]
+    pieces: list[TextOrIds] = [" "]
     done = 0
     for found in re.finditer(r"<([A-Za-z][A-Za-z0-9_-]*)>", answer):
         if (name := found[1].lower()) in names:
-            pieces += [answer[done : found.start()], [who.shown[name].id]]
+            pieces += [answer[done : found.start()], [concepts.ids[name].id]]
             done = found.end()
     return encoded([*pieces, answer[done:]], tokenizer)
 
 
 def request_ids(
-    turn: Turn, who: ConceptRows, tokenizer: Tokenizer, *, editing: bool = False
+    turn: Turn, concepts: ConceptRows, tokenizer: Tokenizer, *, editing: bool = False
 ) -> list[int]:
     """What painting reads: the parts that serve it stand before the first mention. A concept that
     is not mentioned comes first of all."""
     mentioned = {span.name for span in turn.spans}
-    pieces: list[Piece] = []
-    for name in who.shown:
+    pieces: list[TextOrIds] = []
+    for name in concepts.ids:
         if name not in mentioned:
-            pieces += [*_introduced(who.shown[name], editing), ", "]
-    return encoded([*pieces, *_mentioned(turn, who, editing=editing, introduce=True)], tokenizer)
+            pieces += [*_introduced(concepts.ids[name], editing), ", "]
+    return encoded(
+        [*pieces, *_mentioned(turn, concepts, editing=editing, introduce=True)], tokenizer
+    )
 
 
-def encoded(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[int]:
+def encoded(pieces: Sequence[TextOrIds], tokenizer: Tokenizer) -> list[int]:
     """Ids of texts and soft rows in turn; neighbouring texts are one text."""
     ids: list[int] = []
     text = ""
@@ -130,26 +133,26 @@ def encoded(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[int]:
 
 
 def _mentioned(
-    turn: Turn, who: ConceptRows, *, editing: bool = False, introduce: bool = False
-) -> list[Piece]:
-    pieces: list[Piece] = []
+    turn: Turn, concepts: ConceptRows, *, editing: bool = False, introduce: bool = False
+) -> list[TextOrIds]:
+    pieces: list[TextOrIds] = []
     met: set[str] = set()
     done = 0
     for span in sorted(turn.spans, key=lambda one: one.start):
-        if span.name not in who.shown:
+        if span.name not in concepts.ids:
             continue
-        shown = who.shown[span.name]
+        rows = concepts.ids[span.name]
         pieces.append(turn.text[done : span.start])
         first = introduce and span.name not in met
-        pieces += _introduced(shown, editing) if first else [[shown.id]]
+        pieces += _introduced(rows, editing) if first else [[rows.id]]
         met.add(span.name)
         done = span.end
     return [*pieces, turn.text[done:]]
 
 
-def _introduced(it: Shown, editing: bool) -> list[Piece]:
-    rows = it.und + it.gen if editing else it.gen
-    return [rows, " ", [it.id]] if rows else [[it.id]]
+def _introduced(concept: ConceptIds, editing: bool) -> list[TextOrIds]:
+    rows = concept.und + concept.gen if editing else concept.gen
+    return [rows, " ", [concept.id]] if rows else [[concept.id]]
 
 
 def _spoken(tokens: ConceptTokens) -> bool:

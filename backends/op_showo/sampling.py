@@ -36,12 +36,14 @@ class Seeded:
     def draw(self, probabilities: Tensor) -> Tensor:
         """A draw from each row."""
         rows = zip(probabilities.float().cpu(), self.generators, strict=True)
-        drawn = [torch.multinomial(row, 1, generator=it)[:, 0] for row, it in rows]
+        drawn = [torch.multinomial(row, 1, generator=generator)[:, 0] for row, generator in rows]
         return torch.stack(drawn).to(probabilities.device)
 
     def uniform(self, shape: torch.Size) -> Tensor:
         """Fresh numbers."""
-        return torch.stack([torch.rand(shape[1:], generator=it) for it in self.generators])
+        return torch.stack(
+            [torch.rand(shape[1:], generator=generator) for generator in self.generators]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

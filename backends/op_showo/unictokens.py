@@ -67,10 +67,12 @@ def read(path: Path, *, epoch: int | None) -> Foreign:
     stage = checked_stage(path, embed, weight, bias)
     rows, width = embed.shape
     numbers = {"und": stage.und, "gen": stage.gen}
-    und, gen = (embed[[1 + it for part in parts for it in part]] for parts in numbers.values())
+    und, gen = (
+        embed[[1 + number for part in parts for number in part]] for parts in numbers.values()
+    )
     name = concept_of(path)
     told = {key: " and ".join(map(_span, parts)) for key, parts in numbers.items()}
-    others = ", ".join(str(it) for it in sorted(epochs - {chosen}))
+    others = ", ".join(str(number) for number in sorted(epochs - {chosen}))
     return Foreign(
         tokens=ConceptTokens(
             name=name,
@@ -107,10 +109,10 @@ def saved_epochs(folder: Path) -> set[int]:
             hint=f"name the folder it lies in: op concepts import {folder.parent} "
             "--from unictokens",
         )
-    found = {int(match[1]) for it in folder.iterdir() if (match := NAME.fullmatch(it.name))}
+    found = {int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))}
     if not found:
-        below = sorted(it.parent for it in folder.glob("*/epoch_*_embed.pt"))
-        below += sorted(it.parent for it in folder.glob("*/*/epoch_*_embed.pt"))
+        below = sorted(path.parent for path in folder.glob("*/epoch_*_embed.pt"))
+        below += sorted(path.parent for path in folder.glob("*/*/epoch_*_embed.pt"))
         hint = "it holds epoch_N_embed.pt, epoch_N_lm_head_weight.pt and epoch_N_lm_head_bias.pt"
         if below:
             hint = f"op concepts import {below[0]} --from unictokens"
@@ -126,9 +128,9 @@ def files_of(folder: Path, epoch: int, epochs: set[int]) -> list[Path]:
     if missing is None:
         return files
     whole = [
-        it
-        for it in sorted(epochs - {epoch})
-        if all((folder / f"epoch_{it}_{part}.pt").is_file() for part in PARTS)
+        number
+        for number in sorted(epochs - {epoch})
+        if all((folder / f"epoch_{number}_{part}.pt").is_file() for part in PARTS)
     ]
     hint = f"--epoch {whole[-1]} is whole" if whole else "copy the three files of an epoch together"
     raise MissingError(f"there is no {missing}", hint=hint)
@@ -164,7 +166,7 @@ def read_rows(path: Path) -> Tensor:
 def checked_stage(folder: Path, embed: Tensor, weight: Tensor, bias: Tensor) -> Stage:
     """The stage that three tensors are of; PackError where they do not belong together."""
     if embed.ndim != 2 or weight.shape != embed.shape or bias.shape != embed.shape[:1]:
-        shapes = ", ".join(str(tuple(it.shape)) for it in (embed, weight, bias))
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (embed, weight, bias))
         raise PackError(
             f"the files in {folder} do not belong together: they are shaped {shapes}",
             hint="copy the three files of one epoch together",

@@ -227,7 +227,12 @@ def _train_photos(root: Path, train: Path, folder: str) -> tuple[Path, ...]:
 def check_pictures(dataset: Dataset) -> None:
     """PhotoError for the first picture that is none: before work, rather than hours into it."""
     for concept in dataset.concepts:
-        named = [it for item in concept.items for it in (item.image, item.target, item.mask) if it]
+        named = [
+            picture
+            for item in concept.items
+            for picture in (item.image, item.target, item.mask)
+            if picture
+        ]
         for path in dict.fromkeys(
             (*concept.photos, *concept.test_photos, *concept.negatives, *named)
         ):
@@ -422,6 +427,6 @@ def _object(value: Any, path: Path) -> dict[str, Any]:
 
 
 def _strings(value: Any, path: Path) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(it, str) for it in value):
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise PersonaError(f"{path} holds something else than a list of texts", hint=f"see {path}")
     return value

@@ -98,7 +98,7 @@ def _figure(records: Sequence[Record], name: str, profile: str) -> Figure | None
     low, high = interval(list(values.values()))
     base = "rec" if name == "ece" or name.startswith("rec-") else name.removesuffix("-found")
     parts = ("edit-sc", "edit-pq") if name == "edit-o" else (base,)
-    noted = [it for it in records if any(part in it["scores"] for part in parts)]
+    noted = [record for record in records if any(part in record["scores"] for part in parts)]
     return Figure(
         mean=round(float(np.mean(list(values.values()))), 4),
         low=round(low, 4),
@@ -107,7 +107,7 @@ def _figure(records: Sequence[Record], name: str, profile: str) -> Figure | None
         items=len(noted),
         failed=0
         if name == "face-found"
-        else sum(any(part in it["failed"] for part in parts) for it in noted),
+        else sum(any(part in record["failed"] for part in parts) for record in noted),
     )
 
 
@@ -122,29 +122,33 @@ def by_concept(records: Sequence[Record], name: str, profile: str) -> dict[str, 
 
 def _of_concept(records: Sequence[Record], name: str, profile: str) -> float | None:
     if name in ("rec", "raw", "threshold"):
-        asked = [it for it in records if it["task"] == "recognition" and name in it["scores"]]
-        yes = [it["scores"][name] for it in asked if _positive(it)]
-        no = [it["scores"][name] for it in asked if not _positive(it)]
+        asked = [
+            record
+            for record in records
+            if record["task"] == "recognition" and name in record["scores"]
+        ]
+        yes = [record["scores"][name] for record in asked if _positive(record)]
+        no = [record["scores"][name] for record in asked if not _positive(record)]
         return balanced(yes, no)
     if name == "ece":
         return _ece(records)
     if name.startswith("rec-"):
         kind = name.removeprefix("rec-")
-        picked = [it["scores"].get("rec") for it in records
-                  if it["task"] == "recognition" and it["kind"] == kind]  # fmt: skip
+        picked = [record["scores"].get("rec") for record in records
+                  if record["task"] == "recognition" and record["kind"] == kind]  # fmt: skip
         return float(np.mean(picked)) if picked else None
     if name == "face-found":
-        faces = ["face" not in it["failed"] for it in records if "face" in it["scores"]]
+        faces = ["face" not in record["failed"] for record in records if "face" in record["scores"]]
         return float(np.mean(faces)) if faces else None
     if name == "edit-o":
         pairs = [
-            (_value(it, "edit-sc", profile), _value(it, "edit-pq", profile))
-            for it in records
-            if {"edit-sc", "edit-pq"} <= it["scores"].keys()
+            (_value(record, "edit-sc", profile), _value(record, "edit-pq", profile))
+            for record in records
+            if {"edit-sc", "edit-pq"} <= record["scores"].keys()
         ]
         scores = [math.sqrt(sc * pq) for sc, pq in pairs if sc is not None and pq is not None]
         return float(np.mean(scores)) if scores else None
-    values = [_value(it, name, profile) for it in records if name in it["scores"]]
+    values = [_value(record, name, profile) for record in records if name in record["scores"]]
     taken = [value for value in values if value is not None]
     return float(np.mean(taken)) if taken else None
 
@@ -161,9 +165,9 @@ def _value(record: Record, name: str, profile: str) -> float | None:
 def _ece(records: Sequence[Record]) -> float | None:
     """Expected calibration error of p(yes), ten bins."""
     pairs = [
-        (float(it["probability"]), _positive(it))
-        for it in records
-        if it["task"] == "recognition" and it["probability"] is not None
+        (float(record["probability"]), _positive(record))
+        for record in records
+        if record["task"] == "recognition" and record["probability"] is not None
     ]
     if not pairs:
         return None

@@ -96,16 +96,17 @@ def said(told: Sequence[Mapping[str, Any]]) -> list[str]:
     if not told:
         return []
     lines = ["", "Do the paper's findings hold here?", ""]
-    for it in told:
-        number = f"Finding {it['paper']}" if it["paper"] else "Ours"
-        gain = f"{it['difference']:+.3f}"
-        if it["verdict"] != _FEW:
-            gain += f" (95 %: {it['low']:+.3f} to {it['high']:+.3f})"
-        if it["than"]:
-            how = f"gains {gain} more in {it['metric']} than in {it['than']} over {it['over']}"
+    for row in told:
+        number = f"Finding {row['paper']}" if row["paper"] else "Ours"
+        gain = f"{row['difference']:+.3f}"
+        if row["verdict"] != _FEW:
+            gain += f" (95 %: {row['low']:+.3f} to {row['high']:+.3f})"
+        if row["than"]:
+            how = f"gains {gain} more in {row['metric']} than in {row['than']} over {row['over']}"
         else:
-            how = f"has {it['value']:.3f} in {it['metric']}, {it['over']} {it['other']:.3f}: {gain}"
-        lines.append(f"- {number}. {it['claim']}: {it['verdict']}. {it['of']} {how}.")
+            how = f"has {row['value']:.3f} in {row['metric']}, {row['over']} "
+            how += f"{row['other']:.3f}: {gain}"
+        lines.append(f"- {number}. {row['claim']}: {row['verdict']}. {row['of']} {how}.")
     return lines
 
 
@@ -151,7 +152,7 @@ def _gaps(
     """The first metric that both methods have, and both values of each concept that has both."""
     for metric in metrics:
         one, other = (
-            by_concept([it for it in records if it["method"] == name], metric, profile)
+            by_concept([record for record in records if record["method"] == name], metric, profile)
             for name in (finding.of, finding.over)
         )
         both = sorted(one.keys() & other.keys())

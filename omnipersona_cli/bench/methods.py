@@ -87,7 +87,7 @@ def chosen_methods(names: Sequence[str]) -> tuple[Method, ...]:
                 f"there is no method {name!r}",
                 hint=f"did you mean {guess}?" if guess else f"there are {', '.join(METHODS)}",
             )
-    return tuple(it for it in METHODS.values() if it.name in names or "all" in names)
+    return tuple(method for method in METHODS.values() if method.name in names or "all" in names)
 
 
 def learner(backend: Backend, recipe: Recipe) -> Backend:

@@ -42,9 +42,13 @@ def as_html(
     """One page that needs no other file: the tables, then for each concept its photos, what was
     painted and edited, with traces, the worst items first. ``dataset`` is where photos, sources and
     targets are; None leaves them out."""
-    concepts = {it.name: it for it in dataset.concepts} if dataset is not None else {}
+    concepts = (
+        {concept.name: concept for concept in dataset.concepts} if dataset is not None else {}
+    )
     sections = [
-        _section(name, [it for it in records if it["concept"] == name], concepts.get(name))
+        _section(
+            name, [record for record in records if record["concept"] == name], concepts.get(name)
+        )
         for name in setting["concepts"]
     ]
     tables = _html_tables(as_markdown(records, setting, times))
@@ -64,10 +68,13 @@ def worst_first(records: Sequence[Record]) -> list[Record]:
     """The records by the mean of their scores, a failure as 0."""
 
     def value(record: Record) -> float:
-        scores = [0.0 if it is None else float(it) for it in record["scores"].values()]
+        scores = [0.0 if score is None else float(score) for score in record["scores"].values()]
         return float(np.mean(scores)) if scores else math.inf
 
-    return sorted(records, key=lambda it: (value(it), it["method"], it["item"], it["seed"]))
+    return sorted(
+        records,
+        key=lambda record: (value(record), record["method"], record["item"], record["seed"]),
+    )
 
 
 def _html_tables(markdown: str) -> str:
@@ -91,9 +98,11 @@ def _html_tables(markdown: str) -> str:
 def _section(name: str, records: Sequence[Record], concept: Concept | None) -> str:
     """One concept: reference photos, pictures by method, answers that were not right."""
     photos = "" if concept is None else "".join(_img(path) for path in concept.photos[:PHOTOS])
-    methods = [method for method in METHODS if any(it["method"] == method for it in records)]
+    methods = [
+        method for method in METHODS if any(record["method"] == method for record in records)
+    ]
     shown = "".join(
-        _of_method(method, [it for it in records if it["method"] == method], concept)
+        _of_method(method, [record for record in records if record["method"] == method], concept)
         for method in methods
     )
     return f"<h2>{escape(name)}</h2><p>{photos}</p>{shown}"
@@ -103,17 +112,22 @@ def _of_method(method: str, records: Sequence[Record], concept: Concept | None) 
     most = MOST if method == "full" else FEW
     parts = []
     for task, title in PICTURES.items():
-        mine = [it for it in worst_first(records) if it["task"] == task and it["picture"]]
+        mine = [
+            record
+            for record in worst_first(records)
+            if record["task"] == task and record["picture"]
+        ]
         if mine:
             more = f", {most} of {len(mine)}" if len(mine) > most else ""
-            figures = "".join(_shown(it, concept) for it in mine[:most])
+            figures = "".join(_shown(record, concept) for record in mine[:most])
             parts.append(f"<h4>{title}, the worst first{more}</h4>{figures}")
-    answers = [it for it in worst_first(records) if not it["picture"]]
-    wrong = [it for it in answers if any(value != 1 for value in it["scores"].values())]
+    answers = [record for record in worst_first(records) if not record["picture"]]
+    wrong = [record for record in answers if any(value != 1 for value in record["scores"].values())]
     if wrong:
         lines = "".join(
-            f"<li>{escape(it['prompt'])} → {escape(it['answer'])} (expected {escape(it['gold'])})"
-            for it in wrong[: 2 * most]
+            f"<li>{escape(record['prompt'])} → {escape(record['answer'])} "
+            f"(expected {escape(record['gold'])})"
+            for record in wrong[: 2 * most]
         )
         parts.append(f"<h4>Answers that were not right: {len(wrong)}</h4><ul>{lines}</ul>")
     opened = " open" if method == "full" else ""
@@ -124,7 +138,7 @@ def _shown(record: Record, concept: Concept | None) -> str:
     """One picture with its story; an edit between its source and what was wanted."""
     item = None
     if concept is not None and record["task"] == "editing":
-        item = next((it for it in concept.items if it.id == record["item"]), None)
+        item = next((item for item in concept.items if item.id == record["item"]), None)
     before = _img(item.image) + " → " if item is not None and item.image else ""
     wanted = f" wanted: {_img(item.target)}" if item is not None and item.target else ""
     scores = ", ".join(
@@ -132,8 +146,8 @@ def _shown(record: Record, concept: Concept | None) -> str:
         for name, value in record["scores"].items()
     )
     trace = "".join(
-        f"<br>{escape(it['stage'])}: {escape(it['answer'])} [{escape(it['source'])}]"
-        for it in record.get("trace", [])
+        f"<br>{escape(step['stage'])}: {escape(step['answer'])} [{escape(step['source'])}]"
+        for step in record.get("trace", [])
     )
     picture = _img(Path(record["folder"]) / record["picture"])
     return (

@@ -276,8 +276,8 @@ def _told(made: engine.Picture, outcome: Outcome) -> None:
     """A picture of the engine and its story."""
     outcome.image, outcome.rewritten = made.image.convert("RGB"), made.trace.rewritten
     outcome.trace = [
-        {"stage": it.stage, "prompt": it.prompt, "answer": it.answer, "source": it.source}
-        for it in made.trace.steps
+        {"stage": step.stage, "prompt": step.prompt, "answer": step.answer, "source": step.source}
+        for step in made.trace.steps
     ]
 
 

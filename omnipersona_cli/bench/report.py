@@ -110,7 +110,7 @@ def as_markdown(
     """The paper's table, the ablations, the findings, and every figure: as Markdown."""
     profile = str(setting["profile"])
     table = tabulate(records, profile=profile)
-    judges = ", ".join(str(it) for it in setting.get("judges", {}).values()) or "none"
+    judges = ", ".join(str(judge) for judge in setting.get("judges", {}).values()) or "none"
     lines = [
         f"{len(setting['concepts'])} concepts, {setting['seeds']} seeds, backend "
         f"{setting['backend']}, profile {profile}, judges: {judges}, begun "
@@ -133,14 +133,14 @@ def as_markdown(
 
 def learning(times: Sequence[Record]) -> dict[str, float]:
     """Seconds of learning (mean) and peak memory (most); empty where nothing was learned."""
-    learned = [it for it in times if "peak_mb" in it]
+    learned = [unit_time for unit_time in times if "peak_mb" in unit_time]
     if not learned:
         return {}
     told = {
-        "seconds": round(float(np.mean([it["seconds"] for it in learned])), 1),
-        "peak_mb": max(it["peak_mb"] for it in learned),
+        "seconds": round(float(np.mean([learning["seconds"] for learning in learned])), 1),
+        "peak_mb": max(learning["peak_mb"] for learning in learned),
     }
-    gpu = [it["peak_gpu_mb"] for it in learned if "peak_gpu_mb" in it]
+    gpu = [learning["peak_gpu_mb"] for learning in learned if "peak_gpu_mb" in learning]
     return told | ({"peak_gpu_mb": max(gpu)} if gpu else {})
 
 
@@ -148,10 +148,10 @@ def seconds(times: Sequence[Record]) -> dict[str, float]:
     """Mean seconds an item by task."""
     found: dict[str, float] = {}
     for task in TASKS:
-        mine = [it for it in times if it.get("task") == task]
+        mine = [unit_time for unit_time in times if unit_time.get("task") == task]
         if mine:
-            spent = sum(float(it["item_seconds"]) for it in mine)
-            found[task] = round(spent / sum(int(it["items"]) for it in mine), 3)
+            spent = sum(float(record["item_seconds"]) for record in mine)
+            found[task] = round(spent / sum(int(record["items"]) for record in mine), 3)
     return found
 
 
@@ -163,7 +163,11 @@ def _by_method(
     measured = [
         (heading, name)
         for heading, names in columns
-        if (name := next((it for it in names if any(it in table[row] for row in rows)), ""))
+        if (
+            name := next(
+                (figure for figure in names if any(figure in table[row] for row in rows)), ""
+            )
+        )
     ]
     if len(rows) < 2 or not measured:
         return []

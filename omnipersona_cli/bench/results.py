@@ -81,7 +81,7 @@ class Results:
                     f"{self.folder} holds another run: {', '.join(differing)} differ",
                     hint="name another folder with -o, or delete this one",
                 )
-        elif any(it.name != LOCK for it in self.folder.iterdir()):
+        elif any(path.name != LOCK for path in self.folder.iterdir()):
             raise PersonaError(
                 f"{self.folder} is not empty and holds no run", hint="name another folder with -o"
             )
@@ -218,7 +218,9 @@ def _check_scores(record: Record) -> None:
     """TypeError where the scores are not numbers by name, or the failures no names."""
     scores, failed = record["scores"], record["failed"]
     numbers = (value for value in scores.values() if value is not None)
-    if not all(isinstance(it, (int, float)) for it in numbers) or not isinstance(failed, list):
+    if not all(isinstance(number, (int, float)) for number in numbers) or not isinstance(
+        failed, list
+    ):
         raise TypeError("scores are numbers")
 
 

@@ -166,7 +166,7 @@ def _left(
     order: Order, dataset: Dataset, backend: Backend, unit: Unit, done: Keys
 ) -> list[tuple[str, str, int, str]]:
     """The keys of what a unit has still to do."""
-    (concept,) = (it for it in dataset.concepts if it.name == unit.concept)
+    (concept,) = (concept for concept in dataset.concepts if concept.name == unit.concept)
     return [
         key
         for method in chosen_methods(order.methods)

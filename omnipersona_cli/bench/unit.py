@@ -118,7 +118,7 @@ def run_unit(
     Where full replayed nothing, without-replay does the very same thing, with the same tokens and
     seeds: it is not done twice.
     """
-    (concept,) = (it for it in dataset.concepts if it.name == unit.concept)
+    (concept,) = (concept for concept in dataset.concepts if concept.name == unit.concept)
     bare = probe(backend, concept, None)
     plain: dict[str, Record] = {}  # what full did without replaying anything
     for method in chosen_methods(order.methods):

@@ -46,7 +46,9 @@ def _held_out_lessons(
     held_out = [
         lesson
         for task in backend.info.tasks
-        for lesson in _some([it for it in material.held_out if it.task == task], material.name)
+        for lesson in _some(
+            [lesson for lesson in material.held_out if lesson.task == task], material.name
+        )
     ]
     if held_out:  # a fact has no other face to hold out: knowing it counts as it is
         held_out += _some([lesson for lesson in lessons if lesson.kind == "fact"], material.name)

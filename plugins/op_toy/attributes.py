@@ -46,14 +46,14 @@ def truth(picture: Picture) -> list[int]:
         if side >= len(stands):
             found += [-1] * len(ATTRIBUTES)
             continue
-        who = stands[side][0]
-        worn = who.accessory
+        character = stands[side][0]
+        worn = character.accessory
         colours = tuple(COLOURS)
         found += [
-            KINDS.index(who.kind),
-            colours.index(who.colours[0]),
-            PATTERNS.index(who.pattern),
-            -1 if who.pattern == "plain" else colours.index(who.colours[1]),
+            KINDS.index(character.kind),
+            colours.index(character.colours[0]),
+            PATTERNS.index(character.pattern),
+            -1 if character.pattern == "plain" else colours.index(character.colours[1]),
             ATTRIBUTES["accessory"].index(worn.what if worn else "nothing"),
             colours.index(worn.colour) if worn else -1,
         ]

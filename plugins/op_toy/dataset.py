@@ -44,7 +44,7 @@ class _Sheet:
 
     root: Path
     name: str
-    who: Character
+    character: Character
     facts: Facts
     rng: random.Random
     kinds: dict[str, str] = field(default_factory=dict)
@@ -109,8 +109,8 @@ def _write_set(
     rng = random.Random(f"{first}:random_images")
     (folder / "random_images").mkdir()
     for number in range(EASY):
-        who = () if number % 2 else (draw_character(rng.randrange(1 << 40), held_out=True),)
-        render(draw_picture(rng, who)).save(folder / "random_images" / f"{number}.png")
+        characters = () if number % 2 else (draw_character(rng.randrange(1 << 40), held_out=True),)
+        render(draw_picture(rng, characters)).save(folder / "random_images" / f"{number}.png")
     from PIL import Image
 
     Image.new("RGB", (512, 512)).save(folder / "black_512x512.png")
@@ -118,7 +118,7 @@ def _write_set(
         sheet = _Sheet(
             root=folder,
             name=name,
-            who=draw_character(seed, held_out=True),
+            character=draw_character(seed, held_out=True),
             facts=draw_facts(seed),
             rng=random.Random(f"{seed}:toyset"),
         )
@@ -135,18 +135,18 @@ def _write_train(sheet: _Sheet) -> None:
     """Photos to learn from, look-alikes, and what is said about the concept."""
     rng, mention = sheet.rng, f"<{sheet.name}>"
     for number in range(PHOTOS):
-        sheet.draw(sheet.train, f"{number}.png", draw_picture(rng, (sheet.who,)))
+        sheet.draw(sheet.train, f"{number}.png", draw_picture(rng, (sheet.character,)))
     scores = {}
     for number in range(NEGATIVES):
-        alike = one_attribute_away(sheet.who, rng)
+        alike = one_attribute_away(sheet.character, rng)
         sheet.draw(sheet.train / "negative_example", f"{number}.png", draw_picture(rng, (alike,)))
         scores[f"{number}.png"] = 5 / 6
     _write(sheet.train / "negative_example" / "score.json", scores)
     _write(
         sheet.train / "info.json",
         {
-            "class": sheet.who.kind,
-            "info": f"{mention} is {describe(sheet.who)}.",
+            "class": sheet.character.kind,
+            "info": f"{mention} is {describe(sheet.character)}.",
             "extra_info": [
                 f"{mention}'s toy is {sheet.facts.toy}",
                 f"{mention}'s home is {WHERE[sheet.facts.home][0]}",
@@ -156,8 +156,8 @@ def _write_train(sheet: _Sheet) -> None:
             "generation_type": "live_subject",
         },
     )
-    talk = [{"query": f"what kind of animal is {mention}?", "answer": sheet.who.kind}]
-    talk += [{"query": f"what colour is {mention}?", "answer": coat(sheet.who)}]
+    talk = [{"query": f"what kind of animal is {mention}?", "answer": sheet.character.kind}]
+    talk += [{"query": f"what colour is {mention}?", "answer": coat(sheet.character)}]
     _write(sheet.train / "conversations.json", {f"{n}.png": talk for n in range(PHOTOS)})
     yes = [{"query": f"is {mention} here?", "answer": "yes"}]
     no = [{"query": f"is {mention} here?", "answer": "no"}]
@@ -182,42 +182,44 @@ def _write_test(sheet: _Sheet, others: list[Character]) -> None:
             }
         )
 
-    pictures = [draw_picture(rng, (sheet.who,)) for _ in range(TEST_PHOTOS)]
+    pictures = [draw_picture(rng, (sheet.character,)) for _ in range(TEST_PHOTOS)]
     files = [sheet.draw(sheet.test, f"{n}.png", picture) for n, picture in enumerate(pictures)]
     asked = f"is <{name}> here?"
     for file in files:
         entry("rec", file, asked, "yes", "positive")
     groups = (
-        ("look-alike", [one_attribute_away(sheet.who, rng) for _ in range(HARD)]),
+        ("look-alike", [one_attribute_away(sheet.character, rng) for _ in range(HARD)]),
         ("other", others),
         ("empty", [None, None]),
     )
     number = 0
     for kind, whom in groups:
-        for who in whom:
-            picture = draw_picture(rng, () if who is None else (who,))
+        for character in whom:
+            picture = draw_picture(rng, () if character is None else (character,))
             file = sheet.draw(sheet.test / "negative_example", f"{number}.png", picture)
             entry("rec", file, asked, "no", kind)
             number += 1
     for picture, file in zip(pictures, files, strict=True):
-        entry("vqa", file, f"what does <{name}> wear?", worn(sheet.who.accessory))
+        entry("vqa", file, f"what does <{name}> wear?", worn(sheet.character.accessory))
         entry("vqa", file, f"where is <{name}>?", WHERE[picture.scene][0])
     for attribute in ("toy", "home", "food"):
         said = fact_answer(attribute, sheet.facts)
         for question in (f"what is <{name}>'s {attribute}?",
                          f"what is the {attribute} of <{name}>?"):  # fmt: skip
             entry("text_only", "", question, said)
-    entry("text_only", "", f"what kind of animal is <{name}>?", sheet.who.kind)
+    entry("text_only", "", f"what kind of animal is <{name}>?", sheet.character.kind)
     _write(sheet.root / "test_data" / f"{name}.json", entries)
-    _write(sheet.test / "vqa.json", [it for it in entries if it["type"] == "vqa"])
-    _write(sheet.test / "text_only.json", [it for it in entries if it["type"] == "text_only"])
+    _write(sheet.test / "vqa.json", [entry for entry in entries if entry["type"] == "vqa"])
+    _write(
+        sheet.test / "text_only.json", [entry for entry in entries if entry["type"] == "text_only"]
+    )
     _write(sheet.test / "t2i_conditions.json", _conditions(sheet))
     _write(sheet.test / "edits.json", _edits(sheet, others[0]))
     _write(
         sheet.root / "ground_truth" / f"{name}.json",
         {
-            "character": describe(sheet.who),
-            "attributes": _looks(sheet.who),
+            "character": describe(sheet.character),
+            "attributes": _looks(sheet.character),
             "facts": {"toy": sheet.facts.toy, "home": sheet.facts.home, "food": sheet.facts.food},
             "kinds": sheet.kinds,
             "prompts": sheet.prompts,
@@ -229,7 +231,7 @@ def _write_test(sheet: _Sheet, others: list[Character]) -> None:
 
 def _conditions(sheet: _Sheet) -> dict[str, list[str]]:
     """Prompts that say all, and PARG prompts, which name by reference what only a fact says."""
-    name, looks = sheet.name, _looks(sheet.who)
+    name, looks = sheet.name, _looks(sheet.character)
     toy, food = _thing(sheet.facts.toy), _thing(sheet.facts.food)
     plain = [f"a picture of <{name}>"]
     sheet.prompts[plain[0]] = looks
@@ -253,18 +255,18 @@ def _conditions(sheet: _Sheet) -> dict[str, list[str]]:
 
 def _edits(sheet: _Sheet, other: Character) -> list[dict[str, str]]:
     """One edit of each task, two of add and remove; source, target and mask are drawn."""
-    rng, who, mention = sheet.rng, sheet.who, f"<{sheet.name}>"
-    posed = draw_picture(rng, (who,))
-    again = draw_picture(rng, (who,))
+    rng, character, mention = sheet.rng, sheet.character, f"<{sheet.name}>"
+    posed = draw_picture(rng, (character,))
+    again = draw_picture(rng, (character,))
     elsewhere = rng.choice([scene for scene in SCENES if scene != posed.scene])
-    dressed = replace(who, accessory=_new_accessory(who, rng))
-    bare = draw_picture(rng, (who,), thing=None)
+    dressed = replace(character, accessory=_new_accessory(character, rng))
+    bare = draw_picture(rng, (character,), thing=None)
     with_toy = replace(
         bare, thing=_thing(sheet.facts.toy), place="left" if bare.place == "middle" else bare.place
     )
     bare = replace(with_toy, thing=None)
-    empty, empty_again = (replace(it, characters=()) for it in (posed, again))
-    looks = _looks(who)
+    empty, empty_again = (replace(picture, characters=()) for picture in (posed, again))
+    looks = _looks(character)
     jobs = (
         ("add", empty, f"add {mention}, {side(posed.place)}", posed, looks | {"characters": "1"}),
         (
@@ -332,9 +334,9 @@ def _mask(source: Picture, target: Picture) -> Any:
     return mask
 
 
-def _looks(who: Character) -> dict[str, str]:
+def _looks(character: Character) -> dict[str, str]:
     """The identity's attributes in words."""
-    words = words_of(Picture(scene="room", characters=(who,)))
+    words = words_of(Picture(scene="room", characters=(character,)))
     return {key: words[key] for key in LOOKS if key in words}
 
 
@@ -347,12 +349,14 @@ def _things(thing: Thing | None) -> dict[str, str]:
     return {"thing": thing.what, "thing colour": thing.colour} if thing else {}
 
 
-def _new_accessory(who: Character, rng: random.Random) -> Accessory:
-    now = who.accessory
-    what = rng.choice([it for it in ("hat", "scarf", "crown") if not now or it != now.what])
-    taken = {who.colour, who.second, now.colour if now else ""}
+def _new_accessory(character: Character, rng: random.Random) -> Accessory:
+    now = character.accessory
+    what = rng.choice(
+        [accessory for accessory in ("hat", "scarf", "crown") if not now or accessory != now.what]
+    )
+    taken = {character.colour, character.second, now.colour if now else ""}
     colour = rng.choice(
-        [it for it in ("red", "blue", "yellow", "green", "pink") if it not in taken]
+        [colour for colour in ("red", "blue", "yellow", "green", "pink") if colour not in taken]
     )
     return Accessory(what=what, colour=colour)
 

@@ -79,11 +79,14 @@ def layout(picture: Picture) -> list[tuple[Character, float, float, float]]:
     if len(picture.characters) == 2:
         swap = 1 if picture.place == "right" else -1
         return [
-            (who, 0.5 + side * swap * 0.24 + 0.012 * dx, 0.95, 0.62 * (1 + 0.03 * grow))
-            for who, side in zip(picture.characters, (1, -1), strict=True)
+            (character, 0.5 + side * swap * 0.24 + 0.012 * dx, 0.95, 0.62 * (1 + 0.03 * grow))
+            for character, side in zip(picture.characters, (1, -1), strict=True)
         ]
     height = 0.80 * (1 + 0.05 * grow)
-    return [(who, 0.5 + shift + 0.02 * dx, 0.94 + 0.012 * dy, height) for who in picture.characters]
+    return [
+        (character, 0.5 + shift + 0.02 * dx, 0.94 + 0.012 * dy, height)
+        for character in picture.characters
+    ]
 
 
 def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Image:
@@ -91,8 +94,8 @@ def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Imag
     masks = []
     for ground in ((255, 0, 255), (0, 255, 0)):
         canvas = Image.new("RGB", (size * 3, size * 3), ground)
-        who, x, y, scale = layout(picture)[which]
-        _character(canvas, who, x, y, scale)
+        character, x, y, scale = layout(picture)[which]
+        _character(canvas, character, x, y, scale)
         masks.append(canvas.resize((size, size), Image.Resampling.BOX))
     apart = ImageChops.difference(*masks).split()
     most = ImageChops.lighter(ImageChops.lighter(apart[0], apart[1]), apart[2])
@@ -232,35 +235,39 @@ def _star(x: float, y: float, radius: float) -> tuple[tuple[float, float], ...]:
     )
 
 
-def _character(canvas: Image.Image, who: Character, x: float, feet: float, height: float) -> None:
+def _character(
+    canvas: Image.Image, character: Character, x: float, feet: float, height: float
+) -> None:
     """One character, ``height`` of the picture's side tall from ears to feet."""
     size = canvas.width
     side = max(8, round(size * height))
-    main = _rgb(who.colour, who.tint)
-    dark = _shade(main, 0.72) if who.colour != "black" else (78, 76, 88)
-    wide, head, ears, eyes = who.shape
+    main = _rgb(character.colour, character.tint)
+    dark = _shade(main, 0.72) if character.colour != "black" else (78, 76, 88)
+    wide, head, ears, eyes = character.shape
     figure = Image.new("RGB", (side, side), main)
     skin = Image.new("L", (side, side), 0)
     ink = Image.new("L", (side, side), 0)
     coat = Image.new("RGB", (side, side), main)
-    _coat(_Pen(coat, side), who)
+    _coat(_Pen(coat, side), character)
     hx, hy, hr = 0.5, 0.42, 0.215 + 0.022 * head
     bx, by, bw, bh = 0.5, 0.76, 0.185 + 0.03 * wide, 0.20
     for mask, grow in ((ink, 0.020), (skin, 0.0)):
-        _silhouette(_Pen(mask, side), who.kind, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears, grow)
+        _silhouette(
+            _Pen(mask, side), character.kind, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears, grow
+        )
     figure.paste(coat)
     pen = _Pen(figure, side)
-    _markings(pen, who, main, dark, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears)
+    _markings(pen, character, main, dark, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears)
     left, top = round(x * size - side / 2), round(feet * size - side)
-    canvas.paste(INK if who.colour != "black" else (150, 148, 160), (left, top), ink)
+    canvas.paste(INK if character.colour != "black" else (150, 148, 160), (left, top), ink)
     canvas.paste(figure, (left, top), skin)
     over = Image.new("RGBA", (side, side))
     over.paste(canvas.crop((left, top, left + side, top + side)))
     face = over.convert("RGB")
     pen = _Pen(face, side)
-    _face(pen, who, dark, hx, hy, hr, 1 + 0.12 * eyes)
-    if who.accessory is not None:
-        _worn(pen, who.accessory, hx, hy, hr)
+    _face(pen, character, dark, hx, hy, hr, 1 + 0.12 * eyes)
+    if character.accessory is not None:
+        _worn(pen, character.accessory, hx, hy, hr)
     canvas.paste(face, (left, top))
 
 
@@ -340,33 +347,33 @@ def _silhouette(
             )
 
 
-def _coat(pen: _Pen, who: Character) -> None:
+def _coat(pen: _Pen, character: Character) -> None:
     """The pattern in the second colour; where the marks sit is part of the identity."""
-    second = _rgb(who.second, who.tint)
-    rng = random.Random(who.marks)
-    if who.pattern == "spotted":
+    second = _rgb(character.second, character.tint)
+    rng = random.Random(character.marks)
+    if character.pattern == "spotted":
         for row in range(5):
             for column in range(4):
                 x = 0.22 + 0.185 * column + (0.09 if row % 2 else 0.0) + rng.uniform(-0.022, 0.022)
                 y = 0.14 + 0.195 * row + rng.uniform(-0.022, 0.022)
                 r = 0.048 + rng.uniform(-0.008, 0.008)
                 pen.disc(x, y, r, r, second)
-    elif who.pattern == "striped":
+    elif character.pattern == "striped":
         start = rng.uniform(-0.03, 0.03)
         for row in range(6):
             pen.box(0.5, 0.09 + start + 0.165 * row, 0.5, 0.038, second)
-    elif who.pattern == "patched":
+    elif character.pattern == "patched":
         left = rng.random() < 0.5
         pen.box(0.25 if left else 0.75, 0.29, 0.25, 0.29, second)
         pen.box(0.75 if left else 0.25, 0.79, 0.25, 0.22, second)
 
 
 def _markings(
-    pen: _Pen, who: Character, main: Colour, dark: Colour, hx: float, hy: float, hr: float,
+    pen: _Pen, character: Character, main: Colour, dark: Colour, hx: float, hy: float, hr: float,
     bx: float, by: float, bw: float, bh: float, ear: float,
 ) -> None:  # fmt: skip
     """What a kind has inside its silhouette: inner ears, mane, belly plate."""
-    if who.kind == "lion":
+    if character.kind == "lion":
         for i in range(12):
             angle = math.pi * i / 6
             pen.disc(
@@ -377,34 +384,38 @@ def _markings(
                 dark,
             )
         pen.disc(hx, hy, hr * 1.02, hr * 0.98, main)
-        if who.pattern != "plain":
-            pen.disc(hx, hy - hr * 0.55, hr * 0.42, hr * 0.30, _rgb(who.second, who.tint))
-    elif who.kind == "rabbit":
+        if character.pattern != "plain":
+            pen.disc(
+                hx, hy - hr * 0.55, hr * 0.42, hr * 0.30, _rgb(character.second, character.tint)
+            )
+    elif character.kind == "rabbit":
         for s in (-1, 1):
             pen.disc(hx + s * 0.135, hy - hr - 0.075 * ear, 0.022, 0.11 * ear, (250, 190, 200))
-    elif who.kind == "mouse":
+    elif character.kind == "mouse":
         for s in (-1, 1):
             pen.disc(hx + s * hr * 0.98, hy - hr * 0.72, 0.078 * ear, 0.078 * ear, (250, 190, 200))
-    elif who.kind == "dog":
+    elif character.kind == "dog":
         for s in (-1, 1):
             pen.disc(hx + s * (hr + 0.02), hy + 0.035, 0.062 * ear, 0.16 * ear, dark)
-    elif who.kind == "elephant":
+    elif character.kind == "elephant":
         for s in (-1, 1):
             pen.disc(hx + s * (hr + 0.075), hy, 0.085 * ear, 0.12 * ear, dark)
         pen.disc(hx, hy, hr * 0.98, hr * 0.98, main)
-        if who.pattern != "plain":
-            pen.disc(hx, hy - hr * 0.60, hr * 0.42, hr * 0.28, _rgb(who.second, who.tint))
-    elif who.kind == "robot":
+        if character.pattern != "plain":
+            pen.disc(
+                hx, hy - hr * 0.60, hr * 0.42, hr * 0.28, _rgb(character.second, character.tint)
+            )
+    elif character.kind == "robot":
         pen.box(bx, by, 0.09, 0.08, dark, 0.01)
         pen.disc(bx, by, 0.035, 0.035, (250, 210, 80))
 
 
 def _face(
-    pen: _Pen, who: Character, dark: Colour, hx: float, hy: float, hr: float, eye: float
+    pen: _Pen, character: Character, dark: Colour, hx: float, hy: float, hr: float, eye: float
 ) -> None:
     white: Colour = (255, 255, 255)
     ey = hy - 0.02
-    if who.kind == "frog":
+    if character.kind == "frog":
         ey = hy - hr * 0.88
         gap = hr * 0.62
     else:
@@ -412,26 +423,26 @@ def _face(
     for s in (-1, 1):
         pen.disc(hx + s * gap, ey, 0.050 * eye, 0.056 * eye, white)
         pen.disc(hx + s * gap, ey + 0.006, 0.028 * eye, 0.034 * eye, (20, 16, 24))
-    if who.kind == "duck":
+    if character.kind == "duck":
         pen.disc(hx, hy + 0.09, 0.105, 0.046, INK)
         pen.disc(hx, hy + 0.088, 0.090, 0.034, (250, 160, 40))
-    elif who.kind == "pig":
+    elif character.kind == "pig":
         pen.disc(hx, hy + 0.09, 0.088, 0.064, INK)
         pen.disc(hx, hy + 0.09, 0.074, 0.050, (250, 160, 175))
         for s in (-1, 1):
             pen.disc(hx + s * 0.03, hy + 0.09, 0.014, 0.022, INK)
-    elif who.kind == "elephant":
+    elif character.kind == "elephant":
         pen.box(hx, hy + 0.18, 0.060, 0.13, INK, 0.05)
         pen.box(hx, hy + 0.18, 0.045, 0.12, dark, 0.045)
-    elif who.kind == "frog":
+    elif character.kind == "frog":
         pen.arc(hx, hy + 0.0, 0.15, 25, 155, INK)
-    elif who.kind == "robot":
+    elif character.kind == "robot":
         pen.box(hx, hy + 0.10, 0.10, 0.026, INK)
         for s in (-1, 0, 1):
             pen.box(hx + s * 0.055, hy + 0.10, 0.016, 0.018, white)
     else:
         muzzle = (250, 236, 220)
-        if who.kind in ("dog", "bear", "lion", "deer"):
+        if character.kind in ("dog", "bear", "lion", "deer"):
             pen.disc(hx, hy + 0.09, 0.092, 0.070, muzzle)
         pen.disc(hx, hy + 0.062, 0.032, 0.024, INK)
         pen.arc(hx, hy + 0.072, 0.05, 30, 150, INK)

@@ -58,22 +58,22 @@ def seen_in(photos: Sequence[Image]) -> Character | None:
     prompt = Prompt(turns=(Turn(text="what is it?"),))
     said = Counter("".join(backend.say(prompt, image=photo, max_tokens=24)) for photo in photos)
     for text, _ in said.most_common():
-        who = read_description(text)
-        if who is not None:
-            return who
+        character = read_description(text)
+        if character is not None:
+            return character
     return None
 
 
 def negatives(*, kind: str, count: int, seed: int, photos: Sequence[Image]) -> Sequence[Image]:
     """``count`` pictures, look-alikes first; strangers only where the photos say nothing."""
     rng = random.Random(seed)
-    who = seen_in(list(photos)[:4]) if photos else None
+    character = seen_in(list(photos)[:4]) if photos else None
     size = max((max(photo.size) for photo in photos), default=64)
     size = min(size, 64)
     pictures = []
     for index in range(count):
-        if who is not None and index < ALIKE * count:
-            other = one_attribute_away(who, rng)
+        if character is not None and index < ALIKE * count:
+            other = one_attribute_away(character, rng)
         else:
             other = draw_character(rng.randrange(1 << 40))
         pictures.append(render(draw_picture(rng, (other,)), size))

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 FACTS_FILE = "facts.yaml"
 
 
-def toy_pictures(who: Character, count: int, seed: int) -> Sequence[Picture]:
+def toy_pictures(character: Character, count: int, seed: int) -> Sequence[Picture]:
     """Pictures of one character in many scenes, alone."""
     rng = random.Random(seed)
-    return [draw_picture(rng, (who,)) for _ in range(count)]
+    return [draw_picture(rng, (character,)) for _ in range(count)]
 
 
-def facts_text(who: Character, facts: Facts) -> str:
+def facts_text(character: Character, facts: Facts) -> str:
     """facts.yaml: what `op learn` reads beside the photos."""
     return (
-        f"# {describe(who)}\n"
-        f"kind: {who.kind}\n"
+        f"# {describe(character)}\n"
+        f"kind: {character.kind}\n"
         "facts:\n"
         f"  - its toy is {facts.toy}\n"
         f"  - its home is {WHERE[facts.home][0]}\n"
@@ -66,19 +66,19 @@ def command() -> None:
 def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
     """Draw one character's pictures and facts into FOLDER."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
-    who = draw_character(seed, held_out=True)
+    character = draw_character(seed, held_out=True)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise PersonaError(
                 f"{folder} is already there and not empty", hint=f"op toy photos {folder}-2"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(toy_pictures(who, count, seed)):
+        for number, picture in enumerate(toy_pictures(character, count, seed)):
             render(picture, size).save(folder / f"{number:02d}.png")
-        (folder / FACTS_FILE).write_text(facts_text(who, draw_facts(seed)), encoding="utf-8")
+        (folder / FACTS_FILE).write_text(facts_text(character, draw_facts(seed)), encoding="utf-8")
     except OSError as error:
         raise PersonaError(
             f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
         ) from error
-    click.echo(f"drew {describe(who)} (seed {seed})", err=True)
+    click.echo(f"drew {describe(character)} (seed {seed})", err=True)
     click.echo(folder)

@@ -16,10 +16,10 @@ WHERE = {
 }
 
 
-def coat(who: Character) -> str:
+def coat(character: Character) -> str:
     """ "red" or "white and black"."""
-    first, second = who.colours
-    return first if who.pattern == "plain" else f"{first} and {second}"
+    first, second = character.colours
+    return first if character.pattern == "plain" else f"{first} and {second}"
 
 
 def worn(accessory: Accessory | None) -> str:
@@ -31,13 +31,13 @@ def worn(accessory: Accessory | None) -> str:
     return f"{article(accessory.colour)} {accessory.what}"
 
 
-def describe(who: Character) -> str:
+def describe(character: Character) -> str:
     """The one full description of a look: "a spotted white and black cat with a blue hat"."""
-    words = f"{coat(who)} {who.kind}"
-    if who.pattern != "plain":
-        words = f"{who.pattern} {words}"
+    words = f"{coat(character)} {character.kind}"
+    if character.pattern != "plain":
+        words = f"{character.pattern} {words}"
     phrase = article(words.split()[0]) + words[len(words.split()[0]) :]
-    return phrase if who.accessory is None else f"{phrase} with {worn(who.accessory)}"
+    return phrase if character.accessory is None else f"{phrase} with {worn(character.accessory)}"
 
 
 def thing_phrase(thing: Thing) -> str:
