@@ -229,9 +229,9 @@ class Exam:
     def scenes(self) -> None:
         """The character in scenes that the prompt names."""
         from omnipersona_cli import engine
+        from op_toy.dataset import LOOKS
         from op_toy.words import WHERE
         from op_toy.world import SCENES, Picture
-        from pretraining.evaluate import LOOKS
 
         for number, scene in enumerate(self.dice("scenes").sample(SCENES, SCENE_PROMPTS)):
             prompt = f"<{NAME}> {WHERE[scene][0]}"
@@ -277,9 +277,10 @@ class Exam:
     def additions(self) -> None:
         """The character put into empty scenes."""
         from omnipersona_cli import engine
+        from op_toy.dataset import LOOKS
         from op_toy.drawing import render
         from op_toy.world import Picture, draw_picture
-        from pretraining.evaluate import LOOKS, ssim
+        from pretraining.evaluate import ssim
 
         rng = self.dice("additions")
         places = list(standing_places(self.character))

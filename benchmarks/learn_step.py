@@ -83,7 +83,7 @@ MID = BagelConfig(
 )
 
 
-Step = tuple[float, dict[str, Tensor]]
+LossAndGradients = tuple[float, dict[str, Tensor]]
 """The joint loss, and the gradient of each part of the tokens."""
 
 
@@ -185,7 +185,9 @@ def _packed(backend: BagelBackend, samples: Sequence[Sample], tokens: ConceptTok
     return pack([[intro, *sample] for sample in samples], backend.bagel.config, multiple=16)
 
 
-def stepped(losses: Mapping[Task, Tensor], tokens: ConceptTokens, hyper: Hyperparameters) -> Step:
+def stepped(
+    losses: Mapping[Task, Tensor], tokens: ConceptTokens, hyper: Hyperparameters
+) -> LossAndGradients:
     """The joint loss and its gradients, after the backward pass."""
     total = weighted(losses, hyper)
     torch.autograd.backward(total)
@@ -196,7 +198,7 @@ def stepped(losses: Mapping[Task, Tensor], tokens: ConceptTokens, hyper: Hyperpa
     return float(total.detach()), gradients
 
 
-def difference(one: Step, other: Step) -> float:
+def difference(one: LossAndGradients, other: LossAndGradients) -> float:
     """The largest difference of two steps, relative to their loss and to each gradient."""
     found = [abs(one[0] - other[0]) / max(abs(one[0]), 1e-12)]
     for key, gradient in one[1].items():
@@ -223,11 +225,11 @@ def measure(
     ready = {id(lesson): made for lesson, made in zip(lessons, prepared, strict=True)}
     tokens = copy_of(start, trainable=True)
 
-    def ours(batch: Sequence[Lesson], seed: int) -> Step:
+    def ours(batch: Sequence[Lesson], seed: int) -> LossAndGradients:
         chosen = [ready[id(lesson)] for lesson in batch]
         return stepped(backend.loss(chosen, tokens, seed=seed), tokens, hyper)
 
-    def plain(batch: Sequence[Lesson], seed: int) -> Step:
+    def plain(batch: Sequence[Lesson], seed: int) -> LossAndGradients:
         since = time.perf_counter()
         encoded = backend.prepare(batch)
         timings.encoding.append(time.perf_counter() - since)
@@ -236,7 +238,7 @@ def measure(
     for number in range(rounds + 1):
         # `draw` picks lessons as readily as prepared ones: it looks only at how many there are.
         batch = cast("list[Lesson]", draw(groups, hyper, number))
-        results: dict[str, Step] = {}
+        results: dict[str, LossAndGradients] = {}
         for name, step in (("ours", ours), ("plain", plain))[:: 1 if number % 2 else -1]:
             before, began, worked = backend.encoded, time.perf_counter(), time.process_time()
             results[name] = step(batch, number)

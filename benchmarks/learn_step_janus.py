@@ -30,7 +30,7 @@ from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_janus.backend import JanusBackend, PreparedLesson
 
-Step = tuple[float, dict[str, Tensor]]
+LossAndGradients = tuple[float, dict[str, Tensor]]
 """The loss, and the gradient of each part of the tokens."""
 
 
@@ -70,7 +70,7 @@ def our_loss(
     return torch.stack(list(backend.loss(ready, tokens, seed=0).values())).sum()
 
 
-def stepped(loss: Tensor, tokens: ConceptTokens) -> Step:
+def stepped(loss: Tensor, tokens: ConceptTokens) -> LossAndGradients:
     """Loss and gradients after the backward pass."""
     loss.backward()
     named = named_tensors(tokens)
@@ -80,7 +80,7 @@ def stepped(loss: Tensor, tokens: ConceptTokens) -> Step:
     return float(loss.detach()), gradients
 
 
-def check(results: Mapping[str, Step]) -> None:
+def check(results: Mapping[str, LossAndGradients]) -> None:
     """ClickException unless all ways teach the same."""
     (one, ours), (other, plain) = results["ours"], results["plain"]
     gaps = [float((ours[key] - plain[key]).norm() / ours[key].norm()) for key in ours]

@@ -6,7 +6,7 @@ name a ``"module:attribute"``; nothing heavy is imported to answer a hook.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -154,6 +154,10 @@ class Progress:
     metrics: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
     images: tuple[Image, ...] = ()
+
+
+OnProgress = Callable[[Progress], None]
+"""How long work tells its caller how far it is."""
 
 
 @hookspec

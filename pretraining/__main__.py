@@ -124,9 +124,9 @@ def encode(state: Path, device: str) -> None:
 @click.pass_obj
 def joint(state: Path, /, **options: Any) -> None:
     """Train both experts and the concept encoder."""
-    from pretraining.joint import Run, train_joint
+    from pretraining.joint import JointRun, train_joint
 
-    train_joint(Run(state=state, **options))
+    train_joint(JointRun(state=state, **options))
 
 
 @main.command()

@@ -14,7 +14,7 @@ from op_bagel.vae import AutoEncoder
 from op_nano.shape import VAE
 from pretraining.training import (
     Average,
-    Stage,
+    PretrainingStage,
     clock_of,
     everything,
     optimisers,
@@ -35,7 +35,7 @@ def train_autoencoder(state: Path, minutes: float, batch: int, *, device: str = 
     become shift and scale."""
     pool = np.load(state / "pool.npy", mmap_mode="r")
     test = np.load(state / "test.npy", mmap_mode="r")
-    stage = Stage(state, "autoencoder", minutes, clock=clock_of(device))
+    stage = PretrainingStage(state, "autoencoder", minutes, clock=clock_of(device))
     torch.manual_seed(stage.step)
     rng = np.random.default_rng(stage.step)
     model = AutoEncoder(VAE).to(device)

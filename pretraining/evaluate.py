@@ -25,6 +25,7 @@ from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, Opening, Prompt, Turn
 from op_nano.backend import WEIGHTS, open_backend
+from op_toy.dataset import LOOKS
 from op_toy.drawing import render, subject_mask
 from op_toy.network import read
 from op_toy.words import describe
@@ -41,7 +42,6 @@ from pretraining.families import (
 )
 
 FIRST = 21_000_000
-LOOKS = ("kind", "colour", "pattern", "second", "accessory", "accessory colour")
 AROUND = ("scene", "thing", "thing colour")
 EDITS = ("add", "remove", "replace", "change", "move")
 EDIT_COLUMNS = ("success", "attributes", "background ssim")

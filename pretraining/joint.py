@@ -35,7 +35,7 @@ from pretraining.painting import (
 )
 from pretraining.training import (
     Average,
-    Stage,
+    PretrainingStage,
     clock_of,
     everything,
     optimisers,
@@ -154,7 +154,7 @@ def losses(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class JointRun:
     """One joint run: its state is ``<state>/<name>.*``. Minutes are of processor time, summed over
     all processes, on a CPU, and of wall-clock on a GPU.
 
@@ -195,7 +195,7 @@ class Run:
         )
 
 
-def train_joint(run: Run) -> None:
+def train_joint(run: JointRun) -> None:
     """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay.
 
     On a CPU, ``processes`` of one thread each, which average their gradients, are faster than one
@@ -222,7 +222,7 @@ def joint_model(config: BagelConfig) -> nn.ModuleDict:
     )
 
 
-def _train_joint(rank: int, run: Run, store: Path | None) -> None:
+def _train_joint(rank: int, run: JointRun, store: Path | None) -> None:
     torch.set_num_threads(1)
     if store is not None:
         if sys.platform == "linux":
@@ -232,7 +232,7 @@ def _train_joint(rank: int, run: Run, store: Path | None) -> None:
             "gloo", init_method=f"file://{store.resolve()}", rank=rank, world_size=run.processes
         )
     pool = read_pool(run.state, "pool", 0, False)
-    stage = Stage(run.state, run.name, run.minutes, clock=run.clock, tail=run.tail)
+    stage = PretrainingStage(run.state, run.name, run.minutes, clock=run.clock, tail=run.tail)
     model = joint_model(run.config).to(run.device)
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
     both = optimisers(learned, matrices=5e-3, rest=2e-3)
@@ -265,7 +265,7 @@ def _train_joint(rank: int, run: Run, store: Path | None) -> None:
 
 
 @torch.no_grad()
-def measure(model: nn.ModuleDict, run: Run) -> dict[str, float]:
+def measure(model: nn.ModuleDict, run: JointRun) -> dict[str, float]:
     """Mean losses of ``run.held_out`` steps of families that no training meets, the same steps for
     every run and size."""
     pool = read_pool(run.state, "test", HELD_OUT_FIRST, True)

@@ -22,7 +22,7 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device.startswith("cpu") else time.monotonic
 
 
-class Stage:
+class PretrainingStage:
     """Clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
     the share of the whole budget used, over all sittings."""
 
@@ -197,7 +197,7 @@ def everything(model: nn.Module, both: Optimisers, average: Average) -> dict[str
     )
 
 
-def resume(stage: Stage, model: nn.Module, both: Optimisers, average: Average) -> None:
+def resume(stage: PretrainingStage, model: nn.Module, both: Optimisers, average: Average) -> None:
     """The inverse of `everything`, where the stage has been saved before."""
     if not stage.weights.exists():
         return
@@ -209,7 +209,7 @@ def resume(stage: Stage, model: nn.Module, both: Optimisers, average: Average) -
         value.copy_(saved[f"average.{key}"])
 
 
-def step_all(stage: Stage, model: nn.Module, both: Optimisers, loss: Tensor) -> None:
+def step_all(stage: PretrainingStage, model: nn.Module, both: Optimisers, loss: Tensor) -> None:
     """One update of all parameters at the rate that the clock says. Several processes first agree
     on the gradient and on the time."""
     model.zero_grad()

@@ -18,7 +18,7 @@ from op_toy.network import JudgeNetwork
 from pretraining.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, draw_family
 from pretraining.training import (
     Average,
-    Stage,
+    PretrainingStage,
     clock_of,
     everything,
     optimisers,
@@ -79,7 +79,7 @@ def train_vision(
     test = np.load(state / "test.npy", mmap_mode="r")
     labels = truths(len(pool) // PICTURES, JUDGE_FIRST if judge else 0, False)
     test_labels = truths(len(test) // PICTURES, HELD_OUT_FIRST, True)
-    stage = Stage(state, name, minutes, clock=clock_of(device))
+    stage = PretrainingStage(state, name, minutes, clock=clock_of(device))
     torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)
     model = (JudgeNetwork() if judge else Eye()).to(device)

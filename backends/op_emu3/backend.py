@@ -51,7 +51,7 @@ from omnipersona_cli.family.text import (
 from omnipersona_cli.family.tokens import start_tokens, usual_length
 from op_emu3 import INFO, layout, loading, pictures, prompts
 from op_emu3.lessons import PreparedLesson, few_at_a_time, settled
-from op_emu3.loading import Checkpoint, Source
+from op_emu3.loading import Checkpoint, CheckpointFiles
 from op_emu3.sampling import sample
 
 LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -76,7 +76,7 @@ class Emu3Backend:
         *,
         info: BackendInfo,
         model: str,
-        sources: Mapping[Task, Source],
+        sources: Mapping[Task, CheckpointFiles],
         device: str,
         dtype: torch.dtype,
     ) -> None:

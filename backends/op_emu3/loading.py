@@ -55,7 +55,7 @@ RENAMED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class CheckpointFiles:
     """A checkpoint that lies on disk, looked at from outside.
 
     ``width`` is d, ``codes`` the size of the codebook, ``positions`` the longest sequence,
@@ -77,7 +77,7 @@ class Checkpoint:
     """A checkpoint in memory. Code c is the token ``first`` + c; ``head`` [codes, d] are the rows
     of the language head that speak of codes."""
 
-    source: Source
+    source: CheckpointFiles
     emu3: Emu3ForConditionalGeneration
     tokenizer: PreTrainedTokenizerFast
     processor: Emu3ImageProcessor
@@ -99,7 +99,7 @@ class Checkpoint:
         return self.table.weight.device
 
 
-def sources(model: str | None) -> dict[Task, Source]:
+def sources(model: str | None) -> dict[Task, CheckpointFiles]:
     """The checkpoint of each task that ``model`` can do, checked and unread.
 
     Raises MissingError for what is not here or not whole, UsageError for what is no Emu3.
@@ -129,7 +129,7 @@ def tasks_of(name: str) -> tuple[Task, ...]:
     return ("understand",) if "chat" in words else PAINTING
 
 
-def fingerprint_of(found: Mapping[Task, Source]) -> str:
+def fingerprint_of(found: Mapping[Task, CheckpointFiles]) -> str:
     """One checkpoint's own; that of a pair is of both, wherever they lie."""
     prints = list(dict.fromkeys(source.fingerprint for source in found.values()))
     if len(prints) == 1:
@@ -138,7 +138,7 @@ def fingerprint_of(found: Mapping[Task, Source]) -> str:
     return f"emu3-chat-gen@{sha256(values.encode()).hexdigest()[:16]}"
 
 
-def norm_limit(found: Mapping[Task, Source]) -> float:
+def norm_limit(found: Mapping[Task, CheckpointFiles]) -> float:
     """As `Backend.norm_limit` has it, over the tables of all checkpoints, read or not."""
     tables = {
         (source.files[name], name)
@@ -156,7 +156,7 @@ def old_name(name: str, files: Mapping[str, Path]) -> str:
     return old + name.removeprefix(start)
 
 
-def read(source: Source, device: str, dtype: torch.dtype) -> Checkpoint:
+def read(source: CheckpointFiles, device: str, dtype: torch.dtype) -> Checkpoint:
     """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
     tokenizer = _tokenizer(source)
     with silently():
@@ -209,7 +209,7 @@ def _checkpoints_in(folder: Path) -> list[Path]:
     return sorted(path.parent for path in folder.glob("*/config.json"))
 
 
-def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Source]:
+def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, CheckpointFiles]:
     found: dict[Task, Path] = {}
     for name, path in named.items():
         for task in tasks_of(name):
@@ -223,7 +223,7 @@ def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Source]:
     return _fitting({task: opened[found[task]] for task in TASKS if task in found})
 
 
-def _of_one(name: str) -> dict[Task, Source]:
+def _of_one(name: str) -> dict[Task, CheckpointFiles]:
     source = _source(name)
     known = name if not Path(name).expanduser().is_dir() else _known_as(source.folder)
     return {task: source for task in tasks_of(known)}
@@ -235,11 +235,11 @@ def _known_as(folder: Path) -> str:
     return folder.parent.parent.name if folder.parent.name == "snapshots" else folder.name
 
 
-def _pair(reader: Source, painter: Source) -> dict[Task, Source]:
+def _pair(reader: CheckpointFiles, painter: CheckpointFiles) -> dict[Task, CheckpointFiles]:
     return _fitting({"understand": reader, **{task: painter for task in PAINTING}})
 
 
-def _fitting(found: dict[Task, Source]) -> dict[Task, Source]:
+def _fitting(found: dict[Task, CheckpointFiles]) -> dict[Task, CheckpointFiles]:
     """The same; UsageError where one concept could not live in all of them."""
     widths = {source.width: source.name for source in found.values()}
     if len(widths) > 1:
@@ -248,7 +248,7 @@ def _fitting(found: dict[Task, Source]) -> dict[Task, Source]:
     return found
 
 
-def _source(name: str) -> Source:
+def _source(name: str) -> CheckpointFiles:
     folder = weights.locate(name, INFO)
     kind = checkpoint.read_config(folder, types=("emu3", "Emu3"), backend="emu3")["model_type"]
     if kind == "Emu3":
@@ -271,7 +271,7 @@ def _source(name: str) -> Source:
     if not (folder / "tokenizer.json").is_file():
         raise MissingError(f"{folder / 'tokenizer.json'} is missing", hint=_fetch(name))
     processor = _processor(folder, name)
-    return Source(
+    return CheckpointFiles(
         name=folder.name if Path(name).expanduser().is_dir() else name,
         folder=folder,
         files=files,
@@ -310,7 +310,7 @@ def _check_vocabulary(words: Any, codes: int, name: str) -> None:
         raise MissingError(f"the vocabulary_map of {name} {what}", hint=_fetch(name))
 
 
-def _tokenizer(source: Source) -> PreTrainedTokenizerFast:
+def _tokenizer(source: CheckpointFiles) -> PreTrainedTokenizerFast:
     path = source.folder / "tokenizer.json"
     tokenizer: PreTrainedTokenizerFast
     try:

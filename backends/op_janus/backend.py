@@ -71,7 +71,7 @@ does not see them (Janus-4o's trainer)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Source:
+class SourcePicture:
     """A picture to be edited natively: SigLIP's features of it [n, d], and its codes [N]."""
 
     features: Tensor
@@ -89,7 +89,7 @@ class PreparedLesson:
     features: Tensor | None
     codes: Tensor | None
     free: Tensor | None
-    source: Source | None
+    source: SourcePicture | None
 
 
 class JanusBackend:
@@ -163,7 +163,9 @@ class JanusBackend:
             changed = codes[id(lesson.target)] != codes[id(lesson.image)]
             free = changed if bool(changed.any()) else torch.ones_like(changed)
             if self.edits:
-                source = Source(features=features[id(lesson.image)], codes=codes[id(lesson.image)])
+                source = SourcePicture(
+                    features=features[id(lesson.image)], codes=codes[id(lesson.image)]
+                )
         return PreparedLesson(
             task=lesson.task,
             request=lesson.request,
@@ -318,7 +320,7 @@ class JanusBackend:
         known = self._encode(image)
         with torch.no_grad():
             if self.edits:
-                source = Source(features=self._look(image)[0], codes=known)
+                source = SourcePicture(features=self._look(image)[0], codes=known)
                 rows = self._request(turn, concepts, "edit", source)
                 part = self._request(turn, concepts, "edit", source, detailed=False)
                 branches = torch.stack([rows, part, self._without(rows)])
@@ -404,7 +406,7 @@ class JanusBackend:
         turn: Turn,
         concepts: Sequence[ConceptTokens],
         task: Task,
-        source: Source | None = None,
+        source: SourcePicture | None = None,
         detailed: bool = True,
     ) -> Tensor:
         """A prompt [P, d] up to BOI. ``detailed`` shows a source's codes, else padding stands in

@@ -11,7 +11,7 @@ from transformers import Cache, DynamicCache, JanusForConditionalGeneration, Sta
 
 from omnipersona_cli.backend import OnStep
 
-Run = Callable[..., Tensor]
+RunLayers = Callable[..., Tensor]
 """The language model: (inputs_embeds [B, L, d], cache) -> last hidden states [B, L, d]."""
 
 SOURCE_GUIDANCE = 5.0
@@ -33,7 +33,7 @@ def guided_by_source(guidance: float) -> tuple[float, ...]:
 @torch.no_grad()
 def sample(
     model: JanusForConditionalGeneration,
-    run: Run,
+    run: RunLayers,
     prompts: Tensor,
     *,
     weights: Sequence[float],

@@ -47,7 +47,7 @@ class Seeded:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class DecodingStep:
     """One step of the decoder: what it knew and did. All [B, N], ``probabilities`` [B, N, K]."""
 
     index: int
@@ -73,7 +73,7 @@ def decode_masked(
     steps: int,
     chance: Chance,
     temperature: float = 1.0,
-) -> Iterator[Step]:
+) -> Iterator[DecodingStep]:
     """Fill in codes in ``steps`` steps; the last step's ``codes`` are the picture.
 
     ``logits(codes, unknown)`` gives [B, N, K] after guidance; ``known`` [B, N] are codes, read only
@@ -98,7 +98,7 @@ def decode_masked(
         certain = certain + temperature * gumbel
         cut = certain.sort(1).values.gather(1, count.clamp(max=certain.shape[1] - 1))
         remask = certain < cut
-        yield Step(
+        yield DecodingStep(
             index=index,
             total=steps,
             temperature=temperature,

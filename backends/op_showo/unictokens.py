@@ -29,7 +29,7 @@ AGAIN = "only folders that UniCTokens saved are read; nothing in this one was ru
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class TrainingStage:
     """What the rows of one stage are for, by the numbers of their tokens (token_0 is row 1)."""
 
     number: int
@@ -42,9 +42,9 @@ SHARED, SHARED_AND_PAINTING, UNDERSTANDING = range(16), range(24), range(24, 32)
 """Stage 1 brings 16 tokens for both, stage 2 eight for painting, stage 3 eight to understand."""
 
 STAGES = {
-    17: Stage(number=1, taught="understanding alone", und=(SHARED,), gen=(SHARED,)),
-    25: Stage(number=2, taught="painting too", und=(SHARED,), gen=(SHARED_AND_PAINTING,)),
-    33: Stage(
+    17: TrainingStage(number=1, taught="understanding alone", und=(SHARED,), gen=(SHARED,)),
+    25: TrainingStage(number=2, taught="painting too", und=(SHARED,), gen=(SHARED_AND_PAINTING,)),
+    33: TrainingStage(
         number=3,
         taught="painting, and understanding helped by what was painted",
         und=(SHARED, UNDERSTANDING),
@@ -163,7 +163,7 @@ def read_rows(path: Path) -> Tensor:
     return values
 
 
-def checked_stage(folder: Path, embed: Tensor, weight: Tensor, bias: Tensor) -> Stage:
+def checked_stage(folder: Path, embed: Tensor, weight: Tensor, bias: Tensor) -> TrainingStage:
     """The stage that three tensors are of; PackError where they do not belong together."""
     if embed.ndim != 2 or weight.shape != embed.shape or bias.shape != embed.shape[:1]:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (embed, weight, bias))

@@ -37,8 +37,8 @@ from PIL import Image as images
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest
 from omnipersona_cli.language.mentions import check_name
 
-Task = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
-TASKS: tuple[Task, ...] = (
+BenchTask = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
+BENCH_TASKS: tuple[BenchTask, ...] = (
     "recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting",
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ EDIT_TASKS = ("add", "remove", "replace", "accessory", "background", "fact-drive
 INFO_FIELDS = {
     "class", "info", "extra_info", "conversation_type", "generation_type", "num_testing_info",
 }  # fmt: skip
-PROMPT_FIELDS: dict[str, Task] = {
+PROMPT_FIELDS: dict[str, BenchTask] = {
     "personalized_driven_generation": "parg",
     "explicit_personalized_driven_generation": "generation",
     "dense_prompt_generation": "generation",
@@ -55,7 +55,7 @@ PROMPT_FIELDS: dict[str, Task] = {
 }
 """The dictionary of the later release: which prompts leave out what a fact says."""
 
-_QUESTIONS: dict[str, Task] = {"rec": "recognition", "vqa": "vqa", "text_only": "qa"}
+_QUESTIONS: dict[str, BenchTask] = {"rec": "recognition", "vqa": "vqa", "text_only": "qa"}
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _MARKER = re.compile(r"\s*<(?:image|img)(?:_\d+)?>\s*", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ class Item:
     holds attributes that should be found in the result, by name, where somebody knows them."""
 
     concept: str
-    task: Task
+    task: BenchTask
     id: str
     kind: str
     prompt: str
@@ -340,7 +340,7 @@ def _prompts(
         notes.append(f"there is no t2i_conditions.json of {folder}: nothing is painted for it")
         return
     conditions = read_json(path)
-    said: list[tuple[str, Task, str]] = []
+    said: list[tuple[str, BenchTask, str]] = []
     if isinstance(conditions, list):
         prompts = _strings(conditions, path)
         said = [(text, "parg" if n else "generation", "prompt") for n, text in enumerate(prompts)]

@@ -43,7 +43,7 @@ Context = Literal["tokens", "text", "pictures"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class BenchMethod:
     """One row of the table. ``recipe`` says how its tokens are learned; methods with one recipe
     share them. ``context`` is what stands for the concept in a request."""
 
@@ -55,20 +55,20 @@ class Method:
     facts_text: bool = True
 
 
-METHODS: dict[str, Method] = {
+METHODS: dict[str, BenchMethod] = {
     method.name: method
     for method in (
-        Method(name="full", summary="everything", recipe="full"),
-        Method(name="without-decoupling", summary="one shared token group", recipe="shared"),
-        Method(name="without-replay", summary="no replay", recipe="full", replayed=False),
-        Method(
+        BenchMethod(name="full", summary="everything", recipe="full"),
+        BenchMethod(name="without-decoupling", summary="one shared token group", recipe="shared"),
+        BenchMethod(name="without-replay", summary="no replay", recipe="full", replayed=False),
+        BenchMethod(
             name="without-facts-text", summary="replay asks tokens", recipe="full", facts_text=False
         ),
-        Method(name="without-edit-lessons", summary="no edit lessons", recipe="no-edit"),
-        Method(
+        BenchMethod(name="without-edit-lessons", summary="no edit lessons", recipe="no-edit"),
+        BenchMethod(
             name="text-prompt-only", summary="facts as text, no learning", recipe="", context="text"
         ),
-        Method(
+        BenchMethod(
             name="pictures-in-context",
             summary="a photo in context, no learning",
             recipe="",
@@ -78,7 +78,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def chosen_methods(names: Sequence[str]) -> tuple[Method, ...]:
+def chosen_methods(names: Sequence[str]) -> tuple[BenchMethod, ...]:
     """The methods of these names, in the table's order; "all" means every one."""
     for name in names:
         if name not in METHODS and name != "all":

@@ -19,10 +19,10 @@ from PIL.Image import Image
 
 from omnipersona_cli import engine
 from omnipersona_cli.backend import Backend, Prompt, Turn
-from omnipersona_cli.bench.dataset import Concept, Item, Task
+from omnipersona_cli.bench.dataset import BenchTask, Concept, Item
 from omnipersona_cli.bench.judging import Panel
 from omnipersona_cli.bench.methods import (
-    Method,
+    BenchMethod,
     beside,
     described,
     description,
@@ -65,7 +65,7 @@ _PORTRAIT = re.compile(r"an? (?:photo|picture|image) of an? \w+", re.IGNORECASE)
 
 PROBE, PROBE_QUESTION = "a picture of a cat", "what is it?"
 
-NEEDS: Mapping[Task, str] = {
+NEEDS: Mapping[BenchTask, str] = {
     "recognition": "understand",
     "vqa": "understand",
     "qa": "understand",
@@ -84,7 +84,7 @@ class Setup:
     was learned."""
 
     concept: Concept
-    method: Method
+    method: BenchMethod
     backend: Backend
     library: Library | None
     panel: Panel
@@ -110,7 +110,7 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
 
-def asked_of(method: Method, backend: Backend, items: Sequence[Item]) -> list[Item]:
+def asked_of(method: BenchMethod, backend: Backend, items: Sequence[Item]) -> list[Item]:
     """The items that a method can be asked: the backend does the task, and a method without tokens
     has a way to do it."""
     return [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from omnipersona_cli.bench.dataset import TASKS
+from omnipersona_cli.bench.dataset import BENCH_TASKS
 from omnipersona_cli.bench.figures import FIGURES, Figure, Table, tabulate
 from omnipersona_cli.bench.findings import findings, said
 from omnipersona_cli.bench.methods import METHODS
@@ -147,7 +147,7 @@ def learning(times: Sequence[Record]) -> dict[str, float]:
 def seconds(times: Sequence[Record]) -> dict[str, float]:
     """Mean seconds an item by task."""
     found: dict[str, float] = {}
-    for task in TASKS:
+    for task in BENCH_TASKS:
         mine = [unit_time for unit_time in times if unit_time.get("task") == task]
         if mine:
             spent = sum(float(record["item_seconds"]) for record in mine)

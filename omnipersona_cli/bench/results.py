@@ -29,7 +29,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from omnipersona_cli.bench.dataset import TASKS
+from omnipersona_cli.bench.dataset import BENCH_TASKS
 from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
 
@@ -53,7 +53,7 @@ def key_of(record: Mapping[str, Any]) -> tuple[str, str, int, str]:
 
 def order_of(record: Mapping[str, Any]) -> tuple[int, str, int, int, str]:
     """The order of the finished file: by method, concept, seed, task, item."""
-    methods, tasks = list(METHODS), list(TASKS)
+    methods, tasks = list(METHODS), list(BENCH_TASKS)
     method, concept, seed, item = key_of(record)
     return methods.index(method), concept, seed, tasks.index(record["task"]), item
 

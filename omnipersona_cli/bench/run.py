@@ -7,7 +7,7 @@ nor on where a run was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import torch
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.bench.clock import Clock, Unit
-from omnipersona_cli.bench.dataset import TASKS, Dataset, check_pictures, read_dataset
+from omnipersona_cli.bench.dataset import BENCH_TASKS, Dataset, check_pictures, read_dataset
 from omnipersona_cli.bench.judging import Panel
-from omnipersona_cli.bench.methods import Method, chosen_methods
+from omnipersona_cli.bench.methods import BenchMethod, chosen_methods
 from omnipersona_cli.bench.metrics import PROFILES
 from omnipersona_cli.bench.results import Record, Results, key_of
 from omnipersona_cli.bench.unit import (
@@ -35,9 +35,7 @@ from omnipersona_cli.bench.unit import (
 from omnipersona_cli.bench.workers import in_processes
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import UsageError, nearest
-from omnipersona_cli.hookspecs import Progress
-
-OnProgress = Callable[[Progress], None]
+from omnipersona_cli.hookspecs import OnProgress, Progress
 
 
 def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
@@ -125,17 +123,17 @@ def _check(order: Order) -> None:
     if order.seeds < 1 or order.workers < 1:
         raise UsageError("nothing runs without seeds and workers", hint="--seeds 3 --workers 1")
     for task in order.tasks:
-        if task not in TASKS:
-            guess = nearest(task, TASKS)
+        if task not in BENCH_TASKS:
+            guess = nearest(task, BENCH_TASKS)
             raise UsageError(
                 f"there is no task {task!r}",
-                hint=f"did you mean {guess}?" if guess else f"there are {', '.join(TASKS)}",
+                hint=f"did you mean {guess}?" if guess else f"there are {', '.join(BENCH_TASKS)}",
             )
     chosen_methods(order.methods)
 
 
 def _setting(
-    order: Order, dataset: Dataset, backend: Backend, panel: Panel, methods: Sequence[Method]
+    order: Order, dataset: Dataset, backend: Backend, panel: Panel, methods: Sequence[BenchMethod]
 ) -> dict[str, Any]:
     """Everything that decides the results, and nothing else."""
     from omnipersona_cli import __version__
@@ -149,7 +147,7 @@ def _setting(
         "fingerprint": backend.fingerprint,
         "judges": panel.about(),
         "profile": order.profile,
-        "tasks": [task for task in TASKS if task in order.tasks],
+        "tasks": [task for task in BENCH_TASKS if task in order.tasks],
         "methods": [method.name for method in methods],
         "seeds": order.seeds,
         "steps": order.steps,

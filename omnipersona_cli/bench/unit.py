@@ -17,9 +17,9 @@ import torch
 from omnipersona_cli import engine, registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.bench.clock import Unit
-from omnipersona_cli.bench.dataset import TASKS, Concept, Dataset, Item, Task
+from omnipersona_cli.bench.dataset import BENCH_TASKS, BenchTask, Concept, Dataset, Item
 from omnipersona_cli.bench.judging import Panel
-from omnipersona_cli.bench.methods import Method, Recipe, chosen_methods, learner, user
+from omnipersona_cli.bench.methods import BenchMethod, Recipe, chosen_methods, learner, user
 from omnipersona_cli.bench.metrics import Profile
 from omnipersona_cli.bench.protocol import (
     Outcome,
@@ -48,7 +48,7 @@ class Order:
     out: Path
     opening: Opening
     concepts: tuple[str, ...] = ()
-    tasks: tuple[Task, ...] = TASKS
+    tasks: tuple[BenchTask, ...] = BENCH_TASKS
     methods: tuple[str, ...] = ("full",)
     profile: Profile = "strict"
     judges: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ def opened(order: Order) -> Backend:
     return registry.open_backend(order.opening)
 
 
-def items_of(concept: Concept, order: Order, method: Method, backend: Backend) -> list[Item]:
+def items_of(concept: Concept, order: Order, method: BenchMethod, backend: Backend) -> list[Item]:
     wanted = [item for item in concept.items if item.task in order.tasks]
     if "forgetting" in order.tasks and method.recipe:
         wanted.append(forgetting_probe(concept))

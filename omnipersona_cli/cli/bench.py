@@ -144,7 +144,7 @@ def run(
     not depend on the number of workers.
     """
     from omnipersona_cli.bench import report as reporting
-    from omnipersona_cli.bench.dataset import TASKS
+    from omnipersona_cli.bench.dataset import BENCH_TASKS
     from omnipersona_cli.bench.run import run as run_order
     from omnipersona_cli.bench.unit import Order
     from omnipersona_cli.engine import Opening
@@ -154,7 +154,7 @@ def run(
         out=out,
         opening=Opening(backend=backend or "", model=model, device=device, dtype=dtype),
         concepts=_split(concepts),
-        tasks=_split(tasks) or TASKS,  # type: ignore[arg-type]  # checked by the run
+        tasks=_split(tasks) or BENCH_TASKS,  # type: ignore[arg-type]  # checked by the run
         methods=methods or ("full",),
         profile=profile,
         judges=judges,

@@ -13,7 +13,7 @@ from omnipersona_cli.cli.picture_input import read_mask, read_picture
 from omnipersona_cli.cli.picture_output import PictureOutput
 
 
-class Box(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
     """``x,y,width,height`` in pixels, as (left, top, right, bottom)."""
 
     name = "box"
@@ -39,7 +39,9 @@ class Box(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks o
 @click.argument("image", metavar="IMAGE")
 @click.argument("prompt")
 @click.option("--mask", metavar="FILE", help="A picture, white where the source may change.")
-@click.option("--box", type=Box(), metavar="X,Y,W,H", help="The part that may change, in pixels.")
+@click.option(
+    "--box", type=BoxParam(), metavar="X,Y,W,H", help="The part that may change, in pixels."
+)
 @click.option(
     "--strength",
     type=click.FloatRange(0, 1, min_open=True),

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 BUG = "This is a bug in op. Please report it together with what `op doctor` prints."
 
 
-class Entry(NamedTuple):
+class Command(NamedTuple):
     """One line of the command table: shown by `op --help`, imported when run."""
 
     summary: str
@@ -34,21 +34,21 @@ class Entry(NamedTuple):
 
 
 VERBS = {
-    "learn": Entry("Learn a concept from photos.", "omnipersona_cli.cli.learn:command"),
-    "gen": Entry("Paint a picture of what was learned.", "omnipersona_cli.cli.gen:command"),
-    "edit": Entry("Change a picture.", "omnipersona_cli.cli.edit:command"),
-    "ask": Entry("Answer a question, about a picture or not.", "omnipersona_cli.cli.ask:command"),
-    "chat": Entry("Ask on, line by line.", "omnipersona_cli.cli.chat:command"),
+    "learn": Command("Learn a concept from photos.", "omnipersona_cli.cli.learn:command"),
+    "gen": Command("Paint a picture of what was learned.", "omnipersona_cli.cli.gen:command"),
+    "edit": Command("Change a picture.", "omnipersona_cli.cli.edit:command"),
+    "ask": Command("Answer a question, about a picture or not.", "omnipersona_cli.cli.ask:command"),
+    "chat": Command("Ask on, line by line.", "omnipersona_cli.cli.chat:command"),
 }
 HOUSEKEEPING = {
-    "concepts": Entry("List and keep what was learned.", "omnipersona_cli.cli.concepts:command"),
-    "backends": Entry("List the models that can learn.", "omnipersona_cli.cli.backends:command"),
-    "bench": Entry("Measure a backend on a benchmark.", "omnipersona_cli.cli.bench:command"),
-    "doctor": Entry("Show versions, devices and settings.", "omnipersona_cli.cli.doctor:command"),
-    "completion": Entry(
+    "concepts": Command("List and keep what was learned.", "omnipersona_cli.cli.concepts:command"),
+    "backends": Command("List the models that can learn.", "omnipersona_cli.cli.backends:command"),
+    "bench": Command("Measure a backend on a benchmark.", "omnipersona_cli.cli.bench:command"),
+    "doctor": Command("Show versions, devices and settings.", "omnipersona_cli.cli.doctor:command"),
+    "completion": Command(
         "Print the completion script of a shell.", "omnipersona_cli.cli.completion:command"
     ),
-    "help": Entry("Explain a command or a topic.", "omnipersona_cli.cli.help:command"),
+    "help": Command("Explain a command or a topic.", "omnipersona_cli.cli.help:command"),
 }
 WITHOUT_SETTINGS = ("completion", "doctor", "help")
 """Commands that must work when a settings file does not."""
@@ -241,12 +241,12 @@ def _at(error: OSError) -> str:
     return f": {error.filename}" if error.filename else ""
 
 
-def _added() -> dict[str, Entry]:
+def _added() -> dict[str, Command]:
     """What plugins add. A built-in command cannot be replaced."""
     from omnipersona_cli.registry import commands
 
     known = commands(reserved=(*VERBS, *HOUSEKEEPING))
-    return {name: Entry(info.summary, info.command) for name, info in known.items()}
+    return {name: Command(info.summary, info.command) for name, info in known.items()}
 
 
 def _warn_of_plugins() -> None:

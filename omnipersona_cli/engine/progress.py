@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.hookspecs import OnProgress as OnProgress
 from omnipersona_cli.hookspecs import Progress
-
-OnProgress = Callable[[Progress], None]
 
 
 def painting_steps(

@@ -32,15 +32,15 @@ SHOWN: Mapping[Task, tuple[TokenPart, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slot:
+class TokenSlot:
     """All learned rows of one part of one concept."""
 
     name: str
     part: TokenPart
 
 
-Piece = str | Slot
-Script = Sequence[list[int] | Slot]
+Piece = str | TokenSlot
+Script = Sequence[list[int] | TokenSlot]
 """A prompt whose text is token ids already, and whose slots are still open."""
 
 
@@ -50,7 +50,7 @@ def written(turn: Turn, names: Sequence[str]) -> list[Piece]:
     done = 0
     for span in sorted(turn.spans, key=lambda one: one.start):
         if span.name in names:
-            pieces += [turn.text[done : span.start], Slot(name=span.name, part="id")]
+            pieces += [turn.text[done : span.start], TokenSlot(name=span.name, part="id")]
             done = span.end
     return joined([*pieces, turn.text[done:]])
 
@@ -60,9 +60,9 @@ def introduced(names: Sequence[str], task: Task) -> list[Piece]:
     pieces: list[Piece] = []
     for number, name in enumerate(names):
         pieces += ["\n"] if number else []
-        pieces += [Slot(name=name, part="id"), " is"]
+        pieces += [TokenSlot(name=name, part="id"), " is"]
         for part in SHOWN[task]:
-            pieces += [Slot(name=name, part=part)]
+            pieces += [TokenSlot(name=name, part=part)]
         pieces += ["."]
     return joined(pieces)
 
@@ -79,7 +79,9 @@ def joined(pieces: Sequence[Piece]) -> list[Piece]:
     return kept
 
 
-def spelled(pieces: Sequence[Piece], encode: Callable[[str], list[int]]) -> list[list[int] | Slot]:
+def spelled(
+    pieces: Sequence[Piece], encode: Callable[[str], list[int]]
+) -> list[list[int] | TokenSlot]:
     """Texts as token ids; ``encode`` adds no special tokens of its own."""
     return [encode(piece) if isinstance(piece, str) else piece for piece in joined(pieces)]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from omnipersona_cli.backend import BackendInfo
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
-from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.hookspecs import OnProgress, Progress
 
 EMBEDDED = "embedded"
 """The model name of a backend whose weights come with its package."""
@@ -27,8 +27,6 @@ EMBEDDED = "embedded"
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """What is read of a repository where its backend says nothing else: weights that are not pickles,
 configurations, tokenizers."""
-
-OnProgress = Callable[[Progress], None]
 
 
 def patterns(info: BackendInfo, repo: str) -> tuple[str, ...]:

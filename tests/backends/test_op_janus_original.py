@@ -18,7 +18,7 @@ from omnipersona_cli.errors import MissingError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import original
-from op_janus.backend import JanusBackend, Source
+from op_janus.backend import JanusBackend, SourcePicture
 from op_janus.loading import edits_natively, open_backend
 from op_janus.sampling import SOURCE_GUIDANCE, guided_by_source, sample
 
@@ -245,9 +245,9 @@ def edited(janus: JanusBackend, mask: Image | None) -> list[Image]:
     )
 
 
-def source_of(janus: JanusBackend) -> Source:
+def source_of(janus: JanusBackend) -> SourcePicture:
     photo = drawing("blue", 1)
-    return Source(features=janus._look(photo)[0], codes=janus._encode(photo))
+    return SourcePicture(features=janus._look(photo)[0], codes=janus._encode(photo))
 
 
 def branches_of(janus: JanusBackend) -> Tensor:

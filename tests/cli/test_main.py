@@ -44,7 +44,7 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
             body()
 
         monkeypatch.setattr(main, "gen_of_the_test", command, raising=False)
-        entry = main.Entry("A test.", "omnipersona_cli.cli.main:gen_of_the_test")
+        entry = main.Command("A test.", "omnipersona_cli.cli.main:gen_of_the_test")
         monkeypatch.setitem(main.VERBS, "gen", entry)
 
     return replace

@@ -6,7 +6,7 @@ import torch
 from omnipersona_cli.backend import ConceptTokens
 from omnipersona_cli.errors import SlotError
 from omnipersona_cli.family.tokens import (
-    Slot,
+    TokenSlot,
     check_width,
     embedded,
     introduced,
@@ -84,14 +84,14 @@ def test_tokens_of_another_width_say_what_to_do() -> None:
 
 def test_mentions_become_slots_and_unknown_names_stay_text() -> None:
     turn = to_turn("<bo> and <mam>")
-    assert written(turn, ["bo"]) == [Slot(name="bo", part="id"), " and <mam>"]
+    assert written(turn, ["bo"]) == [TokenSlot(name="bo", part="id"), " and <mam>"]
     assert written(turn, []) == ["<bo> and <mam>"]
 
 
 def test_each_task_is_shown_the_part_that_serves_it() -> None:
     def parts(task: str) -> list[str]:
         pieces = introduced(["bo"], task)  # type: ignore[arg-type]
-        return [piece.part for piece in pieces if isinstance(piece, Slot)]
+        return [piece.part for piece in pieces if isinstance(piece, TokenSlot)]
 
     assert parts("understand") == ["id", "und"]
     assert parts("generate") == ["id", "gen"]
@@ -100,7 +100,9 @@ def test_each_task_is_shown_the_part_that_serves_it() -> None:
 
 def test_slots_take_their_rows_and_texts_those_of_the_table() -> None:
     table = torch.nn.Embedding(300, 4)
-    script = spelled(["a", "b", Slot(name="bo", part="und"), ""], lambda text: [*text.encode()])
-    assert script == [[97, 98], Slot(name="bo", part="und")]
+    script = spelled(
+        ["a", "b", TokenSlot(name="bo", part="und"), ""], lambda text: [*text.encode()]
+    )
+    assert script == [[97, 98], TokenSlot(name="bo", part="und")]
     rows = embedded(script, {"bo": tokens()}, table)
     assert torch.equal(rows, torch.cat([table.weight[[97, 98]], tokens().und]))

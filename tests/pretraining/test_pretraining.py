@@ -63,7 +63,7 @@ from pretraining.painting import (
 from pretraining.training import (
     Average,
     Muon,
-    Stage,
+    PretrainingStage,
     optimisers,
 )
 from pretraining.vision import see, train_vision
@@ -84,7 +84,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ):
         list(draw_pool(folder / f"{name}.npy", count, first=first, held_out=held_out, jobs=1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage, "done", property(lambda stage: float(stage.step >= 1)))
+        patch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= 1)))
         train_autoencoder(folder, FOREVER, 2)
         train_vision(folder, FOREVER, 4)
         train_vision(folder, FOREVER, 4, name="judge")
@@ -98,7 +98,7 @@ def practise(folder: Path, until: int, **options: Any) -> dict[str, Tensor]:
     """Joint training up to a step, from what is saved in a folder; what is saved at the end."""
     run = Run(state=folder, minutes=FOREVER, concepts=CONCEPTS, noises=2, **options)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage, "done", property(lambda stage: float(stage.step >= until)))
+        patch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= until)))
         train_joint(run)
     return load_file(folder / f"{run.name}.safetensors")
 
@@ -119,7 +119,7 @@ def test_a_stage_goes_on_exactly_where_it_stopped(state: Path, tmp_path: Path) -
 def test_a_finished_stage_is_left_as_it_is(
     name: str, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Stage, "done", property(lambda stage: float(stage.step >= 1)))
+    monkeypatch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= 1)))
     before = load_file(state / f"{name}.safetensors")
     if name == "autoencoder":
         train_autoencoder(state, FOREVER, 2)
@@ -146,17 +146,17 @@ def test_the_judge_shares_nothing_with_nanos_eye(state: Path) -> None:
 
 
 def test_the_clock_counts_every_sitting(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "any", 1.0)
+    stage = PretrainingStage(tmp_path, "any", 1.0)
     stage.spent, stage.step = 45.0, 7
     stage.save({"a": torch.zeros(1)})
-    again = Stage(tmp_path, "any", 1.0)
+    again = PretrainingStage(tmp_path, "any", 1.0)
     assert again.step == 7 and again.seconds >= 45.0
     assert again.done == pytest.approx(0.75, abs=0.02)
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_the_rate_warms_up_stays_and_falls_to_zero(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "any", 1.0)
+    stage = PretrainingStage(tmp_path, "any", 1.0)
     assert stage.rate(1.0) == pytest.approx(0.01)
     stage.step = 1000
     assert stage.rate(1.0) == 1.0
