@@ -277,10 +277,10 @@ class Exam:
     def additions(self) -> None:
         """The character put into empty scenes."""
         from omnipersona_cli import engine
+        from omnipersona_cli.bench.metrics import ssim
         from op_toy.dataset import LOOKS
         from op_toy.drawing import render
         from op_toy.world import Picture, draw_picture
-        from pretraining.evaluate import ssim
 
         rng = self.dice("additions")
         places = list(standing_places(self.character))
@@ -306,9 +306,9 @@ class Exam:
     def removals(self) -> None:
         """The character taken out of pictures."""
         from omnipersona_cli import engine
+        from omnipersona_cli.bench.metrics import ssim
         from op_toy.drawing import render, subject_mask
         from op_toy.world import Picture, draw_picture
-        from pretraining.evaluate import ssim
 
         rng = self.dice("removals")
         for number in range(EDITS):

@@ -114,11 +114,6 @@ def read_json(path: Path, origin: Origin, *, limit: int = TEXT_LIMIT) -> Plain:
     return parse_json(read_text(path, origin, limit=limit), origin)
 
 
-def read_yaml(path: Path, origin: Origin, *, limit: int = TEXT_LIMIT) -> Tree:
-    """The YAML in a file, every scalar a string."""
-    return parse_yaml(read_text(path, origin, limit=limit), origin)
-
-
 def parse_json(text: str, origin: Origin) -> Plain:
     """JSON without duplicate keys, NaN, infinities, endless numbers, deep nesting or halves of
     surrogate pairs."""

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ImageFilter
-from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, Opening, Prompt, Turn
+from omnipersona_cli.bench.metrics import ssim
 from op_nano.backend import WEIGHTS, open_backend
 from op_toy.dataset import LOOKS
 from op_toy.drawing import render, subject_mask
@@ -170,26 +169,6 @@ def touched(source: Picture, target: Picture) -> NDArray[np.bool_]:
             mask = subject_mask(picture, which).filter(ImageFilter.MaxFilter(5))
             inside |= np.asarray(mask) > 127
     return inside
-
-
-def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float | None:
-    """Mean structural similarity (Wang et al. 2004; uniform windows of 7 pixels, per channel) over
-    the windows that lie wholly in ``where`` [H, W]; None where there is none."""
-    whole = cv2.erode(where.astype(np.uint8), np.ones((7, 7), dtype=np.uint8)) > 0
-    if not whole.any():
-        return None
-    x, y = (np.asarray(image, dtype=np.float64) for image in (before, after))
-
-    def mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(cv2.blur(values, (7, 7), borderType=cv2.BORDER_REFLECT))
-
-    unbiased = 49 / 48
-    mx, my = mean(x), mean(y)
-    vx, vy = unbiased * (mean(x * x) - mx * mx), unbiased * (mean(y * y) - my * my)
-    both = unbiased * (mean(x * y) - mx * my)
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    values = (2 * mx * my + c1) * (2 * both + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-    return float(values.mean(axis=2)[whole].mean())
 
 
 def card(figures: dict[str, Any], about: dict[str, Any]) -> str:

@@ -43,7 +43,8 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
     | LANGUAGE
     | REGISTRY,
-    "pretraining/*.py": CONTRACT | {"op_bagel", "op_nano", "op_toy", "pretraining"},
+    "pretraining/*.py": CONTRACT
+    | {f"{CORE}.bench", "op_bagel", "op_nano", "op_toy", "pretraining"},
 }
 LINEAGES = 1
 """How many other backends a backend may import: the one that its family comes from."""

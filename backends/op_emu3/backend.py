@@ -3,7 +3,7 @@
 Understanding, by the checkpoint that answers:
 `BOS You are a helpful assistant. [concepts] USER: picture question ASSISTANT: answer EOS`.
 Painting and editing, by the one that paints:
-`BOS [concepts] prompt BOI H*W codes` (Emu3 page, section 3).
+`BOS [concepts] prompt BOI H*W codes` (Emu3's released processor).
 
 The identifier is one for both checkpoints. The understanding group is learned on the one that
 answers, and by edits, which show it too, on the other.
@@ -54,12 +54,10 @@ from op_emu3.lessons import PreparedLesson, few_at_a_time, settled
 from op_emu3.loading import Checkpoint, CheckpointFiles
 from op_emu3.sampling import sample
 
-LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-"""Linears of the language model alone: no image tokenizer, which has a q_proj too, and no head."""
 DROPPED = 0.05
 """Share of image lessons without a prompt, where an expert is learned: it runs in the unconditional
 branch too. Tokens alone are absent from that branch, so that such a row would teach nothing (the
-authors' trainer, Emu3 page, section 5)."""
+authors' trainer)."""
 LONG = 1024
 """From this many positions on, learning keeps no activations but those between layers."""
 TOGETHER = 4608
@@ -129,7 +127,7 @@ class Emu3Backend:
         for task in self.sources:
             own = experts.ADAPTERS[task]
             language = self.opened(task).language
-            found |= experts.new_experts(language, LINEARS, tasks=(own,), seed=seed)
+            found |= experts.new_experts(language, experts.LLAMA_LINEARS, tasks=(own,), seed=seed)
         return found
 
     @torch.no_grad()
@@ -177,7 +175,7 @@ class Emu3Backend:
         """Mean cross-entropy of answers' tokens, and of codes (of those that an edit changed).
 
         Ends of lines are not asked for, as nobody draws them when painting, and codes compete with
-        codes alone, as they do there (Emu3 page, section 5).
+        codes alone, as in painting.
         """
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
@@ -399,7 +397,9 @@ def _features(model: Checkpoint, photos: Sequence[Image], seed: int) -> Tensor:
 @contextmanager
 def _running(model: Checkpoint, concepts: Sequence[ConceptTokens], task: Task) -> Iterator[None]:
     """The language model under the concepts' experts of this task."""
-    with experts.using(model.language, LINEARS, [tokens.extra for tokens in concepts], task):
+    with experts.using(
+        model.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
+    ):
         yield
 
 

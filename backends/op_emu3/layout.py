@@ -1,7 +1,8 @@
 """How Emu3 writes a picture among words, and the sizes in which it does.
 
 A picture of H x W codes is `<|image start|>H*W<|image token|>`, H rows of W codes and an
-end of line each, then end of frame and `<|image end|>` (Emu3, section 2; Emu3 page, section 3).
+end of line each, then end of frame and `<|image end|>` (arXiv 2409.18869,
+section 2; the released processor).
 A code covers 8 x 8 pixels. Grids are (rows, columns), sizes are (width, height) in pixels.
 """
 

@@ -64,7 +64,7 @@ def request(
 def wordless(model: Checkpoint, grid: tuple[int, int], text: str) -> Tensor:
     """Rows of a request that no concept is in: nothing, or what is unwanted.
 
-    It opens a picture like any other, or the branch would continue a text (Emu3 page, section 6).
+    It opens a picture like any other, or the branch would continue a text.
     """
     return rows_of(model, [layout.BOS, text, layout.opening(grid)], ())
 

@@ -58,8 +58,6 @@ from op_janus import pictures
 from op_janus.sampling import guided, guided_by_source, sample
 
 USER, ASSISTANT = "<|User|>: ", "\n\n<|Assistant|>:"
-LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-"""Linears of the language model alone: no SigLIP, no image tokenizer, no head."""
 BOI, EOI = "<begin_of_image>", "<end_of_image>"
 DROPPED = 0.1
 """Share of image lessons whose prompt is padded out, where an adapter is learned: it runs in the
@@ -136,7 +134,7 @@ class JanusBackend:
 
     def new_experts(self, *, seed: int) -> dict[str, Tensor]:
         """One LoRA per task, at zero effect: "lora.<task>.<linear>.<A or B>"."""
-        return experts.new_experts(self.language, LINEARS, seed=seed)
+        return experts.new_experts(self.language, experts.LLAMA_LINEARS, seed=seed)
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of SigLIP's features behind the aligner, [n, d]."""
@@ -374,7 +372,9 @@ class JanusBackend:
 
     def _run(self, task: Task, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
         """Last hidden states [B, L, d], under the concepts' experts of this task."""
-        with experts.using(self.language, LINEARS, [tokens.extra for tokens in concepts], task):
+        with experts.using(
+            self.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
+        ):
             states: Tensor = self.language(**inputs).last_hidden_state
         return states
 

@@ -65,29 +65,7 @@ def reading_attend(length: int, seen: slice) -> Tensor:
     return attend[None, None]
 
 
-def text_row(text: Sequence[int], config: ShowoConfig) -> list[int]:
-    """Text alone: ``bos text eos [PAD]...``, as long as a row that paints; too long loses its
-    eos."""
-    vocab, length = config.vocab, config.text_length + config.image_tokens + 3
-    body = list(text)
-    if not body or body[0] != vocab.bos:
-        body.insert(0, vocab.bos)
-    ids = [*body, vocab.eos][:length]
-    return ids + [vocab.special("[PAD]")] * (length - len(ids))
-
-
 def padded(rows: Sequence[Sequence[int]], fill: int) -> Tensor:
     """Rows of different lengths, filled up on the right; [B, L] int64."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[fill] * (longest - len(row))] for row in rows])
-
-
-def conversation(rounds: Sequence[tuple[str, str]]) -> list[tuple[str, bool]]:
-    """Questions and answers as pieces of text, and which pieces are trained: the answers, with
-    their leading space and their end. An empty answer last leaves the row open, to be said."""
-    pieces: list[tuple[str, bool]] = []
-    for question, answer in rounds:
-        pieces.append((f"USER: {question} ASSISTANT:", False))
-        if answer:
-            pieces.append((f" {answer}<|endoftext|>", True))
-    return pieces

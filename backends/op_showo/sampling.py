@@ -60,11 +60,6 @@ class DecodingStep:
     codes: Tensor
 
 
-def cosine(ratio: float) -> float:
-    """The share of codes that stays hidden after ``ratio`` of the steps."""
-    return math.cos(math.pi / 2 * ratio)
-
-
 def decode_masked(
     logits: Callable[[Tensor, Tensor], Tensor],
     known: Tensor,

@@ -26,6 +26,9 @@ from omnipersona_cli.backend import Task
 from omnipersona_cli.errors import PackError, SlotError
 
 ADAPTERS: Mapping[Task, str] = {"understand": "und", "generate": "gen", "edit": "edit"}
+LLAMA_LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+"""The linear layers of a Llama alone: no vision encoder, no image tokenizer (which may have
+a q_proj too), no head."""
 SCALE = 2.0
 """How much an expert's output counts: alpha = 2 r, whatever the rank."""
 

@@ -6,7 +6,7 @@ folder of the same form: one that holds config.json, or one with a `showo` folde
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,15 +249,37 @@ def see(model: Showo, rows: Tensor, columns: slice) -> Prefix:
     return model.read(rows, prompts.reading_attend(rows.shape[1], columns))[1]
 
 
+def text_row(text: Sequence[int], config: Any) -> list[int]:
+    """Text alone: ``bos text eos [PAD]...``, as long as a row that paints; too long loses its
+    eos."""
+    vocab, length = config.vocab, config.text_length + config.image_tokens + 3
+    body = list(text)
+    if not body or body[0] != vocab.bos:
+        body.insert(0, vocab.bos)
+    ids = [*body, vocab.eos][:length]
+    return ids + [vocab.special("[PAD]")] * (length - len(ids))
+
+
 @torch.no_grad()
 def test_golden_showo_text_rows(case: Callable[[str], Case], model: Showo) -> None:
     vectors = case("lm_forward")
-    rows = [prompts.text_row(text, model.config) for text in vectors.params["text_ids"]]
+    rows = [text_row(text, model.config) for text in vectors.params["text_ids"]]
     ids = torch.tensor(rows)
     assert torch.equal(ids, vectors["input_ids"])
     attend = prompts.reading_attend(ids.shape[1], slice(0, 0))
     assert torch.equal(attend.expand(len(ids), -1, -1, -1).to(torch.uint8), vectors["attend"])
     close(model.logits(model(model.embed(ids), attend)[0]), vectors["logits"])
+
+
+def conversation(rounds: Sequence[tuple[str, str]]) -> list[tuple[str, bool]]:
+    """Questions and answers as pieces of text, and which pieces are trained: the answers, with
+    their leading space and their end. An empty answer last leaves the row open, to be said."""
+    pieces: list[tuple[str, bool]] = []
+    for question, answer in rounds:
+        pieces.append((f"USER: {question} ASSISTANT:", False))
+        if answer:
+            pieces.append((f" {answer}<|endoftext|>", True))
+    return pieces
 
 
 def test_golden_showo_conversations(recorded: dict[str, Any]) -> None:
@@ -266,7 +288,7 @@ def test_golden_showo_conversations(recorded: dict[str, Any]) -> None:
         if "conversation" not in text_case:
             continue
         said = [it["value"].replace("<image>", "").strip() for it in text_case["conversation"]]
-        pieces = prompts.conversation(list(zip(said[::2], said[1::2], strict=True)))
+        pieces = conversation(list(zip(said[::2], said[1::2], strict=True)))
         wanted = [(it["text"], it["supervised"]) for it in text_case["segments"]]
         merged = [(text, trained) for text, trained in pieces]
         assert merged == wanted

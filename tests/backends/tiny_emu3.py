@@ -32,7 +32,7 @@ TEMPLATE = (
     "{% if it['type'] == 'text' %}{{ it['text'] }} {% endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""What the released template does, in our own words (Emu3 page, section 3)."""
+"""What the released template does, in our own words."""
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
