@@ -129,7 +129,7 @@ def opened(shape: str) -> BagelBackend:
     """The backend of a shape; both ways of stepping need one that is a BAGEL."""
     backend = mid_backend() if shape == "mid" else registry.open_backend(Opening(backend="nano"))
     if not isinstance(backend, BagelBackend):
-        raise click.ClickException(f"{backend.info.name} is no BAGEL")
+        raise click.ClickException(f"{backend.info.name} is not BAGEL")
     return backend
 
 

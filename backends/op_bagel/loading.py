@@ -140,7 +140,7 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
         )
     except KeyError as error:
         raise MissingError(
-            f"{checkpoint.weights} is no BAGEL: it, or a configuration beside it, lacks {error}",
+            f"{checkpoint.weights} is not a BAGEL checkpoint: it or its config lacks {error}",
             hint=HINT,
         ) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -166,7 +166,7 @@ def check_tensors(module: nn.Module, shapes: Shapes, path: Path) -> None:
         found, needed = list(shapes[name]), list(wanted[name])
         faults.append(f"has {name} as {found} instead of {needed}{_and_more(misshapen)}")
     if extra:
-        faults.append(f"has {extra[0]}, for which there is no place{_and_more(extra)}")
+        faults.append(f"has {extra[0]}, which the model does not have{_and_more(extra)}")
     if faults:
         raise MissingError(f"{path} {'; '.join(faults)}", hint=HINT)
 

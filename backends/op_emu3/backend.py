@@ -427,7 +427,7 @@ def _cross_entropies(model: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) 
 def open_backend(opening: Opening) -> Backend:
     """The checkpoints that the model names, looked at from outside; see `op_emu3.loading`.
 
-    Raises MissingError where one is not here or not whole, UsageError where one is no Emu3.
+    Raises MissingError where one is not here or not whole, UsageError where one is not Emu3.
     """
     model, device = opening.model, choose_device(opening.device)
     found = loading.sources(model)

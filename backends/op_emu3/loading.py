@@ -1,7 +1,7 @@
 """Which checkpoint does which task, and opening one.
 
-Emu3 was trained further twice: Chat answers, Gen paints, and neither can do the other's work
-(Emu3 page, section 2). ``--model`` says what there is:
+Emu3 was trained further twice: Chat answers, Gen paints, and neither can do the other's work.
+``--model`` says what there is:
 
 =====================  ===========================================================================
 ``CHAT+GEN``           the first answers, the second paints and edits; the default is such a pair
@@ -102,7 +102,7 @@ class Checkpoint:
 def sources(model: str | None) -> dict[Task, CheckpointFiles]:
     """The checkpoint of each task that ``model`` can do, checked and unread.
 
-    Raises MissingError for what is not here or not whole, UsageError for what is no Emu3.
+    Raises MissingError for what is not here or not whole, UsageError for what is not Emu3.
     """
     name = model or INFO.default_model
     if model is None:

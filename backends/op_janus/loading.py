@@ -42,7 +42,7 @@ PROMPT = 100
 def open_backend(opening: Opening) -> Backend:
     """A checkpoint in either layout, from a folder or the hub's cache.
 
-    Raises MissingError where it is not here or not whole, UsageError where it is no Janus.
+    Raises MissingError where it is not here or not whole, UsageError where it is not Janus.
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)

@@ -99,7 +99,7 @@ def _bin(path: Path, hint: str) -> Iterator[tuple[str, Tensor]]:
         whole = is_zipfile(path)  # files older than torch 1.6 cannot be mapped
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
-        raise MissingError(f"{path} is no checkpoint, or is cut off", hint=hint) from error
+        raise MissingError(f"{path} is not a checkpoint, or is incomplete", hint=hint) from error
     if not isinstance(tensors, dict):
         raise MissingError(f"{path} holds no tensors by name", hint=hint)
     for name, tensor in tensors.items():

@@ -198,7 +198,9 @@ class ShowoConfig:
         )
         side = math.isqrt(values["num_vq_tokens"])
         if side**2 != values["num_vq_tokens"]:
-            raise ValueError(f"num_vq_tokens is {values['num_vq_tokens']}, which is no square")
+            raise ValueError(
+                f"num_vq_tokens is {values['num_vq_tokens']}, which is not a square number"
+            )
         for name, expected in (
             ("vocab_size", vocab.size),
             ("mask_token_id", vocab.mask),

@@ -147,7 +147,7 @@ def read_dataset(root: Path, names: Sequence[str] = ()) -> Dataset:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file; MissingError without it, PersonaError for what is no JSON."""
+    """The value in a JSON file; MissingError without it, PersonaError where it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
@@ -225,7 +225,7 @@ def _train_photos(root: Path, train: Path, folder: str) -> tuple[Path, ...]:
 
 
 def check_pictures(dataset: Dataset) -> None:
-    """PhotoError for the first picture that is none: before work, rather than hours into it."""
+    """PhotoError for the first picture that cannot be read, before any work starts."""
     for concept in dataset.concepts:
         named = [
             picture
@@ -241,7 +241,7 @@ def check_pictures(dataset: Dataset) -> None:
                     image.verify()
             except (OSError, SyntaxError, ValueError, images.DecompressionBombError) as error:
                 raise PhotoError(
-                    f"{path} is no picture that can be read", hint="copy the whole data set again"
+                    f"{path} cannot be read as a picture", hint="copy the whole data set again"
                 ) from error
 
 

@@ -26,7 +26,7 @@ class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new cli
             return value
         numbers = [int(part) for part in re.findall(r"-?\d+", str(value))]
         if len(numbers) != 4 or re.search(r"[^\d\s,-]", str(value)) or min(numbers[2:]) < 1:
-            self.fail(f"{value!r} is no box; write x,y,width,height", param, ctx)
+            self.fail(f"{value!r} is not a box: write x,y,width,height", param, ctx)
         x, y, width, height = numbers
         return x, y, x + width, y + height
 

@@ -42,7 +42,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new click
         text = str(value).strip().lower()
         if _DEVICE.fullmatch(text) is None:
             names = f"{', '.join(DEVICES)}, or cuda:1 for the second GPU"
-            self.fail(f"{value!r} is no device; write {names}", param, ctx)
+            self.fail(f"{value!r} is not a device: write {names}", param, ctx)
         return text
 
     def shell_complete(

@@ -34,7 +34,7 @@ class Pixels(click.ParamType):  # type: ignore[type-arg]  # generic in new click
             return value
         match = re.fullmatch(r"(\d{1,5})(?:\s*[x×*]\s*(\d{1,5}))?", str(value).strip().lower())  # noqa: RUF001
         if match is None:
-            self.fail(f"{value!r} is no size; write 512 or 512x768", param, ctx)
+            self.fail(f"{value!r} is not a size: write 512 or 512x768", param, ctx)
         return int(match[1]), int(match[2] or match[1])
 
 

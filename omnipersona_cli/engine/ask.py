@@ -94,7 +94,9 @@ def ask(
     by piece. Raises what `open_request` raises.
     """
     if max_tokens < 1:
-        raise UsageError(f"{max_tokens} tokens are no answer", hint="--max-tokens takes 1 or more")
+        raise UsageError(
+            f"an answer has at least 1 token, not {max_tokens}", hint="--max-tokens takes 1 or more"
+        )
     picture = None if image is None else checked_picture(image)
     request = open_request(
         question,

@@ -22,7 +22,7 @@ MOST_PICTURES = 1000
 
 
 def checked_count(count: int) -> int:
-    """``count``; UsageError where it is no number of pictures."""
+    """``count``; UsageError where it is out of range."""
     if not 1 <= count <= MOST_PICTURES:
         raise _out_of_range("-n", count, "pictures", 1, MOST_PICTURES)
     return count

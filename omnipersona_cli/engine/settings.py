@@ -37,15 +37,16 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps is not None and self.steps < 1:
             raise UsageError(
-                f"nothing is learned in {self.steps} steps", hint="--steps takes 1 or more"
+                f"learning takes at least 1 step, not {self.steps}", hint="--steps 100"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(
-                f"a batch of {self.batch_size} is empty", hint="--batch-size takes 1 or more"
+                f"a batch has at least 1 lesson, not {self.batch_size}", hint="--batch-size 8"
             )
         if self.learning_rate is not None and not 0 < self.learning_rate <= 10:
             raise UsageError(
-                f"{self.learning_rate} is no learning rate", hint="1e-3 is a usual one"
+                f"a learning rate lies above 0 and up to 10, not at {self.learning_rate}",
+                hint="--rate 1e-3",
             )
         counts = (self.understand_tokens, self.generate_tokens)
         if not all(1 <= count <= MOST_TOKENS for count in counts):
@@ -54,7 +55,7 @@ class Settings:
                 hint=f"--understand-tokens and --generate-tokens take 1 to {MOST_TOKENS}",
             )
         if not all(0 <= weight <= 100 for weight in (self.lambda_image, self.lambda_edit)):
-            raise UsageError("a weight of a loss lies between 0 and 100", hint="1.0 is the default")
+            raise UsageError("the weight of a loss is from 0 to 100", hint="1.0 is the default")
 
     def hyperparameters(self, info: BackendInfo) -> Hyperparameters:
         """These settings on one backend: its own numbers stand where none was chosen."""

@@ -149,7 +149,7 @@ def weights_folder(variable: str, repo: str, revision: str) -> Path:
     named = os.environ.get(variable, "")
     if named and not Path(named).expanduser().is_dir():
         raise MissingError(
-            f"{variable} names {named}, which is no folder", hint=f"unset {variable}, or mend it"
+            f"{variable} names {named}, which is not a folder", hint=f"unset {variable}"
         )
     fetch = f"hf download {repo}" + (f" --revision {revision}" if revision != "main" else "")
     folder = Path(named).expanduser() if named else _cached(repo, revision, fetch)

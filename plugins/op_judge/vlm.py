@@ -151,10 +151,12 @@ def endpoint_from(environment: Mapping[str, str]) -> Endpoint:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
         raise UsageError(
-            f"{URL} is no address: {error}", hint="http://localhost:8000/v1"
+            f"{URL} is not an address: {error}", hint=f"export {URL}={EXAMPLE}"
         ) from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{URL} is no http address", hint=f"export {URL}={EXAMPLE}")
+        raise UsageError(
+            f"{URL} must begin with http:// or https://", hint=f"export {URL}={EXAMPLE}"
+        )
     offline = environment.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     if offline and parsed.host not in _LOCAL:
         raise MissingError(
@@ -169,7 +171,9 @@ def endpoint_from(environment: Mapping[str, str]) -> Endpoint:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= 3600:
-        raise UsageError(f"{TIMEOUT} is no number of seconds", hint=f"export {TIMEOUT}=60")
+        raise UsageError(
+            f"{TIMEOUT} must be above 0 and at most 3600 seconds", hint=f"export {TIMEOUT}=60"
+        )
     return Endpoint(url=url.rstrip("/"), model=model, key=key, seconds=seconds)
 
 
@@ -247,7 +251,7 @@ def _text_of(received: bytes) -> str:
     try:
         text = json.loads(received)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise _NoScoreError("the reply is no chat completion") from error
+        raise _NoScoreError("the reply is not a chat completion") from error
     if not isinstance(text, str):
         raise _NoScoreError("the reply holds no text")
     return text

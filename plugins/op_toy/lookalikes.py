@@ -1,6 +1,6 @@
 """Negatives for nano: other characters, and look-alikes that differ in one attribute.
 
-Nobody tells nano who is in the photos: it looks at them with its own eyes ("what is it?"), and
+nano is not told which character is in the photos: it is asked about them ("what is it?"), and
 draws characters that differ from what it saw in one word.
 """
 

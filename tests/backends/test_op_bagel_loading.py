@@ -111,7 +111,7 @@ def test_missing_misshapen_and_extra_tensors_are_named(folder: Path) -> None:
     said = str(error.value)
     assert "lacks connector.fc1.bias" in said
     assert "llm2vae.bias as [5] instead of [12]" in said
-    assert "rotary.inv_freq, for which there is no place" in said
+    assert "rotary.inv_freq, which the model does not have" in said
 
 
 def test_a_download_that_was_cut_off_names_its_file(folder: Path) -> None:
@@ -130,7 +130,7 @@ def test_half_a_download_names_what_is_missing(folder: Path, name: str) -> None:
 
 def test_another_model_is_not_taken_for_bagel(folder: Path) -> None:
     save_file({"model.embed_tokens.weight": torch.zeros(4, 4)}, folder / "ema.safetensors")
-    with pytest.raises(MissingError, match="is no BAGEL"):
+    with pytest.raises(MissingError, match="is not a BAGEL checkpoint"):
         read_config(find_checkpoint(folder), CONFIG.special_tokens)
 
 

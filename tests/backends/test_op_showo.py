@@ -444,7 +444,7 @@ def test_a_pickle_is_not_run(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "values", "says"),
     [
-        ("config.json", {"num_vq_tokens": 15}, "no square"),
+        ("config.json", {"num_vq_tokens": 15}, "not a square number"),
         ("config.json", {"num_vq_tokens": None}, "NoneType"),
         ("config.json", {"codebook_size": "64"}, "codebook_size is '64'"),
         ("config.json", {"mask_token_id": 3}, "mask_token_id is 3"),

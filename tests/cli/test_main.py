@@ -138,7 +138,7 @@ def test_device_that_cannot_be_is_wrong_usage(run: Run, device: str) -> None:
     result = run("gen", "a dog", "--device", device)
     assert result.exit_code == 2
     error, hint = result.stderr.splitlines()
-    assert f"{device!r} is no device; write auto, cpu, cuda, mps, or cuda:1" in error
+    assert f"{device!r} is not a device: write auto, cpu, cuda, mps, or cuda:1" in error
     assert hint == "Hint: see `op gen --help`"
 
 
