@@ -9,13 +9,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CORE = "omnipersona_cli"
 CONTRACT = {f"{CORE}.{name}" for name in ("backend", "hookspecs", "errors", "reading")}
+FILETYPES = {f"{CORE}.filetypes"}
 LANGUAGE = {f"{CORE}.{name}" for name in ("language", "backend", "errors", "reading")}
-CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", *LANGUAGE}
-DATA = {f"{CORE}.data", *LANGUAGE, *CONTRACT}
+CONCEPTS = {f"{CORE}.concepts", f"{CORE}.config", *FILETYPES, *LANGUAGE}
+DATA = {f"{CORE}.data", *FILETYPES, *LANGUAGE, *CONTRACT}
 REGISTRY = {f"{CORE}.registry", *CONTRACT}
-ENGINE = LANGUAGE | {
-    f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")
-}
+ENGINE = (
+    LANGUAGE
+    | FILETYPES
+    | {f"{CORE}.{name}" for name in ("engine", "concepts", "data", "registry", "config")}
+)
 MAY = {  # files -> what of ours they may import; an op_* package may always import itself
     f"{CORE}/cli/*.py": {CORE, *(f"{CORE}.{n}" for n in ("cli", "bench", "family"))}
     | ENGINE
@@ -31,6 +34,7 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/hookspecs.py": CONTRACT,
     f"{CORE}/errors.py": set(),
     f"{CORE}/reading.py": {f"{CORE}.errors"},
+    f"{CORE}/filetypes.py": set(),
     f"{CORE}/config.py": {f"{CORE}.errors", f"{CORE}.reading"},
     f"{CORE}/registry.py": CONTRACT,
     f"{CORE}/family/*.py": CONTRACT | {f"{CORE}.family"},
@@ -140,6 +144,38 @@ def test_heavy_packages_are_imported_late_where_start_up_must_be_light(path: Pat
     heavy_file |= place.startswith("pretraining")
     if not heavy_file and not place.startswith(MAY_BE_HEAVY):
         assert heavy_at_import_time(path.read_text(encoding="utf-8")) == []
+
+
+def picture_openings(source: str) -> list[int]:
+    """Lines that open a picture file with Pillow."""
+    tree = ast.parse(source)
+    names = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "PIL"
+        for alias in node.names
+        if alias.name == "Image"
+    }
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr == "open"
+        and ast.unparse(node.value) in {*names, "PIL.Image"}
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_pictures_come_in_through_one_door(path: Path) -> None:
+    if path != ROOT / CORE / "data" / "decode.py":
+        assert picture_openings(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_rule_sees_every_way_of_opening_a_picture() -> None:
+    assert picture_openings("from PIL import Image\nImage.open(path)") == [2]
+    assert picture_openings("def f():\n    from PIL import Image as i\n    i.open(path)") == [3]
+    assert picture_openings("import PIL.Image\nPIL.Image.open(path)") == [2]
+    assert picture_openings("path.open()") == []
 
 
 def test_no_dumping_ground() -> None:

@@ -32,8 +32,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image as images
-
+from omnipersona_cli.data.decode import opened
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest
 from omnipersona_cli.language.mentions import check_name
 
@@ -237,11 +236,12 @@ def check_pictures(dataset: Dataset) -> None:
             (*concept.photos, *concept.test_photos, *concept.negatives, *named)
         ):
             try:
-                with images.open(path) as image:
+                with opened(path) as (image, _):
                     image.verify()
-            except (OSError, SyntaxError, ValueError, images.DecompressionBombError) as error:
+            except PhotoError as error:
                 raise PhotoError(
-                    f"{path} cannot be read as a picture", hint="copy the whole data set again"
+                    f"{path} cannot be read as a picture: {error}",
+                    hint="copy the whole data set again",
                 ) from error
 
 

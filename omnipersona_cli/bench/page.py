@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image as images
 
 from omnipersona_cli.bench.dataset import Concept, Dataset
 from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.bench.report import as_markdown
 from omnipersona_cli.bench.results import Record
+from omnipersona_cli.data.decode import open_photo
+from omnipersona_cli.errors import PhotoError
 
 PICTURES = {
     "generation": "Pictures",
@@ -160,9 +161,8 @@ def _shown(record: Record, concept: Concept | None) -> str:
 def _img(path: Path) -> str:
     """The picture in the page, large ones as thumbnails."""
     try:
-        with images.open(path) as image:
-            small = image.convert("RGB")
-    except OSError:
+        small = open_photo(path)
+    except PhotoError:
         return f'<span class="bad">no picture: {escape(path.name)}</span>'
     kind = "PNG" if max(small.size) <= SIDE else "JPEG"  # small drawings stay as they are
     small.thumbnail((SIDE, SIDE))

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from omnipersona_cli.cli import output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
 def read_picture(source: str) -> Image:
-    """The picture in a file, or on stdin for "-". Raises PhotoError or MissingError."""
-    from io import BytesIO
-
-    from omnipersona_cli.data.decode import open_photo
-    from omnipersona_cli.errors import MissingError, nearest
+    """The picture in a file, or on stdin for "-", in its own colours; what of it cannot be kept is
+    told. Raises PhotoError or MissingError."""
+    from omnipersona_cli.data.decode import MOST_BYTES, open_stored
+    from omnipersona_cli.errors import PhotoError
 
     if source == "-":
-        return open_photo(BytesIO(sys.stdin.buffer.read()))
-    path = Path(source)
-    if not path.exists():
-        folder = path.parent if path.parent.is_dir() else Path()
-        near = nearest(path.name, [entry.name for entry in folder.iterdir()])
-        hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
-        raise MissingError(f"there is no picture {source}", hint=hint)
-    return open_photo(path)
+        data = sys.stdin.buffer.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise PhotoError(
+                f"the picture on stdin is larger than {MOST_BYTES >> 20} MiB", hint="scale it down"
+            )
+        decoded, name = open_stored(BytesIO(data)), "the picture on stdin"
+    else:
+        path = _existing(source, "picture")
+        decoded, name = open_stored(path), path.name
+    for remark in decoded.remarks:
+        output.note(f"{name}: {remark}")
+    return decoded.image
 
 
 def read_mask(file: str) -> Image:
-    """The mask in a file, with its transparency where it has one."""
-    from PIL import Image as images
+    """The mask in a file, upright, with its transparency where it has one."""
+    from omnipersona_cli.data.decode import open_mask
 
-    from omnipersona_cli.errors import MissingError, PhotoError
+    return open_mask(_existing(file, "mask"))
 
-    try:
-        with images.open(file) as mask:
-            mask.load()
-            return mask.copy()
-    except FileNotFoundError as error:
-        raise MissingError(f"there is no mask {file}", hint="--mask FILE") from error
-    except (OSError, ValueError, SyntaxError, images.DecompressionBombError) as error:
-        raise PhotoError(
-            f"the mask {file} cannot be read", hint="save it as PNG, white where change is allowed"
-        ) from error
+
+def _existing(source: str, what: str) -> Path:
+    """The path; MissingError, with the nearest name, where there is no such file."""
+    from omnipersona_cli.errors import MissingError, nearest
+
+    path = Path(source)
+    if not os.path.lexists(path):
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = nearest(path.name, [entry.name for entry in folder.iterdir()])
+        hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
+        raise MissingError(f"there is no {what} {source}", hint=hint)
+    return path

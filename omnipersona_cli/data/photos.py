@@ -8,7 +8,9 @@ its file name, never by its path, and no EXIF is kept.
 
 from __future__ import annotations
 
+import os
 import random
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,8 +22,10 @@ from PIL import Image, ImageOps
 
 from omnipersona_cli.data.decode import HEIC_HINT, Decoded, decode
 from omnipersona_cli.data.facts import FACT_FILES, FactSheet, read_facts
-from omnipersona_cli.errors import PhotoError, nearest
+from omnipersona_cli.errors import MissingError, PhotoError, nearest
 from omnipersona_cli.hookspecs import Region
+from omnipersona_cli.language.characters import harmless
+from omnipersona_cli.reading import Origin, read_text
 
 Box = tuple[int, int, int, int]
 Finder = Callable[[Image.Image, str], Region | None]
@@ -96,11 +100,15 @@ def open_album(
     """Open files and folders of photos (not their subfolders). ``held_out`` is the share kept from
     learning, ``finder`` says where the subject is. Raises PhotoError when nothing can be used."""
     files, subfolders = _files_in(paths)
-    sheet = _joined([read_facts(file) for file in files if file.name.lower() in FACT_FILES])
+    fact_files = [file for file in files if file.name.lower() in FACT_FILES]
+    regular = [file for file in fact_files if _is_regular(file)]
+    sheet = _joined([read_facts(file) for file in regular])
     files = [file for file in files if file.suffix.lower() not in _COMPANIONS]
     if not files:
         raise _no_photos(paths, subfolders)
     photos, remarks, notes = _read(files)
+    if others := [file.name for file in fact_files if file not in regular]:
+        remarks["not a regular file, left out"] = others
     if not photos:
         raise _none_usable(paths, remarks)
     if subfolders:
@@ -190,7 +198,7 @@ def _files_in(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     files: dict[Path, Path] = {}
     subfolders = []
     for path in paths:
-        if not path.exists():
+        if not os.path.lexists(path):
             raise _not_there(path)
         entries = _entries(path) if path.is_dir() else [path]
         for entry in entries:
@@ -198,7 +206,7 @@ def _files_in(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 if _holds_pictures(entry):
                     subfolders.append(entry.name)
             else:
-                files.setdefault(entry.resolve(), entry)
+                files.setdefault(Path(os.path.realpath(entry)), entry)
     return list(files.values()), subfolders
 
 
@@ -241,7 +249,7 @@ def _read(
         if remark:
             remarks.setdefault(remark, []).append(path.name)
         if photo is not None:
-            taken[index] = photo
+            taken[index] = replace(photo, caption=_caption(path, remarks))
     return [taken[index] for index in sorted(taken)], remarks, notes
 
 
@@ -272,22 +280,30 @@ def _judged(
         box=mask.getbbox() if mask is not None else None,
         mask=mask,
         blur=blur,
-        caption=_caption(path),
     ), remark
 
 
-def _caption(path: Path) -> str:
-    """What `a.txt` or `a.jpg.txt` says about `a.jpg`; empty where there is none."""
+def _caption(path: Path, remarks: Remarks) -> str:
+    """What `a.txt` or `a.jpg.txt` says about `a.jpg`, as harmless as a fact; empty where there is
+    none, and where it cannot be read, with a remark."""
     for beside in (path.with_suffix(".txt"), path.with_name(f"{path.name}.txt")):
-        if beside.name.lower() not in FACT_FILES and beside.is_file():
+        if beside.name.lower() not in FACT_FILES and os.path.lexists(beside):
             try:
-                text = beside.read_text(encoding="utf-8-sig", errors="replace")
-            except OSError as error:
-                raise PhotoError(
-                    f"the caption {beside.name} may not be read", hint=f"chmod u+r {beside}"
-                ) from error
-            return " ".join(text.split())[:_CAPTION_LENGTH]
+                text = read_text(beside, Origin(name="caption", error=PhotoError))
+            except MissingError:
+                remarks.setdefault("caption is not there, left out", []).append(beside.name)
+            except PhotoError as error:
+                remarks.setdefault(f"{error}, left out", []).append(beside.name)
+            else:
+                return harmless(text)[:_CAPTION_LENGTH].rstrip()
     return ""
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _with_subject(photo: Photo, finder: Finder, kind: str) -> Photo:

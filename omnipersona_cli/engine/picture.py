@@ -15,13 +15,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from PIL import Image as images
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from omnipersona_cli import __version__
+from omnipersona_cli.data.decode import opened
 from omnipersona_cli.engine.replay import Trace
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, ResourceError
+from omnipersona_cli.reading import Origin, parse_json
 
 Metadata = Literal["full", "minimal", "none"]
 METADATA: tuple[Metadata, ...] = get_args(Metadata)
@@ -107,18 +108,25 @@ def read_about(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingError(f"there is no {path}", hint="op gen --like PICTURE")
     try:
-        with images.open(path) as image:
+        with opened(path) as (image, _):
             image.load()
-            said = json.loads(str(image.info[CHUNK]))
-    except KeyError as error:
+            text = image.info.get(CHUNK)
+    except PhotoError as error:
+        raise PhotoError(
+            f"{path.name} cannot be read as a picture of op: {error}",
+            hint="op gen --like PICTURE.png",
+        ) from error
+    if not isinstance(text, str):
         raise PhotoError(
             f"{path.name} does not say how it was made",
             hint="only pictures saved with --metadata full do",
-        ) from error
-    except (OSError, ValueError, SyntaxError, images.DecompressionBombError) as error:
-        raise PhotoError(
-            f"{path.name} cannot be read as a picture of op", hint="op gen --like PICTURE.png"
-        ) from error
+        )
+    origin = Origin(
+        name=f"what {path.name} says of how it was made",
+        error=PhotoError,
+        hint="op gen --like PICTURE.png",
+    )
+    said = parse_json(text, origin)
     if not isinstance(said, dict):
         raise PhotoError(f"{path.name} says nothing readable", hint="op gen --like PICTURE.png")
     return said

@@ -23,11 +23,12 @@ from omnipersona_cli.backend import (
 from omnipersona_cli.backend import Opening as Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
-from omnipersona_cli.data.decode import normalised
+from omnipersona_cli.data.colour import normalised
 from omnipersona_cli.engine.limits import SMALLEST_SIDE
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError
+from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.language.mentions import attach, check_name, names_in, to_turn
 from omnipersona_cli.registry import memory_errors as memory_errors
 
@@ -118,8 +119,9 @@ def opened_for(
 
 
 def checked_text(text: str) -> str:
-    """``text`` on one line; UsageError when there is none, or too much."""
-    line = " ".join(text.split())
+    """``text`` on one line, without what cannot be seen; UsageError when there is none, or too
+    much."""
+    line = one_line(text)
     if not line:
         raise UsageError("the request is empty", hint='op gen "<bo> at the beach"')
     if len(line) > LONGEST_REQUEST:

@@ -123,14 +123,14 @@ def test_a_decompression_bomb_is_never_unfolded(folder, monkeypatch):
 
 
 def test_a_photo_that_may_not_be_read_is_named(folder, monkeypatch):
-    real = Image.open
+    real = os.open
 
-    def guarded(source):
-        if source.name == "0.png":
+    def guarded(path, *flags, **more):
+        if os.fspath(path) == str(folder / "0.png"):
             raise PermissionError(13, "denied")
-        return real(source)
+        return real(path, *flags, **more)
 
-    monkeypatch.setattr(Image, "open", guarded)
+    monkeypatch.setattr(os, "open", guarded)
     assert "0.png: may not be read (permission denied), skipped" in notes(
         open_album([folder], seed=0)
     )
