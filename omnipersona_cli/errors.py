@@ -5,6 +5,7 @@
     ├── PackError           exit 1   an .opconcept file is broken, hostile or too new
     ├── SlotError           exit 1   a concept was learned on another backbone
     ├── TaskError           exit 1   the backend cannot do this task, size or option
+    ├── TakenError          exit 1   a file of that name is there already
     ├── ResourceError       exit 1   memory or disk ran out, a folder is not writable
     ├── UsageError          exit 2   the words of the command do not fit together
     └── MissingError        exit 3   something named is not here: concept, backend, weights, package
@@ -47,6 +48,10 @@ class TaskError(PersonaError):
 
 class ResourceError(PersonaError):
     """Memory or disk ran out, or a place cannot be written."""
+
+
+class TakenError(PersonaError):
+    """A file of that name is there, and nobody said that it may be replaced."""
 
 
 class UsageError(PersonaError):

@@ -40,6 +40,11 @@ class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new cli
 @click.argument("prompt")
 @click.option("--mask", metavar="FILE", help="A picture, white where the source may change.")
 @click.option(
+    "--mask-means",
+    type=click.Choice(("white", "transparent")),
+    help="What may change, where part of the mask is transparent.",
+)
+@click.option(
     "--box", type=BoxParam(), metavar="X,Y,W,H", help="The part that may change, in pixels."
 )
 @click.option(
@@ -54,6 +59,7 @@ def command(
     image: str,
     prompt: str,
     mask: str | None,
+    mask_means: Any,
     box: tuple[int, int, int, int] | None,
     strength: float,
     backend: str | None,
@@ -78,7 +84,11 @@ def command(
     The result has the size of IMAGE, and outside a known region (--mask, --box, or what a finder
     knows) it stays as it is, bit for bit. An addition is painted three times, and the one kept in
     which the concept is recognised best (--tries 1 paints once). --json tells how the edit was
-    made. IMAGE is never written over; - reads it from stdin.
+    made. The colour profile and the transparency of IMAGE are kept. - reads it from stdin; it is
+    replaced only where -o names it with --force, by the whole new picture in one step.
+
+    A mask is white where IMAGE may change and black where it must stay. Where part of the mask is
+    transparent, --mask-means says what may change: what is transparent, or what is white.
     """
     target = PictureOutput(
         out=out,
@@ -100,6 +110,7 @@ def command(
             prompt,
             concepts=concepts,
             mask=region,
+            mask_means=mask_means,
             box=box,
             count=count,
             tries=tries,

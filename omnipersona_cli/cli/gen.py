@@ -51,8 +51,9 @@ def command(
     """Paint PROMPT, in which concepts stand by name: "<bo> at the beach".
 
     What a fact says need not be said again: "<bo> with its toy" becomes "<bo> with a red ball"
-    before anything is painted. Pictures get numbered names in the current folder, or go where -o
-    says, and never replace a file without --force. One path per line on stdout.
+    before anything is painted. Pictures get the next free numbered names in the current folder, or
+    go where -o says; a file that -o names is replaced only with --force. One path per line on
+    stdout.
     """
     if prompt is not None and prompts is not None:
         raise UsageError("a prompt and a file of prompts were both given", hint="give one of them")

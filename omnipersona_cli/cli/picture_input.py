@@ -47,9 +47,11 @@ def _existing(source: str, what: str) -> Path:
     from omnipersona_cli.errors import MissingError, nearest
 
     path = Path(source)
-    if not os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         folder = path.parent if path.parent.is_dir() else Path()
         near = nearest(path.name, [entry.name for entry in folder.iterdir()])
         hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
-        raise MissingError(f"there is no {what} {source}", hint=hint)
+        raise MissingError(f"there is no {what} {source}", hint=hint) from None
     return path

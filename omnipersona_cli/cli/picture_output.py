@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.cli import output
-from omnipersona_cli.errors import PersonaError, ResourceError, UsageError
+from omnipersona_cli.errors import ResourceError, TakenError, UsageError
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.picture import Metadata, Picture
     from omnipersona_cli.engine.replay import Trace
 
 
+LONGEST_FILE_NAME = 230
+"""Bytes; a temporary file beside the picture has a few more."""
+
+_DEVICES = {"con", "prn", "aux", "nul"} | {
+    f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)
+}
+
+
 @dataclass(kw_only=True)
 class PictureOutput:
     """Where pictures go as they are made: ``-o`` a file, a folder, or "-".
 
-    Without ``-o`` they get numbered names in the current folder, and never replace a file.
+    Without ``-o`` they get numbered names in the current folder. A numbered name is the next free
+    one, whatever another run does, and never replaces a file.
     Names of several pictures in one file's place are numbered too (``bo.png``, ``bo-2.png``).
     """
 
@@ -52,20 +63,25 @@ class PictureOutput:
                     f"pictures are written as PNG, not {Path(target).suffix or 'without a suffix'}",
                     hint=f"-o {Path(target).with_suffix('.png')}, or a folder: -o {target}/",
                 )
-            if Path(target).exists() and not self.force:
-                raise PersonaError(f"{target} is already there", hint="add --force to replace it")
             check_folder(Path(target).parent)
+            paths = [_in_a_row(Path(target), number) for number in range(1, count + 1)]
+            check_name(paths[-1])
+            there = next((path for path in paths if os.path.lexists(path)), None)
+            if there is not None and there.is_dir():
+                raise UsageError(f"{there} is a folder", hint=f"-o {there}/")
+            if there is not None and not self.force:
+                raise TakenError(f"{there} is already there", hint="add --force to replace it")
         else:
             check_folder(Path(target or ""))
 
     def put(self, picture: Picture) -> None:
         """Keep one picture and say where."""
-        from omnipersona_cli.engine.picture import png_bytes, save_png
+        from omnipersona_cli.engine.picture import png_bytes
 
         if self.out == "-":
             output.answer_bytes(png_bytes(picture, metadata=self.metadata))
             return
-        path = save_png(picture, self._next(), metadata=self.metadata, force=self.force)
+        path = self._saved(picture)
         if self.as_json:
             about: Mapping[str, Any] = picture.about
             data = {"path": str(path), **about}
@@ -80,19 +96,26 @@ class PictureOutput:
         if self.as_json:
             output.answer_json(self.kept[0] if len(self.kept) == 1 else self.kept)
 
-    def _next(self) -> Path:
+    def _saved(self, picture: Picture) -> Path:
+        """Save the picture under its name: the one that was given, or the next free number, which
+        another run may take in the meantime."""
+        from omnipersona_cli.engine.picture import save_png
+
         if self.out and not self._is_folder(self.out):
             path = Path(self.out)
             number = self.used.get(path.stem, 0) + 1
             self.used[path.stem] = number
-            return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        folder = Path(self.out) if self.out else Path()
-        stem = slug(self.words)
+            path = _in_a_row(path, number)
+            return save_png(picture, path, metadata=self.metadata, force=self.force)
+        folder, stem = Path(self.out) if self.out else Path(), slug(self.words)
         number = self.used.get(stem, 0) + 1
-        while not self.force and (folder / _numbered(stem, number)).exists():
+        while True:
+            path = folder / _numbered(stem, number)
+            self.used[stem] = number
+            if not os.path.lexists(path):
+                with suppress(TakenError):
+                    return save_png(picture, path, metadata=self.metadata)
             number += 1
-        self.used[stem] = number
-        return folder / _numbered(stem, number)
 
     @staticmethod
     def _is_folder(target: str) -> bool:
@@ -115,6 +138,27 @@ def check_folder(folder: Path) -> None:
         raise ResourceError(
             f"{there} cannot be written: {reason}", hint="choose another place with -o"
         ) from error
+
+
+def check_name(path: Path) -> None:
+    """UsageError for a file name that some system cannot hold."""
+    stem = path.name.split(".")[0].rstrip().lower()
+    problem = ""
+    if len(os.fsencode(path.name)) > LONGEST_FILE_NAME:
+        problem = f"is longer than {LONGEST_FILE_NAME} bytes"
+    elif stem in _DEVICES:
+        problem = "is the name of a device on Windows"
+    elif found := re.search(r'[<>:"|?*\x00-\x1f]', path.name):
+        problem = f"has {found[0]!a} in it, which Windows cannot hold"
+    elif not path.stem.strip(" .") or path.name.endswith((" ", ".")):
+        problem = "begins or ends with what no file name should"
+    if problem:
+        raise UsageError(f"the file name {path.name[:40]!a} {problem}", hint="-o picture.png")
+
+
+def _in_a_row(path: Path, number: int) -> Path:
+    """The name of the picture with this number: bo.png, bo-2.png, bo-3.png."""
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
 def slug(words: str) -> str:

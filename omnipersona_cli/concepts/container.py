@@ -24,7 +24,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from omnipersona_cli.errors import PackError, PersonaError, ResourceError
+from omnipersona_cli.errors import PackError, ResourceError, TakenError
 from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes
 from omnipersona_cli.reading import read_start as _start_of
 
@@ -348,7 +348,5 @@ def _place(temporary: Path, path: Path) -> None:
         os.rename(temporary, path)
 
 
-def _taken(path: Path) -> PersonaError:
-    return PersonaError(
-        f"{path} exists already", hint="--force replaces it; -o FILE goes elsewhere"
-    )
+def _taken(path: Path) -> TakenError:
+    return TakenError(f"{path} exists already", hint="--force replaces it; -o FILE goes elsewhere")

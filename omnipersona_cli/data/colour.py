@@ -108,6 +108,8 @@ def stored_form(image: Image.Image) -> Image.Image:
 def carried_by(image: Image.Image, shown: Image.Image) -> Carried | None:
     """What ``image`` is to get back after an edit of ``shown``, its normalised form; None where it
     carries nothing beside sRGB colours."""
+    if image is shown:
+        return None
     stored = stored_form(ImageOps.exif_transpose(image))
     profile = stored.info.get(PROFILE, b"")
     if stored.size != shown.size or (stored.mode == "RGB" and not profile):

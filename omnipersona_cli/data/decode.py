@@ -9,6 +9,7 @@ the file.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -177,6 +178,10 @@ def _opened_file(source: Path | BinaryIO) -> Iterator[BinaryIO]:
         descriptor = os.open(source, flags)
     except IsADirectoryError:
         raise _folder() from None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise PhotoError("a link that leads nowhere", hint="name the file itself") from error
+        raise
     with open(descriptor, "rb") as file:
         before = os.fstat(descriptor)
         if stat.S_ISDIR(before.st_mode):

@@ -15,6 +15,7 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.data.colour import Carried, carried_by, given_back
 from omnipersona_cli.engine.calibrate import sigmoid
 from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import EDITED, Picture
@@ -23,12 +24,14 @@ from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
     Box,
+    MaskMeans,
     box_mask,
     change_inside,
     checked_mask,
     grown,
     likely_boxes,
     mask_remarks,
+    mask_understood,
     paste_back,
 )
 from omnipersona_cli.engine.replay import Trace, replay_request
@@ -65,6 +68,7 @@ def edit(
     *,
     concepts: Sequence[str] = (),
     mask: Image | None = None,
+    mask_means: MaskMeans | None = None,
     box: Box | None = None,
     count: int = 1,
     tries: int | None = None,
@@ -82,10 +86,12 @@ def edit(
 ) -> tuple[Picture, ...]:
     """Edit ``image`` as ``prompt`` says, ``count`` times.
 
-    ``mask`` (mode L, white = may change; of another size it is stretched, with a note) or ``box``
-    (left, top, right, bottom) limit the change. Without them a backend that edits natively is
-    trusted with the whole picture; for remove and replace the subject finder's region is used
-    where it holds most of the change, and a backend that only repaints regions needs it.
+    ``mask`` (white = may change; of another size it is stretched, with a note; where part of it is
+    transparent, ``mask_means`` says how to read that) or ``box`` (left, top, right, bottom) limit
+    the change. Without them a backend that edits natively is trusted with the whole picture; for
+    remove and replace the subject finder's region is used where it holds most of the change, and a
+    backend that only repaints regions needs it. The result has the colour profile and the
+    transparency of ``image``.
     With more than one of ``tries`` each picture is painted so often, and that is kept in which the
     model itself recognises the concepts best (least, for a removal); its ``seed`` alone paints it
     again. None is `TRIES` where a concept is to be added, else one; where a few places are tried,
@@ -104,9 +110,10 @@ def edit(
         )
     (start,) = checked_seeds(seed, 1)
     source = checked_picture(image)
-    given = _given_region(mask, box, source.size)
-    if mask is not None:
-        tell(on_progress, mask_remarks(mask, source.size))
+    given = _given_region(mask, mask_means, box, source.size)
+    if mask is not None and given is not None and given.mask is not None:
+        remarks = mask_remarks(mask, source.size, mask_means)
+        tell(on_progress, (mask_understood(given.mask), *remarks))
     request = open_request(
         prompt,
         concepts=concepts,
@@ -133,6 +140,7 @@ def edit(
         request=request,
         trace=trace,
         source=source,
+        carried=carried_by(image, source),
         steps=steps,
         guidance=guidance if strength == 1.0 else 1.0 + (full - 1.0) * strength,
         on_progress=on_progress,
@@ -156,6 +164,7 @@ class _Painter:
     request: Request
     trace: Trace
     source: Image
+    carried: Carried | None
     steps: int | None
     guidance: float | None
     on_progress: OnProgress | None
@@ -186,7 +195,7 @@ class _Painter:
             "recognised": {name: round(sigmoid(value), 4) for name, value in odds[best].items()},
         }
         picture = Picture(
-            image=image,
+            image=image if self.carried is None else given_back(image, self.carried),
             seed=seed,
             trace=self.trace,
             about=about,
@@ -225,9 +234,11 @@ class _Painter:
         return painted
 
 
-def _given_region(mask: Image | None, box: Box | None, size: tuple[int, int]) -> _Region | None:
+def _given_region(
+    mask: Image | None, means: MaskMeans | None, box: Box | None, size: tuple[int, int]
+) -> _Region | None:
     if mask is not None:
-        return _Region(mask=checked_mask(mask, size), source="mask")
+        return _Region(mask=checked_mask(mask, size, means), source="mask")
     if box is not None:
         return _Region(mask=box_mask(box, size), source="box")
     return None

@@ -8,8 +8,8 @@ Under ``minimal`` only the mark and the program are written, under ``none`` noth
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,9 +19,10 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from omnipersona_cli import __version__
+from omnipersona_cli.concepts.container import cannot_write, write_file
 from omnipersona_cli.data.decode import opened
 from omnipersona_cli.engine.replay import Trace
-from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, ResourceError
+from omnipersona_cli.errors import MissingError, PhotoError, TakenError
 from omnipersona_cli.reading import Origin, parse_json
 
 Metadata = Literal["full", "minimal", "none"]
@@ -78,24 +79,18 @@ def png_bytes(picture: Picture, *, metadata: Metadata = "full") -> bytes:
 def save_png(
     picture: Picture, path: Path, *, metadata: Metadata = "full", force: bool = False
 ) -> Path:
-    """Write the PNG file, whole or not at all; never over a file that is there, but by ``force``.
+    """Write the PNG file, whole or not at all; never over a file that is there, but by ``force``,
+    and then in its place in one step.
 
-    Raises PersonaError for a path that is taken, ResourceError for one that cannot be written.
+    Raises TakenError for a path that is taken, ResourceError for one that cannot be written.
     """
-    if path.exists() and not force:
-        raise PersonaError(f"{path} is already there", hint="name another file, or add --force")
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(png_bytes(picture, metadata=metadata))
-        part.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}",
-            hint="choose another place with -o",
-        ) from error
+        raise cannot_write(path, error) from error
+    if not force and os.path.lexists(path):
+        raise TakenError(f"{path} is already there", hint="name another file, or add --force")
+    write_file(path, png_bytes(picture, metadata=metadata), overwrite=force)
     return path
 
 

@@ -6,17 +6,22 @@ Masks are mode L, of the picture's size; 128 and more means "may change".
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as images
-from PIL import ImageFilter
+from PIL import ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image
 
+from omnipersona_cli.data.colour import alpha_of, eight_bits
 from omnipersona_cli.errors import UsageError
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels; right and bottom are just outside."""
+
+MaskMeans = Literal["white", "transparent"]
+"""What of a mask that is transparent somewhere may change."""
 
 FEATHER = 0.02
 """Width of the seam, as a share of the picture's shorter side."""
@@ -37,16 +42,15 @@ def box_mask(box: Box, size: tuple[int, int]) -> Image:
     return mask
 
 
-def checked_mask(mask: Image, size: tuple[int, int]) -> Image:
-    """``mask`` in black and white, stretched to the picture's ``size``; UsageError where it has no
-    white. What `mask_remarks` says of it ought to be told."""
-    grey = mask.getchannel("A") if mask.mode in ("LA", "RGBA") and _varies(mask) else mask
-    binary = grey.convert("L").point([0] * 128 + [255] * 128)
-    if binary.getbbox() is None:
-        raise UsageError(
-            "the mask has no white in it, so nothing may change",
-            hint="paint white what may change, black what must stay",
-        )
+def checked_mask(mask: Image, size: tuple[int, int], means: MaskMeans | None = None) -> Image:
+    """``mask`` in black and white (white = may change), stretched to the picture's ``size``.
+
+    A mask without transparency is read by its brightness. One that is transparent somewhere is
+    read as ``means`` says, never by a guess: "transparent" changes what is transparent, "white"
+    what is white and opaque. Raises UsageError where it does not say, and where nothing may change.
+    What `mask_understood` and `mask_remarks` say of it ought to be told.
+    """
+    binary = _black_and_white(mask, means)
     if binary.size == size:
         return binary
     share = np.asarray(binary.resize(size, images.Resampling.BOX))
@@ -54,15 +58,82 @@ def checked_mask(mask: Image, size: tuple[int, int]) -> Image:
     return images.fromarray(np.where(share >= half, 255, 0).astype(np.uint8))
 
 
-def mask_remarks(mask: Image, size: tuple[int, int]) -> list[str]:
+def _black_and_white(mask: Image, means: MaskMeans | None) -> Image:
+    mask = eight_bits(ImageOps.exif_transpose(mask))
+    alpha = alpha_of(mask)
+    transparent = alpha is not None and bool((np.asarray(alpha) < 128).any())
+    if transparent and means is None:
+        raise UsageError(
+            "part of the mask is transparent, and it is not said what that means",
+            hint="--mask-means transparent changes what is transparent, --mask-means white what is "
+            "white",
+        )
+    if means == "transparent":
+        if alpha is None or not transparent:
+            raise UsageError(
+                "the mask has no transparency in it, so nothing may change",
+                hint="--mask-means white changes what is white",
+            )
+        return alpha.point([255] * 128 + [0] * 128)
+    grey = mask.convert("RGB").convert("L")
+    if alpha is not None:
+        grey = ImageChops.multiply(grey, alpha)
+    brightest = int(np.asarray(grey).max())
+    if brightest < 128:
+        raise UsageError(
+            "the mask has no white in it, so nothing may change (its brightest pixel is "
+            f"{brightest} of 255)",
+            hint="paint white what may change, black what must stay",
+        )
+    return grey.point([0] * 128 + [255] * 128)
+
+
+def mask_understood(mask: Image) -> str:
+    """What a checked mask allows, in words: "23 % of the picture may change: the left half"."""
+    share = float(np.asarray(mask).mean()) / 255
+    percent = f"{100 * share:.0f}" if share >= 0.01 else "less than 1"
+    where = _place(mask)
+    return f"mask: {percent} % of the picture may change" + (f", {where}" if where else "")
+
+
+def _place(mask: Image) -> str:
+    box = mask.getbbox()
+    if box is None:
+        return ""
+    across = _side(box[0] / mask.width, box[2] / mask.width, ("left", "right"))
+    down = _side(box[1] / mask.height, box[3] / mask.height, ("top", "bottom"))
+    if not across and not down:
+        return ""
+    if not across or not down:
+        one = across or down
+        extent = box[2] - box[0] if across else box[3] - box[1]
+        half = abs(extent / (mask.width if across else mask.height) - 0.5) < 0.06
+        return f"the {one} half" if half and one != "middle" else f"the {one}"
+    if across == down:
+        return "in the middle"
+    return f"at the {down} {across}" if down != "middle" else f"at the {across}"
+
+
+def _side(begin: float, end: float, names: tuple[str, str]) -> str:
+    """Where along one axis a region from ``begin`` to ``end`` (0..1) lies; empty for all of it."""
+    if end - begin > 0.9:
+        return ""
+    middle = (begin + end) / 2
+    if end - begin > 0.6 or 0.4 <= middle <= 0.6:
+        return "middle" if 0.4 <= middle <= 0.6 else names[middle > 0.5]
+    return names[middle > 0.5]
+
+
+def mask_remarks(mask: Image, size: tuple[int, int], means: MaskMeans | None = None) -> list[str]:
     """What a person may not expect of a mask that they gave, a sentence each."""
     remarks = []
+    mask = ImageOps.exif_transpose(mask)
     if mask.size != size:
         remarks.append(
             f"the mask is {mask.width}x{mask.height} pixels and was stretched to the picture's "
             f"{size[0]}x{size[1]}"
         )
-    if checked_mask(mask, size).getextrema()[0] == 255:
+    if checked_mask(mask, size, means).getextrema()[0] == 255:
         remarks.append("the mask is white everywhere: nothing of the source has to stay")
     return remarks
 
@@ -120,8 +191,3 @@ def _feathered(inside: NDArray[np.bool_]) -> NDArray[np.float32]:
         layers += kept >= 128
     # the outermost ring of the region gets a small share, so that thin regions change too
     return np.where(inside, (layers + 1) / (reach + 1), 0).astype(np.float32)
-
-
-def _varies(mask: Image) -> bool:
-    low, high = mask.getchannel("A").getextrema()
-    return low != high

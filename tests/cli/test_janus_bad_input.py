@@ -179,7 +179,7 @@ def test_a_pack_of_another_fingerprint(tiny: Path, work: Path, tmp_path: Path, o
 
 @pytest.mark.parametrize(
     ("size", "words"),
-    [((1, 1), "only 1 x 1 pixels"), ((20_000, 20_000), "larger than 120 million pixels")],
+    [((1, 1), "only 1 x 1 pixels"), ((20_000, 20_000), "larger than 64 million pixels")],
 )
 def test_a_picture_that_is_too_small_or_too_large(
     size: tuple[int, int], words: str, tiny: Path, work: Path, tmp_path: Path, op: Op

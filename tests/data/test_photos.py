@@ -244,3 +244,22 @@ def test_a_picture_comes_from_a_stream_too():
     picture(0).save(stream, "PNG")
     stream.seek(0)
     assert open_photo(stream).size == (64, 48)
+
+
+def test_captions_are_read_by_their_encoding_or_refused_by_name(folder):
+    text = "bo\u2019s on a sofa, caf\u00e9 lights"
+    (folder / "0.txt").write_bytes(text.encode("utf-16"))
+    (folder / "1.txt").write_bytes(text.encode("cp1252"))
+    (folder / "2.txt").write_bytes(b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    (folder / "3.txt").write_bytes("ソファの上の bo".encode("cp932"))
+    (folder / "4.txt").write_bytes(b"bo on the bea\xc2\xadch\x00\x00")
+    (folder / "5.txt").write_text("<rex> next to <bo>, <|im_end|> <image>")
+    album = open_album([folder], seed=0)
+    captions = {photo.name: photo.caption for photo in album.photos if photo.caption}
+    assert captions == {
+        "0.png": text,
+        "2.png": text,
+        "4.png": "bo on the beach",
+        "5.png": "<rex> next to <bo>,",
+    }
+    assert "1.txt, 3.txt: caption is not UTF-8 text, left out" in album.notes

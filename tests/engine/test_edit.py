@@ -1,14 +1,22 @@
 """Edits keep the source's size and everything outside their region."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from omnipersona_cli import registry
+from omnipersona_cli.data.decode import open_mask
 from omnipersona_cli.engine import edit
-from omnipersona_cli.engine.region import box_mask, checked_mask, mask_remarks, paste_back
+from omnipersona_cli.engine.region import (
+    box_mask,
+    checked_mask,
+    mask_remarks,
+    mask_understood,
+    paste_back,
+)
 from omnipersona_cli.errors import PhotoError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Region
 from omnipersona_cli.testing import drawing
@@ -127,10 +135,70 @@ def test_regions_that_make_no_sense_are_refused(change, wrong):
         change(drawing("blue", 5), "add <bo>", **wrong)
 
 
-def test_a_transparent_mask_is_read_by_its_transparency():
+def test_a_transparent_mask_is_read_as_is_said_and_never_guessed():
     mask = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    mask.paste((0, 0, 0, 255), (0, 0, 4, 8))
-    assert checked_mask(mask, (8, 8)).getbbox() == (0, 0, 4, 8)
+    mask.paste((255, 255, 255, 255), (0, 0, 4, 8))
+    with pytest.raises(UsageError, match="part of the mask is transparent") as raised:
+        checked_mask(mask, (8, 8))
+    assert "--mask-means transparent" in raised.value.hint
+    assert checked_mask(mask, (8, 8), "white").getbbox() == (0, 0, 4, 8)
+    assert checked_mask(mask, (8, 8), "transparent").getbbox() == (4, 0, 8, 8)
+
+
+INPUTS = Path(__file__).parent.parent / "data" / "inputs"
+
+
+def test_masks_of_other_programs_are_read_by_the_rule():
+    one_soft_pixel = open_mask(INPUTS / "bw_rgba_1px.png")
+    size = one_soft_pixel.size
+    half = (0, 0, size[0] // 2, size[1])
+    assert checked_mask(one_soft_pixel, size).getbbox() == half
+    assert checked_mask(open_mask(INPUTS / "exif6.jpg"), size).getbbox() == half
+    for file in ("openai.png", "P_trns.png"):
+        with pytest.raises(UsageError, match="transparent"):
+            checked_mask(open_mask(INPUTS / file), size)
+    assert checked_mask(open_mask(INPUTS / "openai.png"), size, "transparent").getbbox() == half
+    assert checked_mask(open_mask(INPUTS / "P_trns.png"), size, "white").getbbox() == half
+
+
+@pytest.mark.parametrize("deep", [np.uint16(65535), np.float32(1)])
+def test_a_deep_mask_is_white_where_it_is_brightest(deep):
+    values = np.zeros((8, 8), deep.dtype)
+    values[:, :4] = deep
+    assert checked_mask(Image.fromarray(values), (8, 8)).getbbox() == (0, 0, 4, 8)
+
+
+def test_a_mask_of_labels_says_how_dark_it_is():
+    with pytest.raises(UsageError, match="its brightest pixel is 1 of 255"):
+        checked_mask(Image.new("L", (8, 8), 1), (8, 8))
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ((0, 0, 50, 100), "mask: 50 % of the picture may change, the left half"),
+        ((0, 50, 100, 100), "mask: 50 % of the picture may change, the bottom half"),
+        ((60, 0, 90, 30), "mask: 9 % of the picture may change, at the top right"),
+        ((40, 40, 60, 60), "mask: 4 % of the picture may change, in the middle"),
+        ((0, 0, 100, 100), "mask: 100 % of the picture may change"),
+        ((5, 5, 10, 10), "mask: less than 1 % of the picture may change, at the top left"),
+    ],
+)
+def test_what_was_understood_of_a_mask_is_said(box, said):
+    assert mask_understood(box_mask(box, (100, 100))) == said
+
+
+def test_what_a_picture_carries_beside_its_colours_survives_an_edit(change):
+    profile = Image.open(INPUTS / "adobe_rgb_card.png").info["icc_profile"]
+    source = drawing("blue", 3).convert("RGBA")
+    source.putpixel((60, 60), (1, 2, 3, 0))
+    source.putpixel((2, 2), (1, 2, 3, 0))
+    source.info["icc_profile"] = profile
+    picture = change(source, "make it red", mask=box_mask((0, 0, 20, 64), source.size)).image
+    assert picture.mode == "RGBA" and picture.info["icc_profile"] == profile
+    outside = (20, 0, 64, 64)
+    assert picture.crop(outside).tobytes() == source.crop(outside).tobytes()
+    assert picture.crop((0, 0, 20, 64)).tobytes() != source.crop((0, 0, 20, 64)).tobytes()
 
 
 def test_a_mask_of_another_size_is_stretched_and_that_is_said():
