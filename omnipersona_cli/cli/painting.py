@@ -12,6 +12,8 @@ import click
 
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.characters import one_line
+from omnipersona_cli.reading import TEXT_LIMIT, Origin, decode_text, read_text, said_size
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.replay import Trace
@@ -111,13 +113,16 @@ def tell_seed(chosen: int | None) -> int:
 
 def prompts_from(file: str) -> Sequence[str]:
     """One prompt a line; empty lines and # comments are skipped. "-" is stdin."""
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"{file} cannot be read as a list of prompts", hint="one prompt a line, in UTF-8"
-        ) from error
-    lines = [line.strip() for line in text.splitlines()]
+    name = "the list of prompts on stdin" if file == "-" else f"the list of prompts {file}"
+    origin = Origin(name=name, hint="one prompt a line, in UTF-8")
+    if file == "-":
+        data = sys.stdin.buffer.read(TEXT_LIMIT + 1)
+        if len(data) > TEXT_LIMIT:
+            origin.refuse(f"is larger than {said_size(TEXT_LIMIT)}")
+        text = decode_text(data, origin)
+    else:
+        text = read_text(Path(file), origin)
+    lines = [one_line(line) for line in text.splitlines()]
     prompts = [line for line in lines if line and not line.startswith("#")]
     if not prompts:
         raise UsageError(f"there is no prompt in {file}", hint="write one prompt a line")

@@ -51,3 +51,9 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
     done = op("ask", *words)
     assert done.exit_code == code, done.stderr
     assert "Hint:" in done.stderr and done.stdout == ""
+
+
+def test_what_cannot_be_seen_does_not_turn_an_answer(disc, op):
+    plain = op("ask", "red.png", "is <bo> here?", "--json").stdout
+    hidden = op("ask", "red.png", "\ufeffis <b\u00ado> he\u200bre?", "--json").stdout
+    assert json.loads(hidden)["verdict"] == json.loads(plain)["verdict"] == "yes"

@@ -1,6 +1,9 @@
 """`op edit`, as a person types it."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -71,3 +74,39 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
     done = op("edit", *words)
     assert done.exit_code == code, done.stderr
     assert "Hint:" in done.stderr and done.stdout == ""
+
+
+def test_a_picture_is_replaced_only_by_the_whole_new_one(disc, op, monkeypatch):
+    before = Path("blue.png").read_bytes()
+    words = ("edit", "blue.png", "add <bo>", "-o", "blue.png", "--seed", "1")
+    assert op(*words).exit_code == 1 and Path("blue.png").read_bytes() == before
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        done = op(*words, "--force")
+    assert done.exit_code == 1 and "the disk is full" in done.stderr
+    assert Path("blue.png").read_bytes() == before
+    assert op(*words, "--force").exit_code == 0
+    assert Path("blue.png").read_bytes() != before
+    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
+
+
+def test_what_was_understood_of_a_mask_is_printed(disc, op):
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    mask.save("mask.png")
+    words = ("edit", "blue.png", "add <bo>", "--mask", "mask.png", "-o", "new.png", "--seed", "1")
+    done = op(*words)
+    assert done.exit_code == 2 and "--mask-means transparent" in done.stderr
+    done = op(*words, "--mask-means", "transparent")
+    assert "mask: 50 % of the picture may change, the left half" in done.stderr
+
+
+def test_what_a_picture_cannot_keep_is_told(disc, op):
+    with Image.open("blue.png") as image:
+        image.convert("CMYK").save("print.jpg")
+    for words in (("edit", "print.jpg", "add <bo>"), ("ask", "print.jpg", "is <bo> here?")):
+        assert "print.jpg: print colours (CMYK), converted to RGB" in op(*words).stderr

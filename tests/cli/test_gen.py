@@ -1,6 +1,9 @@
 """`op gen`, as a person types it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -79,3 +82,47 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code, said):
     done = op("gen", *words)
     assert done.exit_code == code and said in done.stderr, done.stderr
     assert "Hint:" in done.stderr and done.stdout == ""
+
+
+def test_prompts_are_read_by_their_encoding_and_without_what_cannot_be_seen(disc, op):
+    Path("bom.txt").write_bytes("\ufeff<bo> at\u200b the beach\r\n# a comment\r\n".encode())
+    Path("utf16.txt").write_bytes("<bo> at the beach\n".encode("utf-16"))
+    Path("plain.txt").write_bytes(b"<bo> at the beach\n")
+    pictures = []
+    for file in ("bom.txt", "utf16.txt", "plain.txt"):
+        done = op("gen", "--prompts", file, "--seed", "3", "--metadata", "none")
+        pictures.append(Path(done.stdout.strip()).read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2]
+    Path("latin.txt").write_bytes("<bo> im Schnee, schön\n".encode("latin-1"))
+    done = op("gen", "--prompts", "latin.txt")
+    assert done.exit_code == 2 and "latin.txt is not UTF-8 text" in done.stderr
+
+
+def test_later_pictures_are_looked_for_before_the_first_is_painted(disc, op):
+    Path("bo-3.png").write_text("mine")
+    done = op("gen", "<bo>", "-n", "3", "-o", "bo.png")
+    assert done.exit_code == 1 and "bo-3.png is already there" in done.stderr
+    assert not Path("bo.png").exists() and Path("bo-3.png").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".png", "con.png", "a:b.png", "what?.png", " .png"])
+def test_a_name_that_a_system_cannot_hold_is_refused_before_painting(disc, op, name):
+    done = op("gen", "<bo>", "-o", name)
+    assert done.exit_code == 2 and "Hint: -o" in done.stderr and "loading" not in done.stderr
+
+
+def test_two_runs_into_one_folder_never_take_each_others_names(disc, op):
+    code = "from omnipersona_cli.cli.main import cli; cli()"
+    plugin = (
+        "from omnipersona_cli import registry; from omnipersona_cli.testing import SketchPlugin; "
+        "registry.plugin_manager().register(SketchPlugin(), name='s'); "
+    )
+    words = ["gen", "<bo>", "-n", "8", "-o", "pictures/", "--force", "--seed"]
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", plugin + code, *words, seed], stdout=subprocess.PIPE, text=True
+        )
+        for seed in ("1", "100")
+    ]
+    said = [run.communicate()[0].split() for run in runs]
+    assert len({*said[0], *said[1]}) == 16 == len(list(Path("pictures").iterdir()))
