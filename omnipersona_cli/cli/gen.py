@@ -93,7 +93,7 @@ def command(
             target.words = line
             engine.gen(
                 line,
-                concepts=concepts or (earlier.concepts if prompt is None else ()),
+                concepts=concepts,
                 count=count,
                 tries=tries or 1,
                 size=size or earlier.size,

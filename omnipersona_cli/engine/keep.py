@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path, PurePath
+from pathlib import Path
 from tempfile import TemporaryFile
 
 import torch
@@ -18,6 +18,7 @@ from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Optimised
 from omnipersona_cli.engine.page import check_page
+from omnipersona_cli.engine.provenance import name_of_model
 from omnipersona_cli.engine.report import Report
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
@@ -223,10 +224,8 @@ def kept(
 
 def without_folders(slot: Slot) -> Slot:
     """``slot`` with its base as a name where that is a folder of this machine."""
-    base = str(slot.about["base"])
-    if PurePath(base).is_absolute() or base.startswith((".", "~")):
-        return replace(slot, about={**slot.about, "base": PurePath(base).name})
-    return slot
+    base = name_of_model(str(slot.about["base"]))
+    return replace(slot, about={**slot.about, "base": base})
 
 
 def check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from PIL.Image import Image
@@ -53,13 +55,24 @@ def provenance_of(
         "concepts": [tokens.name for tokens in request.concepts],
         "packs": request.hashes,
         "backend": info.name,
-        "model": request.backend.model,
+        "model": name_of_model(request.backend.model),
         "fingerprint": request.backend.fingerprint,
         "seed": seed,
         "steps": info.steps if steps is None else steps,
         "guidance": info.guidance if guidance is None else guidance,
         "size": list(image.size),
     }
+
+
+def name_of_model(model: str) -> str:
+    """``model`` without the folders of this machine: a hub id stays, of a path the last part."""
+    local = (
+        PurePosixPath(model).is_absolute()
+        or PureWindowsPath(model).is_absolute()
+        or model.startswith((".", "~"))
+        or os.path.exists(model)
+    )
+    return PureWindowsPath(model).name if local else model  # splits at both kinds of slash
 
 
 def settings_of(about: Mapping[str, Any]) -> GenerationSettings:

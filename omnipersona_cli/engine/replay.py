@@ -21,7 +21,7 @@ from typing import Literal
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.engine.request import Request
-from omnipersona_cli.language.mentions import names_in, to_turn
+from omnipersona_cli.language.mentions import bare_mentions, names_in, to_turn
 from omnipersona_cli.language.questions import asked_attributes, question_of, value_in
 from omnipersona_cli.language.references import (
     Known,
@@ -201,10 +201,12 @@ def _intents(
 def _recall(
     backend: Backend, reference: Reference, concepts: Sequence[ConceptTokens], known: Known
 ) -> _Recalled:
-    """Stage 2: written facts first, learned tokens second."""
+    """Stage 2: written facts first, learned tokens second. Another concept that an answer mentions
+    is a plain word unless the request has it too: a fact brings no stranger into a picture."""
+    names = {one.name for one in concepts}
     fact = known.get(reference.concept, {}).get(attribute_key(reference.attribute))
     if fact is not None:
-        value = fact.value[:_VALUE_LENGTH]
+        value = bare_mentions(fact.value, names)[:_VALUE_LENGTH]
         place = re.search(rf"\b({_PLACE})\s+{re.escape(value)}", " ".join(fact.texts), re.I)
         if begins := re.match(rf"({_PLACE})\s+(.+)", value, re.I):
             return _Recalled(
@@ -213,7 +215,7 @@ def _recall(
         where = place[1].lower() if place else ""
         return _Recalled(reference=reference, value=value, source="facts", place=where)
     tokens = next(one for one in concepts if one.name == reference.concept)
-    value = ask_tokens(backend, tokens, reference.attribute)
+    value = bare_mentions(ask_tokens(backend, tokens, reference.attribute), names)
     return _Recalled(reference=reference, value=value, source="tokens" if value else "unknown")
 
 

@@ -7,7 +7,7 @@ whether a concept of that name exists is the library's business.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from omnipersona_cli.backend import Span, Task, Turn
 from omnipersona_cli.errors import UsageError
@@ -58,6 +58,13 @@ def rename_mentions(text: str, old: str, new: str) -> str:
     return _MENTION.sub(
         lambda found: f"<{new}>" if found[1].lower() == old else found[0],
         text,
+    )
+
+
+def bare_mentions(text: str, names: Collection[str]) -> str:
+    """``text`` with every mention of another concept than ``names`` made a plain word."""
+    return _MENTION.sub(
+        lambda found: found[0] if found[1].lower() in names else found[1].lower(), text
     )
 
 

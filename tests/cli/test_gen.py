@@ -126,3 +126,14 @@ def test_two_runs_into_one_folder_never_take_each_others_names(disc, op):
     ]
     said = [run.communicate()[0].split() for run in runs]
     assert len({*said[0], *said[1]}) == 16 == len(list(Path("pictures").iterdir()))
+
+
+@pytest.mark.parametrize("prompt", ["generate a toy for <bo>", "<bo> with its toy", "<bo> at home"])
+def test_a_picture_is_made_again_whatever_the_facts_say_by_now(disc, op, prompt):
+    op("gen", prompt, "--seed", "4", "-o", "one.png")
+    assert op("concepts", "facts", "bo", "rm", "1").exit_code == 0
+    op("concepts", "facts", "bo", "add", "<bo>'s toy is a blue bo and it is big")
+    done = op("gen", "--like", "one.png", "-o", "two.png")
+    assert done.exit_code == 0, done.stderr
+    with Image.open("one.png") as one, Image.open("two.png") as two:
+        assert one.tobytes() == two.tobytes()

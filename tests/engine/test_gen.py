@@ -184,3 +184,23 @@ def test_free_sizes_have_a_step_and_a_limit(sketch, size):
 def test_a_number_of_steps_that_is_none_is_refused(learned, steps):
     with pytest.raises(UsageError, match=f"{steps} steps"):
         gen("<bo>", steps=steps, backend=learned.backend, library=learned.library)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("deepseek-ai/Janus-Pro-1B", "deepseek-ai/Janus-Pro-1B"),
+        ("/home/someone/models/janus", "janus"),
+        ("C:\\Users\\someone\\janus", "janus"),
+        ("~/models/janus", "janus"),
+        ("../secret/janus", "janus"),
+        ("here/janus", "janus"),
+    ],
+)
+def test_a_picture_names_its_model_but_no_folder_of_this_machine(
+    paint, learned, monkeypatch, tmp_path, model, said
+):
+    (tmp_path / "here" / "janus").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(learned.backend, "model", model)
+    assert paint("<bo>", seed=1)[0].about["model"] == said

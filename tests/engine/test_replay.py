@@ -106,3 +106,16 @@ def test_as_many_examples_are_shown_as_the_backend_likes():
     backend = Scripted()
     replay(backend, "<bo> with its toy", concepts=concepts("bo"), facts=FACTS)
     assert backend.heard[0].count("request:") == backend.info.replay_examples + 1
+
+
+def test_a_fact_brings_no_other_concept_into_a_request_that_does_not_name_it():
+    facts = {"bo": ["<bo>'s friend is <mam>", "<bo>'s toy is <Mam>'s ball"], "mam": []}
+    backend = Scripted(rewriting="<bo> with <mam>")
+    trace = replay(backend, "<bo> with its friend", concepts=concepts("bo"), facts=facts)
+    assert trace.rewritten == "<bo> with mam"
+    trace = replay(Scripted(), "<bo> with its toy", concepts=concepts("bo"), facts=facts)
+    assert trace.rewritten == "<bo> with mam's ball"
+    named = replay(
+        Scripted(), "<bo> with its friend, not <mam>", concepts=concepts("bo", "mam"), facts=facts
+    )
+    assert named.rewritten == "<bo> with <mam>, not <mam>"
