@@ -6,11 +6,15 @@
     OMNIPERSONA_VLM_MODEL    the model's name there
     OMNIPERSONA_VLM_KEY      the key, where the endpoint wants one
     OMNIPERSONA_VLM_TIMEOUT  seconds for one whole call, 60 unless said
+    OMNIPERSONA_VLM_PLAIN    1 allows http:// to another machine, where anybody between can read
 
 Each item is a call of its own, without what was said before. An answer that is late, broken or not
 in the asked form is asked for once more; then the item counts as failed, and no value is made up.
 An endpoint that is not there, that refuses the key, or that fails many times in a row stops the
 run: what is finished is kept, and the same command goes on.
+
+The key goes into one header and nowhere else: an address with a user, a password or a query is
+refused, and where an endpoint sends the key back it is struck out of what is kept or shown.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ import io
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 from PIL.Image import Image
@@ -31,8 +38,8 @@ from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
 from op_judge.questions import RULES, Question, question_of, read_reply, rules_digest
 
-URL, MODEL, KEY, TIMEOUT = (
-    f"OMNIPERSONA_VLM_{name}" for name in ("URL", "MODEL", "KEY", "TIMEOUT")
+URL, MODEL, KEY, TIMEOUT, PLAIN = (
+    f"OMNIPERSONA_VLM_{name}" for name in ("URL", "MODEL", "KEY", "TIMEOUT", "PLAIN")
 )
 
 EXAMPLE = "http://localhost:8000/v1"
@@ -52,8 +59,10 @@ LARGEST_SIDE = 1024
 
 LONGEST_DETAIL = 200
 
+_SHORTEST_PART = 6  # characters: fewer of a key tell nothing, and may be a word
+
 _REFUSED = {401: "refuses the key", 403: "refuses the key", 404: "has no such model or path"}
-_LOCAL = ("localhost", "127.0.0.1", "::1")
+_STRUCK_OUT = "[key]"
 
 
 class _NoScoreError(Exception):
@@ -70,7 +79,7 @@ class Endpoint:
 
     url: str
     model: str
-    key: str
+    key: str = field(repr=False)
     seconds: float
 
     @property
@@ -119,6 +128,7 @@ class VlmJudge:
                     f"the judge vlm cannot be reached at {self._endpoint.host}",
                     hint="start it, then run the same command again: finished items are kept",
                 ) from error
+            reply = without_key(reply, self._endpoint.key)
             score = read_reply(item.kind, reply)
             if score is not None:
                 self._failed_in_a_row = 0
@@ -149,16 +159,24 @@ def endpoint_from(environment: Mapping[str, str]) -> Endpoint:
             )
     try:
         parsed = httpx2.URL(url)
-    except httpx2.InvalidURL as error:
-        raise UsageError(
-            f"{URL} is not an address: {error}", hint=f"export {URL}={EXAMPLE}"
-        ) from error
+    except httpx2.InvalidURL:
+        raise UsageError(f"{URL} is not an address", hint=f"export {URL}={EXAMPLE}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"{URL} must begin with http:// or https://", hint=f"export {URL}={EXAMPLE}")
+    if parsed.userinfo or parsed.query or parsed.fragment:
         raise UsageError(
-            f"{URL} must begin with http:// or https://", hint=f"export {URL}={EXAMPLE}"
+            f"{URL} holds more than an address: a user, a password or a query",
+            hint=f"leave that out, and put the key into {KEY}",
+        )
+    on_this_machine = _is_local(parsed.host)
+    if parsed.scheme == "http" and not on_this_machine and environment.get(PLAIN) != "1":
+        raise UsageError(
+            f"{URL} is plain http to {parsed.host}: anybody between could read the pictures and "
+            "the key",
+            hint=f"name an https address, or allow it: export {PLAIN}=1",
         )
     offline = environment.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    if offline and parsed.host not in _LOCAL:
+    if offline and not on_this_machine:
         raise MissingError(
             f"the judge vlm cannot ask {parsed.host} offline",
             hint="leave out --offline and HF_HUB_OFFLINE, or name an endpoint on this machine",
@@ -175,6 +193,26 @@ def endpoint_from(environment: Mapping[str, str]) -> Endpoint:
             f"{TIMEOUT} must be above 0 and at most 3600 seconds", hint=f"export {TIMEOUT}=60"
         )
     return Endpoint(url=url.rstrip("/"), model=model, key=key, seconds=seconds)
+
+
+def without_key(text: str, key: str) -> str:
+    """``text`` without the key, plain, quoted for an address or in base64, whole or in any part
+    that would still tell half of it."""
+    if not key:
+        return text
+    encoded = base64.b64encode(key.encode()).decode().rstrip("=")
+    for form in dict.fromkeys((key, quote(key, safe=""), encoded)):
+        text = text.replace(form, _STRUCK_OUT)
+        part = max(len(form) // 2, _SHORTEST_PART)
+        for begin in range(len(form) - part + 1):
+            text = text.replace(form[begin : begin + part], _STRUCK_OUT)
+    return text
+
+
+def _is_local(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host.lower() == "localhost"
 
 
 def request_body(model: str, question: Question) -> dict[str, Any]:

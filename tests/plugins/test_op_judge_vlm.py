@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -263,3 +264,56 @@ def test_settings_that_mean_nothing_are_refused_at_once(judge, monkeypatch, name
 )
 def test_only_the_asked_form_is_a_score(kind, reply, score):
     assert read_reply(kind, reply) == score
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        KEY,
+        f"Bearer {KEY} is wrong",
+        base64.b64encode(KEY.encode()).decode(),
+        f"{KEY[:9]}...",
+        f"...{KEY[5:]}",
+        "x" * (vlm.LONGEST_DETAIL - 9) + KEY,
+    ],
+)
+def test_a_key_that_the_server_sends_back_is_kept_and_shown_nowhere(server, judge, echo, capfd):
+    server.acts = [f"1 {echo}", f"1 {echo}"] * vlm.MOST_IN_A_ROW
+    failed = [judge.score(answer()) for _ in range(vlm.MOST_IN_A_ROW - 1)]
+    with pytest.raises(PersonaError) as raised:
+        judge.score(answer())
+    shown = "".join(traceback.format_exception(raised.value)) + repr(judge.__dict__) + repr(failed)
+    assert all(verdict.failed for verdict in failed)
+    for part in (KEY[:9], KEY[5:], base64.b64encode(KEY.encode()).decode()[:12]):
+        assert part not in shown
+
+
+def test_an_endpoint_is_shown_without_its_key():
+    endpoint = vlm.Endpoint(url="https://a.b/v1", model="m", key=KEY, seconds=1.0)
+    assert KEY not in repr(endpoint)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://judge.example/v1", "plain http to judge.example"),
+        ("http://10.0.0.7:8000/v1", "plain http to 10.0.0.7"),
+        ("http://localhost.example/v1", "plain http"),
+        ("https://me:sk-very-secret@judge.example/v1", "more than an address"),
+        ("https://judge.example/v1?key=sk-very-secret", "more than an address"),
+        ("https://[sk-very-secret", "no address"),
+    ],
+)
+def test_addresses_that_would_show_the_key_to_others_are_refused(url, said):
+    named = {"OMNIPERSONA_VLM_URL": url, "OMNIPERSONA_VLM_MODEL": "m"}
+    with pytest.raises(UsageError, match=said) as raised:
+        vlm.endpoint_from(named)
+    assert KEY not in "".join(traceback.format_exception(raised.value)) + raised.value.hint
+    assert raised.value.__cause__ is None
+
+
+def test_plain_http_to_another_machine_can_be_allowed():
+    named = {"OMNIPERSONA_VLM_URL": "http://judge.example/v1", "OMNIPERSONA_VLM_MODEL": "m"}
+    assert vlm.endpoint_from({**named, "OMNIPERSONA_VLM_PLAIN": "1"}).host == "judge.example"
+    for local in ("http://127.0.0.9:1/v1", "http://[::1]:1/v1", "http://LOCALHOST/v1"):
+        assert vlm.endpoint_from({**named, "OMNIPERSONA_VLM_URL": local})
