@@ -25,6 +25,7 @@ from shlex import quote
 from typing import Any
 
 from omnipersona_cli.errors import PackError, ResourceError, TakenError
+from omnipersona_cli.filetypes import file_type, tensors_of_others
 from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes
 from omnipersona_cli.reading import read_start as _start_of
 
@@ -91,7 +92,7 @@ def parse_header(data: bytes, size: int) -> Header:
     _check_size(size)
     length = int.from_bytes(data[:8], "little")
     if size < 10 or data[8:9] != b"{":
-        raise PackError(_what_it_is(data), hint=_HOSTILE_HINT)
+        raise _no_safetensors(data)
     if length > HEADER_LIMIT:
         raise PackError(f"its header is larger than {HEADER_LIMIT >> 20} MiB", hint=_HOSTILE_HINT)
     if 8 + length > size or len(data) < 8 + length:
@@ -106,6 +107,9 @@ def parse_header(data: bytes, size: int) -> Header:
         if not isinstance(value, str):
             raise PackError("its metadata is not made of strings", hint=_BROKEN_HINT)
         metadata[key] = value
+    if "op.format" not in metadata:
+        kind = tensors_of_others(content)
+        raise PackError(f"it is not a concept but {kind.what}", hint=kind.hint)
     check_format(metadata)  # before the layout, which a newer format may have changed
     return Header(
         metadata=metadata,
@@ -264,15 +268,14 @@ def _check_size(size: int) -> None:
         )
 
 
-def _what_it_is(data: bytes) -> str:
-    """A sentence about a file that is not safetensors, from its first bytes."""
-    if data[:2] == b"PK":
-        return "it is a zip archive (perhaps a torch pickle), whatever its name says"
-    if re.match(rb"\x80[\x00-\x05]", data):
-        return "it is a Python pickle, whatever its name says: opening one can run code"
-    if data[:2] == b"\x1f\x8b" or data[257:262] == b"ustar":
-        return "it is an archive, whatever its name says"
-    return "it is empty" if not data else "it is not a concept file"
+def _no_safetensors(data: bytes) -> PackError:
+    """A file that is not safetensors, named by its first bytes."""
+    if not data:
+        return PackError("it is empty", hint=_BROKEN_HINT)
+    kind = file_type(data)
+    if kind is None:
+        return PackError("it is not a concept file", hint=_HOSTILE_HINT)
+    return PackError(f"it is not a concept but {kind.what}", hint=kind.hint)
 
 
 def _parse_entries(content: Mapping[str, Any], *, start: int, size: int) -> dict[str, Entry]:

@@ -413,8 +413,14 @@ def _no_photos(paths: Sequence[Path], subfolders: Sequence[str]) -> PhotoError:
 
 def _none_usable(paths: Sequence[Path], remarks: Remarks) -> PhotoError:
     reasons = "; ".join(f"{_list(names)}: {what}" for what, names in remarks.items())
-    heic = any(what.startswith("HEIC") for what in remarks)
+    hint = "give JPEG, PNG or WebP photos of at least 16 x 16 pixels"
+    if any(what.startswith("HEIC") for what in remarks):
+        hint = HEIC_HINT
+    elif len(paths) == 1 and not paths[0].is_dir():
+        try:
+            decode(paths[0])
+        except PhotoError as error:  # what could be done about this one file
+            hint = error.hint or hint
     return PhotoError(
-        f"no photo in {_list([str(path) for path in paths])} can be used: {reasons}",
-        hint=HEIC_HINT if heic else "give JPEG, PNG or WebP photos of at least 16 x 16 pixels",
+        f"no photo in {_list([str(path) for path in paths])} can be used: {reasons}", hint=hint
     )
