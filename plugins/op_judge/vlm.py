@@ -162,7 +162,9 @@ def endpoint_from(environment: Mapping[str, str]) -> Endpoint:
     except httpx2.InvalidURL:
         raise UsageError(f"{URL} is not an address", hint=f"export {URL}={EXAMPLE}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UsageError(f"{URL} must begin with http:// or https://", hint=f"export {URL}={EXAMPLE}")
+        raise UsageError(
+            f"{URL} must begin with http:// or https://", hint=f"export {URL}={EXAMPLE}"
+        )
     if parsed.userinfo or parsed.query or parsed.fragment:
         raise UsageError(
             f"{URL} holds more than an address: a user, a password or a query",
