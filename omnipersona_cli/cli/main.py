@@ -18,6 +18,7 @@ import click
 from omnipersona_cli import __version__, config
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.options import SETTINGS, SETTINGS_ERROR
+from omnipersona_cli.cli.signals import ending_like_ctrl_c
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
 
 INTERRUPTED = 130
@@ -142,7 +143,7 @@ class Op(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; expected errors leave as `Failure`, bugs as they are."""
-        with _in_our_words():
+        with ending_like_ctrl_c(), _in_our_words():
             try:
                 return super().invoke(ctx)
             except (KeyboardInterrupt, EOFError, click.Abort):

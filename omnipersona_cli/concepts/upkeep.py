@@ -166,7 +166,12 @@ def _run(folder: Path) -> Run:
 
 
 def _concept_in(path: Path) -> str:
-    """The concept that a checkpoint names in its metadata ("run", "concept"), or nothing."""
+    """The concept that a checkpoint names in its metadata ("run", "concept"), or that a pack is of;
+    or nothing."""
+    if path.name.endswith(pack.SUFFIX):
+        with suppress(PersonaError):
+            return pack.read_header(path).name
+        return ""
     origin = Origin(name="it", error=PackError)
     with suppress(PersonaError, ValueError):
         start, _ = read_start(path, origin, limit=8 + container.HEADER_LIMIT, largest=1 << 40)

@@ -1,30 +1,47 @@
-"""Where a learning run stands, on disk: one safetensors file, replaced whole, never unpickled.
+"""Where a learning run stands, on disk: safetensors files, written whole, never unpickled.
 
 Everything random in a run follows from the seed and the step, so tokens, optimiser moments, the
 best tokens so far and the step are all there is to keep; torch's generator state is kept beside
 them, for backends that draw from it.
+
+A checkpoint carries the sha256 of its own file, counted with zeros where the digest stands, so that
+one that was damaged is not gone on from. The last two are kept. At the end of a run the pack is
+put beside them, until it is where it was wanted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.config import cache_folder
 from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.errors import ResourceError
 
-FORMAT = "1"
-FILE = "checkpoint.safetensors"
+FORMAT = "2"
+KEPT = 2
+"""How many checkpoints of a run are kept."""
+
+LEARNED = "learned.opconcept"
+"""The pack of a run, beside its checkpoints."""
+
+_FILE = r"checkpoint-[0-9]{8}\.safetensors"
+_DIGEST = rb'"digest":"([0-9a-f]{64})"'
+_ZEROS = "0" * 64
+_HEADER_LIMIT = 1 << 24
+_DONE = ".done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +66,10 @@ def run_folder(key: str) -> Path:
     return cache_folder() / "runs" / key
 
 
-def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
-    """Replace the checkpoint in ``folder``, whole or not at all.
+def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, concept: str = "") -> None:
+    """Put the checkpoint into ``folder``, whole or not at all, and leave the one before it.
 
-    Raises ResourceError where the folder cannot be written.
+    ``concept`` is whose run it is. Raises ResourceError where the folder cannot be written.
     """
     groups = {"tokens": checkpoint.tokens, "best": checkpoint.best, "moments": checkpoint.moments}
     tensors = {"random": checkpoint.random} | {
@@ -62,32 +79,86 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
     }
     plain = {
         "format": FORMAT,
+        "concept": concept,
         "step": checkpoint.step,
         "checks": [vars(check) for check in checkpoint.checks],
         "losses": dict(checkpoint.losses),
     }
-    data = save(tensors, metadata={"run": json.dumps(plain, sort_keys=True)})
-    part = folder / f".{FILE}.part"
+    run = json.dumps(plain, sort_keys=True)
+    data = save(tensors, metadata={"run": run, "digest": _ZEROS})
+    digest = sha256(data).hexdigest()
+    sealed = data.replace(f'"digest":"{_ZEROS}"'.encode(), f'"digest":"{digest}"'.encode(), 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(folder / FILE)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        write_file(folder / f"checkpoint-{checkpoint.step:08d}.safetensors", sealed, overwrite=True)
+    except (OSError, ResourceError) as error:
+        said = str(error) if isinstance(error, ResourceError) else error.strerror or str(error)
         raise ResourceError(
-            f"the checkpoint cannot be written to {folder}: {error.strerror or error}",
+            f"the checkpoint cannot be written to {folder}: {said}",
             hint="free some space, or choose another place: export OMNIPERSONA_HOME=FOLDER",
         ) from error
+    with suppress(OSError):
+        for older in _files(folder)[KEPT:]:
+            older.unlink()
 
 
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint in ``folder``; None where there is none that can be read."""
-    path = folder / FILE
-    if not path.is_file():
+def read_checkpoint(
+    folder: Path, *, on_damage: Callable[[str], None] | None = None
+) -> Checkpoint | None:
+    """The last checkpoint in ``folder`` that is as it was written; None where there is none.
+
+    A damaged one is removed, and ``on_damage`` gets a sentence about it.
+    """
+    try:
+        files = _files(folder)
+    except OSError:
+        return None
+    for path in files:
+        with suppress(OSError):
+            found = _read(path)
+            if found is not None:
+                return found
+            path.unlink()
+            if on_damage is not None:
+                on_damage(f"the checkpoint {path.name} is damaged: going on from before it")
+    return None
+
+
+def forget_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run that is to begin again; a pack beside them stays."""
+    with suppress(OSError):
+        for path in _files(folder):
+            path.unlink()
+
+
+def forget_run(folder: Path) -> None:
+    """Remove a run whose pack is where it was wanted: all of it, or, after a cut, what
+    `sweep_done` removes."""
+    done = folder.with_name(folder.name + _DONE)
+    with suppress(OSError):
+        os.rename(folder, done)
+    shutil.rmtree(done, ignore_errors=True)
+
+
+def sweep_done() -> None:
+    """Remove what is left of runs that were done when they were cut."""
+    with suppress(OSError):
+        for folder in (cache_folder() / "runs").iterdir():
+            if folder.name.endswith(_DONE):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, the newest first. May raise OSError."""
+    if not folder.is_dir():
+        return []
+    names = [name for name in os.listdir(folder) if re.fullmatch(_FILE, name)]
+    return [folder / name for name in sorted(names, reverse=True)]
+
+
+def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint at ``path``; None where it is damaged. May raise OSError."""
+    if not _is_sealed(path):
         return None
     groups: dict[str, dict[str, Tensor]] = {"tokens": {}, "best": {}, "moments": {}}
     try:
@@ -107,10 +178,22 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             losses=dict(plain["losses"]),
             **groups,
         )
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, KeyError, TypeError, ValueError):
         return None
 
 
-def forget_run(folder: Path) -> None:
-    """Remove a run that is done, or that is to begin again."""
-    shutil.rmtree(folder, ignore_errors=True)
+def _is_sealed(path: Path) -> bool:
+    """True where the file has the digest that it says. May raise OSError."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if length > _HEADER_LIMIT:
+            return False
+        header = file.read(length)
+        said = re.search(_DIGEST, header)
+        if said is None:
+            return False
+        digest = sha256(start + header[: said.start(1)] + _ZEROS.encode() + header[said.end(1) :])
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest().encode() == said[1]

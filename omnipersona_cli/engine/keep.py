@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryFile
 
 import torch
@@ -13,7 +16,16 @@ from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.pack import Pack, Slot, read_pack, write_pack
+from omnipersona_cli.concepts.pack import (
+    Pack,
+    PackHeader,
+    Slot,
+    read_header,
+    read_pack,
+    write_pack,
+)
+from omnipersona_cli.concepts.upkeep import runs
+from omnipersona_cli.engine.checkpoint import LEARNED
 from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Optimised
@@ -63,13 +75,25 @@ class Keeping:
         return Library() if self.library is None else self.library
 
 
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What was there when learning began.
+
+    ``header`` is the concept's in the library, None where there was none; ``pack`` the one to which
+    a slot is added. ``refusal`` is the error to raise unless what is there was written by the very
+    run that is resumed (`check_resumed`), which was cut before it was done.
+    """
+
+    header: PackHeader | None = None
+    pack: Pack | None = None
+    refusal: PersonaError | None = None
+
+
 def check_places(keeping: Keeping) -> None:
     """Raises, before anything is learned, PersonaError where a file would be overwritten, and
     ResourceError where nothing could be written in the end."""
-    if keeping.out is not None and keeping.out.exists() and not keeping.force:
-        raise PersonaError(
-            f"{keeping.out} is already there", hint="name another file, or add --force"
-        )
+    if keeping.out is not None and not keeping.resume and (refusal := _out_taken(keeping)):
+        raise refusal
     _check_place(keeping.chosen_library.folder if keeping.out is None else keeping.out.parent)
     if keeping.page is not None:
         check_page(keeping.page, force=keeping.force)
@@ -90,28 +114,60 @@ def _check_place(folder: Path, *, hint: str = PLACE_HINT) -> None:
         ) from error
 
 
-def pack_before(keeping: Keeping, material: Material, backend: str) -> Pack | None:
-    """The pack to which a slot is added: of the same photos, learned on other backends.
-
-    Raises PersonaError for a concept of that name that would be lost.
-    """
-    if keeping.out is not None:
+def _out_taken(keeping: Keeping) -> PersonaError | None:
+    if keeping.out is None or keeping.force or not keeping.out.exists():
         return None
+    return PersonaError(f"{keeping.out} is already there", hint="name another file, or add --force")
+
+
+def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
+    """What is there of the concept: a pack of the same photos, learned on other backends, gets a
+    slot more.
+
+    Raises PersonaError for a concept of that name, or a file, that would be lost.
+    """
+    name = material.name
+    begun = keeping.resume and any(run.concept == name for run in runs())
+    if keeping.out is not None:
+        refusal = _out_taken(keeping)
+        if refusal is not None and not begun:
+            raise refusal
+        return Before(refusal=refusal)
     library = keeping.chosen_library
     try:
-        header = library.header(material.name)
+        header = library.header(name)
     except MissingError:
-        return None
+        return Before()
     same = header.provenance.get("digest") == material.photo_digest()
     learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
     if same and backend not in learned_on:
-        return library.load(material.name)
+        return Before(header=header, pack=library.load(name))
     if keeping.force:
-        return None
-    raise PersonaError(
-        f"there is a concept <{material.name}> already",
+        return Before(header=header)
+    refusal = PersonaError(
+        f"there is a concept <{name}> already",
         hint="--force replaces it; another --name keeps both",
     )
+    if same and begun:
+        return Before(header=header, pack=library.load(name), refusal=refusal)
+    raise refusal
+
+
+def check_resumed(before: Before, keeping: Keeping, folder: Path, slot: str) -> None:
+    """Raises what `pack_before` held back, unless the run in ``folder`` wrote what is there."""
+    if before.refusal is None:
+        return
+    try:
+        mine = read_header(folder / LEARNED)
+        there = before.header
+        if keeping.out is not None:
+            there = read_header(keeping.out)
+    except PersonaError:
+        raise before.refusal from None
+    if there is None or slot not in there.slots or slot not in mine.slots:
+        raise before.refusal
+    if there.slots[slot].hash != mine.slots[slot].hash:
+        raise before.refusal
 
 
 def check_learned(
@@ -206,20 +262,58 @@ def packed(
 
 
 def kept(
-    pack: Pack, keeping: Keeping, backend: Backend, tokens: ConceptTokens, *, replacing: bool
-) -> tuple[Pack, Path]:
-    """Write the pack, read it back, and see that ``tokens`` came through to the bit; the pack that
-    was read and where it lies. ``replacing``
-    writes over the pack that it was made from."""
-    large = bool(tokens.extra)
-    if keeping.out is None:
-        path = keeping.chosen_library.save(pack, force=keeping.force or replacing, large=large)
-    else:
-        path = keeping.out
-        write_pack(pack, path, overwrite=keeping.force, large=large)
-    pack = read_pack(path, norm_limit={slot_name(backend): backend.norm_limit})
-    check_kept(pack, backend, tokens)
-    return pack, path
+    pack: Pack,
+    keeping: Keeping,
+    backend: Backend,
+    tokens: ConceptTokens,
+    *,
+    before: Before,
+    folder: Path,
+) -> tuple[Pack, Path, str]:
+    """Write the pack, read it back, and see that ``tokens`` came through to the bit. Returns the
+    pack that was read, where it lies, and a sentence where the concept changed meanwhile, or "".
+
+    The pack is first put into ``folder``, that of the run. Where it cannot be kept where it was
+    wanted the error says so, and names the file: what was learned is never thrown away.
+    """
+    slot, large = slot_name(backend), bool(tokens.extra)
+    beside: Path | None = folder / LEARNED
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_pack(pack, folder / LEARNED, overwrite=True, large=large)
+    except (OSError, ResourceError):  # the place where it is wanted may be on another disk
+        beside = None
+    try:
+        note = ""
+        if keeping.out is None:
+            path, note = keeping.chosen_library.save_learned(
+                pack, before=before.header, slots=(slot,), large=large
+            )
+        else:
+            path = keeping.out
+            overwrite = keeping.force or before.refusal is not None
+            write_pack(pack, path, overwrite=overwrite, large=large)
+        written = read_pack(path, norm_limit={slot: backend.norm_limit})
+        check_kept(written, backend, tokens)
+    except PersonaError as error:
+        if beside is None:
+            raise
+        raise type(error)(
+            f"{error}; what was learned is in {beside}",
+            hint=f"op concepts import {quote(str(beside))}{_under(pack.name, keeping)}",
+        ) from error
+    return written, path, note
+
+
+def _under(name: str, keeping: Keeping) -> str:
+    """The option that imports a pack under a name that is free, where ``name`` is not."""
+    taken: tuple[str, ...] = ()
+    with suppress(PersonaError):
+        taken = keeping.chosen_library.names()
+    if name not in taken:
+        return ""
+    numbered = (f"{name[:28]}-{number}" for number in count(2))
+    return f" --name {next(free for free in numbered if free not in taken)}"
 
 
 def without_folders(slot: Slot) -> Slot:

@@ -19,9 +19,11 @@ from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.engine.batches import group_sizes
 from omnipersona_cli.engine.checkpoint import (
     Checkpoint,
+    forget_checkpoints,
     forget_run,
     read_checkpoint,
     run_folder,
+    sweep_done,
     write_checkpoint,
 )
 from omnipersona_cli.engine.examine import examine
@@ -29,6 +31,7 @@ from omnipersona_cli.engine.keep import (
     Keeping,
     check_learned,
     check_places,
+    check_resumed,
     kept,
     pack_before,
     packed,
@@ -42,7 +45,7 @@ from omnipersona_cli.engine.progress import OnProgress, tell
 from omnipersona_cli.engine.report import Learned, report_of
 from omnipersona_cli.engine.request import ANY, Opening, memory_errors
 from omnipersona_cli.engine.settings import Hyperparameters, Settings
-from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
+from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors, slot_name
 from omnipersona_cli.hookspecs import Progress
 
 USUAL = Settings()
@@ -108,9 +111,11 @@ def learn(
     ``opening`` says which to open.
 
     Without ``keeping.force``, the same photos on another backend add a slot to the pack that is
-    there, and everything else that would be lost is refused before any work is done. On
-    KeyboardInterrupt a checkpoint is left and nothing else. Raises PhotoError, UsageError,
-    PersonaError for a name that is taken, ResourceError for a disk or memory that is full.
+    there, and everything else that would be lost is refused before any work is done. What happens
+    to the concept while it is learned is merged; where that cannot be, the error names the file
+    with what was learned. On KeyboardInterrupt a checkpoint is left and nothing else. Raises
+    PhotoError, UsageError, PersonaError for a name that is taken, ResourceError for a disk or
+    memory that is full.
     """
     began = time.monotonic()
     on_progress = on_progress or _silent
@@ -118,6 +123,7 @@ def learn(
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     on_progress(Progress(phase="reading photos"))
     material = gather(subject, seed=settings.seed, backend=chosen)
+    sweep_done()
     before = pack_before(keeping, material, chosen)
     if backend is None:
         backend = registry.open_backend(opening, on_progress=on_progress)
@@ -129,6 +135,7 @@ def learn(
         material = captioned(material, backend)
         start = _start(backend, material, settings)
         folder = run_folder(_key(material, backend, hyper, start))
+        check_resumed(before, keeping, folder, slot_name(backend))
         resumed = _interrupted_run(folder, keeping, on_progress)
         groups, held_out = prepare(backend, material)
         previews = Previews(backend, keeping, on_progress)
@@ -139,7 +146,7 @@ def learn(
             held_out,
             hyper,
             resumed=resumed,
-            save=lambda checkpoint: write_checkpoint(checkpoint, folder),
+            save=lambda checkpoint: write_checkpoint(checkpoint, folder, concept=material.name),
             on_check=previews.on_check,
             on_progress=previews.on_progress,
         )
@@ -155,8 +162,11 @@ def learn(
             on_progress=on_progress,
         )
     report = report_of(optimised, examined, material, hyper)
-    pack = packed(backend, optimised, material, hyper, report, before)
-    pack, path = kept(pack, keeping, backend, tokens, replacing=before is not None)
+    pack = packed(backend, optimised, material, hyper, report, before.pack)
+    pack, path, change = kept(pack, keeping, backend, tokens, before=before, folder=folder)
+    if change:
+        notes = (*notes, change)
+        tell(on_progress, (change,))
     forget_run(folder)
     learned = Learned(
         pack=pack,
@@ -213,9 +223,11 @@ def _start(backend: Backend, material: Material, settings: Settings) -> ConceptT
 
 def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) -> Checkpoint | None:
     """The run of the same inputs to go on with; one that is not asked for is forgotten."""
-    resumed = read_checkpoint(folder) if keeping.resume else None
+    damage: list[str] = []
+    resumed = read_checkpoint(folder, on_damage=damage.append) if keeping.resume else None
+    tell(on_progress, damage)
     if resumed is None:
-        forget_run(folder)
+        forget_checkpoints(folder)
         if keeping.resume:
             tell(on_progress, ("no interrupted run of these inputs: starting from the beginning",))
     return resumed

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -17,6 +16,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from omnipersona_cli.concepts.card import figures_in
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.data.photos import Photo
 from omnipersona_cli.engine.card import Card, advice_on
@@ -69,15 +69,12 @@ def check_page(path: Path, *, force: bool) -> None:
 
 def write_page(story: Story, path: Path) -> None:
     """Write the page, whole or not at all. Raises ResourceError where it cannot be written."""
-    part, name = path.with_name(f".{path.name}.part"), story.material.name
+    name = story.learned.pack.name
     try:
-        part.write_text(as_page(story), encoding="utf-8", errors="backslashreplace")
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        write_file(path, as_page(story).encode("utf-8", "backslashreplace"), overwrite=True)
+    except ResourceError as error:
         raise ResourceError(
-            f"{path} cannot be written: {error.strerror or error}; <{name}> itself is kept",
+            f"{error}; <{name}> itself is kept",
             hint=f"op concepts show {name} has the figures",
         ) from error
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import torch
 from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.engine.keep import Keeping
 from omnipersona_cli.engine.page import Preview
@@ -57,9 +59,9 @@ class Previews:
         self.tell(Progress(phase="learning", step=check.step, images=(image,)))
 
     def _save(self, image: Image, path: Path) -> None:
+        data = BytesIO()
+        image.save(data, format="PNG")
         try:
-            image.save(path)
-        except OSError as error:
-            raise ResourceError(
-                f"{path.parent} cannot be written", hint="choose another --previews"
-            ) from error
+            write_file(path, data.getvalue(), overwrite=True)
+        except ResourceError as error:
+            raise ResourceError(str(error), hint="choose another --previews") from error
