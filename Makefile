@@ -19,8 +19,9 @@ lint: $(INSTALLED) ## what the suite also checks, alone
 	$(BIN)/mypy
 
 attacks: $(INSTALLED) ## packs, texts and paths of strangers: every one is refused or harmless
-	$(BIN)/pytest -q tests/concepts/test_attacks.py tests/concepts/test_digest.py \
-	  tests/cli/test_terminal.py tests/attacks/test_sound.py
+	PYTHONPATH=tests/attacks $(BIN)/pytest -q -p tally tests/concepts/test_attacks.py \
+	  tests/concepts/test_digest.py tests/cli/test_terminal.py tests/attacks/test_sound.py \
+	  tests/engine/test_checkpoint.py tests/engine/test_request.py
 
 faults: $(INSTALLED) ## fail, and die at, every call to the disk of every command that writes
 	$(BIN)/python tests/attacks/disk_faults.py

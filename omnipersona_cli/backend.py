@@ -7,6 +7,7 @@ architecture, losses and sampling. Plain dataclasses here; torch and PIL only as
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -26,6 +27,13 @@ OnStep = Callable[[int, int], None]
 
 Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""
+
+
+def is_hub_id(name: str) -> bool:
+    """True for what the hub calls a repository, ``owner/name``: no path, and nothing that a shell
+    would act on. Names that come from a pack are checked by this before anybody looks for them."""
+    part = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+    return re.fullmatch(f"{part}/{part}", name) is not None and ".." not in name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.cli import output
+from omnipersona_cli.concepts.container import sweep_temporaries
 from omnipersona_cli.errors import ResourceError, TakenError, UsageError
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class PictureOutput:
                     f"pictures are written as PNG, not {Path(target).suffix or 'without a suffix'}",
                     hint=f"-o {Path(target).with_suffix('.png')}, or a folder: -o {target}/",
                 )
+            sweep_temporaries(Path(target).parent, Path(target).name)
             check_folder(Path(target).parent)
             paths = [_in_a_row(Path(target), number) for number in range(1, count + 1)]
             check_name(paths[-1])

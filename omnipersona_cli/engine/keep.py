@@ -6,17 +6,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from shlex import quote
 from tempfile import TemporaryFile
 
 import torch
 
 from omnipersona_cli import __version__
-from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, is_hub_id
+from omnipersona_cli.concepts.container import sweep_temporaries
 from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import (
+    SUFFIX,
     Pack,
     PackHeader,
     Slot,
@@ -128,6 +130,8 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     """
     name = material.name
     begun = keeping.resume and any(run.concept == name for run in runs())
+    place = keeping.out or keeping.chosen_library.folder / f"{name}{SUFFIX}"
+    sweep_temporaries(place.parent, place.name)
     if keeping.out is not None:
         refusal = _out_taken(keeping)
         if refusal is not None and not begun:
@@ -319,6 +323,8 @@ def _under(name: str, keeping: Keeping) -> str:
 def without_folders(slot: Slot) -> Slot:
     """``slot`` with its base as a name where that is a folder of this machine."""
     base = name_of_model(str(slot.about["base"]))
+    if "/" in base and not all(map(is_hub_id, base.split("+"))):
+        base = PurePath(base).name
     return replace(slot, about={**slot.about, "base": base})
 
 

@@ -19,6 +19,7 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
     Turn,
+    is_hub_id,
 )
 from omnipersona_cli.backend import Opening as Opening
 from omnipersona_cli.concepts.library import Library
@@ -205,7 +206,20 @@ def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     name = registry.DEFAULT_BACKEND if registry.DEFAULT_BACKEND in able else min(able)
     base = able[name]
     learned_on = base if "/" in base and base != installed[name].default_model else None
+    if learned_on and not opening.model:
+        _check_base(next(iter(packs)), learned_on, name)
     return replace(opening, backend=name, model=opening.model or learned_on)
+
+
+def _check_base(concept: str, base: str, backend: str) -> None:
+    """SlotError where a pack, which may be a stranger's, names weights by what is no hub id ("A+B"
+    are two): nobody looks for such a folder, and no command is made of it."""
+    if not all(map(is_hub_id, base.split("+"))):
+        raise SlotError(
+            f"<{concept}> says that it was learned on {base[:60]!a}, "
+            f"which is no name of weights of {backend}",
+            hint=f"learn it again: op learn PHOTOS --name {concept} -b {backend} --force",
+        )
 
 
 def _no_common_backend(packs: Mapping[str, Pack]) -> SlotError:

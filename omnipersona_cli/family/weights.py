@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from omnipersona_cli.backend import BackendInfo
+from omnipersona_cli.backend import BackendInfo, is_hub_id
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
@@ -84,8 +84,8 @@ def fetch_command(info: BackendInfo, model: str = "") -> str:
     """The command that brings ``model``, or the backend's default where it names none."""
     if not model or model == info.default_model or Path(model).expanduser().is_dir():
         return f"op backends fetch {info.name}"
-    if _is_hub_id(model):
-        return f"op backends fetch {info.name} --model {model}"
+    if is_hub_id(model):
+        return f"op backends fetch {info.name} --model {quote(model)}"
     return f"--model takes a folder, or one of: {', '.join(info.models or (info.default_model,))}"
 
 
@@ -104,7 +104,7 @@ def fetch(
     had, ResourceError where they do not fit on the disk.
     """
     known = {info.default_model, *info.models}
-    if model not in known and (not _is_hub_id(model) or known == {EMBEDDED}):
+    if model not in known and (not is_hub_id(model) or known == {EMBEDDED}):
         guess = nearest(model, known)
         raise UsageError(
             f"backend {info.name} has no weights called {model!r}",
@@ -294,7 +294,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _is_hub_id(name: str) -> bool:
-    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name) is not None

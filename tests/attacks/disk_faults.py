@@ -1,11 +1,13 @@
 """Fail, or die at, the n-th call that touches the disk, for every n until a command makes no more.
 
-`make faults` runs all of it: every `op concepts` command that writes, with each of EIO, ENOSPC and
-EINTR, and killed before and after each call (a write is cut in its middle). After each try:
+`make faults` runs all of it: every command that writes, with each of EIO, ENOSPC and EINTR, and
+killed before and after each call (a write is cut in its middle). `op learn`, `op gen` and `op edit`
+run on the sketch backend; the photos they read are not disturbed. After each try:
 
 - no traceback, only a sentence;
 - every pack in the library is sound, and no concept is lost: it is a pack or an undo copy;
-- the same command again, on a healthy disk, comes to the same end as one that nothing disturbed;
+- the same command again, on a healthy disk, comes to the same end as one that nothing disturbed
+  (of `op learn`, with --resume);
 - nothing half-written is left.
 """
 
@@ -30,10 +32,12 @@ from typing import Any
 import numpy as np
 from click.testing import CliRunner
 
+from omnipersona_cli import engine, registry
 from omnipersona_cli.cli.main import cli
 from omnipersona_cli.concepts import undo
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Fact, Pack, Slot, to_bytes, verify
+from omnipersona_cli.testing import SketchPlugin, drawing
 
 CALLS = (
     *("open", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir"),
@@ -50,6 +54,7 @@ class Command:
     doing it twice is not doing it once, so that only soundness is looked at."""
 
     words: tuple[str, ...]
+    group: tuple[str, ...] = ("concepts",)
     codes: tuple[int, ...] = (0,)
     toggles: bool = False
     before: Callable[[Path], None] = lambda home: None
@@ -93,6 +98,23 @@ def prepare(home: Path) -> None:
     (home / "taken.opconcept").write_bytes(b"taken")
 
 
+def photos(place: Path) -> None:
+    """Photos to learn from and a picture to edit, outside of what is disturbed."""
+    (place / "photos").mkdir()
+    for seed in range(3):
+        drawing("red", seed).save(place / "photos" / f"{seed}.png")
+    drawing("blue", 5).save(place / "blue.png")
+
+
+def _learned(home: Path) -> None:
+    subject = engine.Subject(photos=[home.parent / "photos"], name="disc")
+    library = Library(home / "data" / "concepts")
+    opening = engine.Opening(backend="sketch")
+    keeping = engine.Keeping(library=library, samples=0)
+    engine.learn(subject, engine.Settings(steps=1), keeping, opening=opening)
+    shutil.rmtree(home / "cache", ignore_errors=True)
+
+
 def _changed(home: Path) -> None:
     Library(home / "data" / "concepts").change_facts("bo", lambda facts: facts[:1])
 
@@ -112,6 +134,13 @@ def _broken(home: Path) -> None:
     (path.parent / ".bo.opconcept.0123456789ab.tmp").write_bytes(b"half")
 
 
+def _learning(name: str) -> tuple[str, ...]:
+    numbers = ("--steps", "2", "--samples", "0", "--resume")
+    return "learn", "../photos", "--name", name, "-b", "sketch", *numbers
+
+
+_PAINTING = ("-b", "sketch", "--seed", "1", "--tries", "1", "-o", "out.png")
+
 COMMANDS = {
     "facts add": Command(words=("facts", "bo", "add", "<bo> sleeps")),
     "facts rm": Command(words=("facts", "bo", "rm", "<bo> is brown"), codes=(0, 3)),
@@ -128,7 +157,19 @@ COMMANDS = {
     "forget": Command(words=("forget", "bo", "--yes"), codes=(0, 3), before=_changed),
     "fsck --repair": Command(words=("fsck", "--repair"), before=_broken),
     "gc": Command(words=("gc", "--days", "0"), before=_changed),
+    "learn": Command(words=_learning("disc"), group=(), codes=(0, 1)),
+    "learn --force": Command(words=(*_learning("bo"), "--force"), group=()),
+    "learn -o": Command(words=(*_learning("disc"), "-o", "new.opconcept"), group=(), codes=(0, 1)),
+    "gen": Command(
+        words=("gen", "<disc> here", *_PAINTING), group=(), codes=(0, 1), before=_learned
+    ),
+    "edit": Command(
+        words=("edit", "../blue.png", "add <disc>", "--box", "8,8,40,40", *_PAINTING, "--force"),
+        group=(),
+        before=_learned,
+    ),
 }
+"""``learn`` on a name that is taken, once the call before was done, has nothing left to do."""
 
 
 @contextmanager
@@ -202,7 +243,7 @@ def faults(root: Path, at: int, mode: str) -> Iterator[list[str]]:
 
 
 def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tuple[int, int, str]:
-    """`op concepts` in a process of its own: exit code, calls made (-1 when killed), traceback."""
+    """`op` in a process of its own: exit code, calls made (-1 when killed), traceback."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -212,7 +253,7 @@ def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tupl
             os.chdir(home)
             os.environ["OMNIPERSONA_HOME"] = str(home)
             with faults(home, at, mode) as made:
-                done = CliRunner().invoke(cli, ["concepts", *words])
+                done = CliRunner().invoke(cli, list(words))
             code = done.exit_code
             bug = ""
             if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -232,10 +273,10 @@ def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tupl
 
 
 def state(home: Path) -> dict[str, bytes]:
-    """All packs, in the library and outside."""
+    """All packs, in the library and outside, and pictures."""
     return {
         str(path.relative_to(home)): path.read_bytes()
-        for path in sorted(home.rglob("*.opconcept"))
+        for path in sorted((*home.rglob("*.opconcept"), *home.rglob("*.png")))
         if undo.FOLDER not in path.parts
     }
 
@@ -261,26 +302,40 @@ def tensors_of(path: Path) -> bytes:
 
 
 def leftovers(home: Path) -> list[str]:
-    return [path.name for path in home.rglob("*.tmp")]
+    runs = home / "cache" / "runs"
+    return [path.name for path in (*home.rglob("*.tmp"), *home.rglob("*.part"), *runs.glob("*"))]
+
+
+@contextmanager
+def sketch_backend() -> Iterator[None]:
+    """The sketch backend installed for the commands that need one."""
+    plugin = SketchPlugin()
+    registry.plugin_manager().register(plugin, name="sketch-for-faults")
+    try:
+        yield
+    finally:
+        registry.plugin_manager().unregister(plugin)
 
 
 def attack(name: str, modes: tuple[str, ...] = MODES, stride: int = 1) -> Tally:
     """Every disturbance of one command; with ``stride`` each of so many."""
     command, tally = COMMANDS[name], Tally()
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, sketch_backend():
         clean, goal, home = (Path(place).resolve() / part for part in ("clean", "goal", "home"))
         clean.mkdir()
         prepare(clean)
+        photos(clean.parent)
+        words = (*command.group, *command.words)
         command.before(clean)
         kept = {tensors_of(p): p.name for p in (clean / "data" / "concepts").glob("*.opconcept")}
         shutil.copytree(clean, goal, symlinks=True)
-        code, calls, bug = run(goal, command.words)
+        code, calls, bug = run(goal, words)
         assert code == 0 and not bug, (name, code, bug)
         for mode in modes:
             for at in range(1, calls + 1, stride):
                 shutil.rmtree(home, ignore_errors=True)
                 shutil.copytree(clean, home, symlinks=True)
-                code, _, bug = run(home, command.words, at, mode)
+                code, _, bug = run(home, words, at, mode)
                 problem = _look(command, home, goal, name, kept, tally, code, bug)
                 if problem:
                     tally.wrong.append(f"{name}, {mode} at call {at} of {calls}: {problem}")
@@ -308,7 +363,7 @@ def _look(
     if name not in ("forget", "gc", "fsck --repair") and (gone := lost(home, kept)):
         tally.lost += 1
         return f"{gone} is lost"
-    code, _, bug = run(home, command.words)
+    code, _, bug = run(home, (*command.group, *command.words))
     if bug:
         tally.tracebacks += 1
         return f"again: {bug}"
@@ -325,19 +380,26 @@ def _look(
 
 
 def main() -> int:
-    started, wrong = time.monotonic(), 0
+    started, whole = time.monotonic(), Tally()
     for name in COMMANDS:
         tally = attack(name)
-        wrong += len(tally.wrong)
-        print(
-            f"{name:<16} tried {tally.tried:5} refused {tally.refused:5} lost {tally.lost} "
-            f"tracebacks {tally.tracebacks}",
-            *tally.wrong[:5],
-            sep="\n  ",
-        )
+        print(f"{name:<16} {_figures(tally)}", *tally.wrong[:5], sep="\n  ", flush=True)
+        for figure in ("tried", "refused", "lost", "tracebacks"):
+            setattr(whole, figure, getattr(whole, figure) + getattr(tally, figure))
+        whole.wrong += tally.wrong
     peak = max(resource.getrusage(who).ru_maxrss for who in (0, resource.RUSAGE_CHILDREN)) / 1024
-    print(f"{time.monotonic() - started:.0f} s, peak {peak:.0f} MiB, {wrong} wrong")
-    return bool(wrong)
+    print(
+        f"faults: {_figures(whole)}, wrong {len(whole.wrong)}, "
+        f"{time.monotonic() - started:.0f} s, peak {peak:.0f} MiB"
+    )
+    return bool(whole.wrong)
+
+
+def _figures(tally: Tally) -> str:
+    return (
+        f"tried {tally.tried}, refused {tally.refused}, lost {tally.lost}, "
+        f"tracebacks {tally.tracebacks}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,17 @@ from disk_faults import attack
 
 
 @pytest.mark.parametrize(
-    ("command", "stride"), [("rename", 5), ("rm", 7), ("import --force", 4), ("export", 3)]
+    ("command", "stride"),
+    [
+        ("rename", 5),
+        ("rm", 7),
+        ("import --force", 4),
+        ("export", 3),
+        ("learn", 31),
+        ("learn --force", 37),
+        ("gen", 5),
+        ("edit", 5),
+    ],
 )
 def test_no_failing_disk_and_no_kill_loses_a_concept(command: str, stride: int) -> None:
     tally = attack(command, stride=stride)

@@ -77,3 +77,15 @@ def test_learning_that_is_killed_leaves_the_library_whole_and_goes_on(
     assert done.returncode == 0, done.stderr
     assert '"resumed_from": 0' not in done.stdout and '"resumed_from"' in done.stdout
     assert "mam" in op("concepts", folder=taught)
+
+
+def test_two_threads_learn_the_same_pack_twice(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    op("toy", "photos", "photos", "--seed", "7", folder=tmp_path)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    words = ("learn", "photos", "--name", "bo", "--steps", "6", "--samples", "0")
+    for out in ("one.opconcept", "two.opconcept"):
+        op(*words, "-o", out, folder=tmp_path)
+    assert (tmp_path / "one.opconcept").read_bytes() == (tmp_path / "two.opconcept").read_bytes()
