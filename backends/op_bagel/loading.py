@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image, Resampling
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import fingerprint, silently
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.tensors import mapped, stored_tensors
 from omnipersona_cli.family.weights import locate, public_name
 from op_bagel import INFO
 from op_bagel.backend import BagelBackend, Fit
@@ -87,11 +87,7 @@ def find_checkpoint(place: Path) -> Checkpoint:
 
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in a safetensors file, from its header alone."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise MissingError(f"{path} is broken or cut off: {error}", hint=HINT) from error
+    return {name: place.shape for name, place in stored_tensors(path, hint=HINT).items()}
 
 
 def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelConfig:
@@ -189,29 +185,20 @@ def fill(
     *,
     device: torch.device | str,
     dtype: torch.dtype,
-    on_bytes: Callable[[int], None] | None = None,
 ) -> None:
     """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
 
     One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
     the same way. A tensor that is right already stays a view of the mapped file, which costs
-    no memory until it is used. ``on_bytes`` is told how many bytes of the file are behind.
+    no memory until it is used.
     """
-    places = {name: _owner(module, name) for name in names}
-    try:
-        with (
-            safe_open(path, framework="pt", device="cpu") as file,
-            torch.inference_mode(False),  # a tensor made inside it could never serve a gradient
-            torch.no_grad(),
-        ):
-            for name, (owner, leaf) in places.items():
-                stored = file.get_tensor(name)
-                value = stored.to(device=device, dtype=dtype)
-                owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
-                if on_bytes is not None:
-                    on_bytes(stored.nbytes)
-    except (SafetensorError, OSError) as error:
-        raise MissingError(f"{path} is broken or cut off: {error}", hint=HINT) from error
+    # a tensor that is made in inference mode could never serve a gradient
+    stored = mapped(path, hint=HINT)
+    with torch.inference_mode(False), torch.no_grad():
+        for name in names:
+            owner, leaf = _owner(module, name)
+            value = stored[name].to(device=device, dtype=dtype)
+            owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
 
 
 class QwenTokenizer:

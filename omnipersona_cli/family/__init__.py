@@ -3,6 +3,7 @@
 ===========  =====================================================================================
 weights      where a model's files are, on this computer and on the hub; fetching them
 checkpoint   what is in those files: configuration, tensors and their shapes, the fingerprint
+tensors      tensors of files larger than memory
 device       the device and dtype to run on, and the memory that a model needs
 tokens       concept tokens: their start, their norms, their places in a prompt
 text         answers: choosing and streaming tokens, and the loss of given answers

@@ -1,0 +1,109 @@
+"""Tensors of safetensors files of any size, mapped read-only.
+
+safetensors' own reader maps a file privately and writable, which Linux refuses for a file larger
+than the memory that is free: 29 GB of BAGEL do not open on a computer of 24 GB, although nothing of
+them would have to stay there. A read-only mapping has no such limit. The format is the library's
+(https://github.com/huggingface/safetensors): a length, a header in JSON, the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import struct
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from omnipersona_cli.errors import MissingError
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+HEADER_LIMIT = 100_000_000
+"""Bytes that a header may have, as in the library."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where one tensor lies in its file: dtype, shape, and the first of its bytes."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+
+
+def stored_tensors(path: Path, *, hint: str) -> dict[str, StoredTensor]:
+    """Every tensor of a safetensors file, from its header alone.
+
+    Raises MissingError, with ``hint``, for a file that is cut off, broken, or something else.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(HEADER_LIMIT, size - 8):
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(length))
+        return {
+            str(name): _stored(entry, 8 + length, size)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise MissingError(f"{path} is broken or cut off: {error}", hint=hint) from error
+
+
+def mapped(path: Path, *, hint: str) -> dict[str, Tensor]:
+    """Every tensor of a safetensors file as a view of the file, to be copied and never written.
+
+    A view costs no memory until it is read. Raises MissingError as `stored_tensors` does.
+    """
+    places = stored_tensors(path, hint=hint)
+    with path.open("rb") as file:
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view does
+    return {name: _view(data, place) for name, place in places.items()}
+
+
+def _stored(entry: dict[str, object], begin: int, size: int) -> StoredTensor:
+    dtype = DTYPES[str(entry["dtype"])]
+    shape = tuple(int(length) for length in _whole_numbers(entry["shape"]))
+    start, end = (begin + offset for offset in _whole_numbers(entry["data_offsets"]))
+    if not begin <= start <= end <= size or end - start != math.prod(shape) * dtype.itemsize:
+        raise ValueError("a tensor lies outside of it")
+    return StoredTensor(dtype=dtype, shape=shape, start=start)
+
+
+def _whole_numbers(value: object) -> list[int]:
+    if not isinstance(value, list) or not all(type(one) is int and one >= 0 for one in value):
+        raise ValueError("its header holds no whole numbers where it should")
+    return value
+
+
+def _view(data: mmap.mmap, place: StoredTensor) -> Tensor:
+    count = math.prod(place.shape)
+    if not count:
+        return torch.empty(place.shape, dtype=place.dtype)
+    size = place.dtype.itemsize
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nobody may write to it is meant
+        if place.start % size:  # headers may have any length, numbers want an even place
+            data_of_it = data[place.start : place.start + count * size]
+            return torch.frombuffer(data_of_it, dtype=place.dtype).view(place.shape)
+        flat = torch.frombuffer(data, dtype=place.dtype, count=count, offset=place.start)
+    return flat.view(place.shape)
