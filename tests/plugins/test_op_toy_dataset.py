@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from omnipersona_cli.bench.dataset import EDIT_TASKS, TASKS, read_dataset
+from omnipersona_cli.bench.dataset import BENCH_TASKS, EDIT_TASKS, read_dataset
 from omnipersona_cli.errors import PersonaError
 from op_toy.dataset import FIRST, write_set
 from op_toy.world import draw_character, is_held_out
@@ -25,7 +25,7 @@ def test_it_is_read_without_a_note_and_has_every_task(toyset):
     for concept in data.concepts:
         assert len(concept.photos) == 10 and len(concept.test_photos) == 5
         # Forgetting is measured beside the concepts: a set brings no items for it.
-        assert {item.task for item in concept.items} == set(TASKS) - {"forgetting"}
+        assert {item.task for item in concept.items} == set(BENCH_TASKS) - {"forgetting"}
         edits = {item.kind for item in concept.items if item.task == "editing"}
         assert edits == set(EDIT_TASKS)
         kinds = [item.kind for item in concept.items if item.task == "recognition"]

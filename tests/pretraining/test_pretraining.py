@@ -44,7 +44,7 @@ from pretraining.families import (
     draw_pool,
 )
 from pretraining.joint import (
-    Run,
+    JointRun,
     averaged,
     encode_pool,
     export_judge,
@@ -96,7 +96,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def practise(folder: Path, until: int, **options: Any) -> dict[str, Tensor]:
     """Joint training up to a step, from what is saved in a folder; what is saved at the end."""
-    run = Run(state=folder, minutes=FOREVER, concepts=CONCEPTS, noises=2, **options)
+    run = JointRun(state=folder, minutes=FOREVER, concepts=CONCEPTS, noises=2, **options)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= until)))
         train_joint(run)
@@ -513,7 +513,7 @@ def test_a_run_of_another_size_is_measured_on_held_out_families(state: Path) -> 
 
 
 def test_a_sitting_ends_and_the_next_goes_on(state: Path) -> None:
-    run = Run(
+    run = JointRun(
         state=state, name="short", minutes=FOREVER, concepts=CONCEPTS, noises=2, width=64,
         layers=2, sitting=0.005,
     )  # fmt: skip
