@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -77,8 +78,9 @@ def optimise(
     """Move the tokens from ``start`` and return the best of them by held-out score.
 
     ``resumed`` continues a run of the same inputs, on the device of ``start``. ``save`` is called
-    every so often, and before KeyboardInterrupt leaves: on Ctrl-C the step at hand is finished
-    first, a second one is heeded at once. Without held-out lessons the last tokens are the best.
+    every so often, and before the run is left early, so that no step is lost: on Ctrl-C, where the
+    step at hand is finished first (a second one is heeded at once), and when a callback raises to
+    stop it. Without held-out lessons the last tokens are the best.
     """
 
     def look(run: _Run) -> None:
@@ -87,7 +89,8 @@ def optimise(
             run.best = copy_of(run.tokens)
         run.checks.append(found)
         if on_check is not None:
-            on_check(run.tokens, found)
+            with _saved_when_left(run, save):
+                on_check(run.tokens, found)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(hyper.seed)
@@ -106,11 +109,8 @@ def optimise(
                 if due:
                     look(run)
                 if on_progress is not None:
-                    on_progress(
-                        Progress(
-                            phase="learning", step=run.step, total=hyper.steps, metrics=run.losses
-                        )
-                    )
+                    with _saved_when_left(run, save):
+                        on_progress(_told(run, hyper))
                 old = time.monotonic() - saved > SAVE_SECONDS
                 if save is not None and (due or old or interrupted()):
                     save(_checkpoint(run))
@@ -181,6 +181,21 @@ def _step(
     return {"loss": float(total.detach())} | {
         str(task): float(loss.detach()) for task, loss in losses.items()
     }
+
+
+@contextmanager
+def _saved_when_left(run: _Run, save: Callable[[Checkpoint], None] | None) -> Iterator[None]:
+    """Whatever is raised inside leaves a checkpoint of the steps that are done."""
+    try:
+        yield
+    except BaseException:
+        if save is not None:
+            save(_checkpoint(run))
+        raise
+
+
+def _told(run: _Run, hyper: Hyperparameters) -> Progress:
+    return Progress(phase="learning", step=run.step, total=hyper.steps, metrics=run.losses)
 
 
 @torch.no_grad()

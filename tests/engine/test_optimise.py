@@ -175,6 +175,40 @@ def test_an_interrupted_run_ends_in_the_same_bits(school, tmp_path, after):
         assert torch.equal(value, named_tensors(resumed.tokens)[key])
 
 
+class Stop(Exception):
+    """Raised by whoever watches and has seen enough."""
+
+
+@pytest.mark.parametrize(
+    ("callback", "after"),
+    [("on_progress", 1), ("on_progress", 3), ("on_progress", 6), ("on_check", 0), ("on_check", 6)],
+)
+def test_a_run_that_its_watcher_stops_loses_no_step(school, tmp_path, callback, after):
+    backend, start, groups, held_out = school
+    whole = optimise(backend, start, groups, held_out, HYPER)
+
+    def stop(*events):
+        if events[-1].step == after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        optimise(
+            backend,
+            start,
+            groups,
+            held_out,
+            HYPER,
+            save=lambda found: write_checkpoint(found, tmp_path),
+            **{callback: stop},
+        )
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == after
+    resumed = optimise(backend, start, groups, held_out, HYPER, resumed=checkpoint)
+    assert resumed.checks == whole.checks and resumed.losses == whole.losses
+    for key, value in named_tensors(whole.tokens).items():
+        assert torch.equal(value, named_tensors(resumed.tokens)[key])
+
+
 def test_the_best_tokens_by_held_out_score_are_kept(school):
     backend, start, groups, held_out = school
     result = optimise(backend, start, groups, held_out, HYPER)
