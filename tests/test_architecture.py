@@ -43,6 +43,7 @@ MAY = {  # files -> what of ours they may import; an op_* package may always imp
     f"{CORE}/__init__.py": set(),
     "backends/op_*/*.py": CONTRACT | {f"{CORE}.family"},
     "plugins/op_toy/*.py": CONTRACT | {"op_nano"},
+    "plugins/op_serve/*.py": CONTRACT | ENGINE | {CORE},  # it keeps files of its own
     "plugins/op_*/*.py": CONTRACT
     | {f"{CORE}.{n}" for n in ("engine", "concepts", "data")}
     | LANGUAGE

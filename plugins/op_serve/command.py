@@ -1,0 +1,211 @@
+"""`op serve` and `op mcp`, as commands. Nothing heavy is imported before one of them runs."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+from omnipersona_cli.errors import MissingError, UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "bfloat16", "float16")
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def opening(command: Any) -> Any:
+    """How to open the backend, as for every verb."""
+    for option in (
+        click.option("--offline", is_flag=True, help="Never use the network."),
+        click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
+        click.option(
+            "--device",
+            type=click.Choice(DEVICES),
+            default="auto",
+            envvar="OMNIPERSONA_DEVICE",
+            help="Where to compute.",
+        ),
+        click.option("--model", metavar="REPO", envvar="OMNIPERSONA_MODEL", help="Other weights."),
+        click.option(
+            "-b", "--backend", metavar="NAME", envvar="OMNIPERSONA_BACKEND", help="Which backend."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(
+    context_settings=HELP,
+    epilog="\b\nExamples:\n  op serve\n  op serve -b bagel --dtype bfloat16 --idle-unload 30\n"
+    "  op serve --no-token --concepts bo,mam --port 9000",
+)
+@opening
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8765,
+    show_default=True,
+    help="0 takes a free one.",
+)
+@click.option(
+    "--token",
+    metavar="TEXT",
+    envvar="OMNIPERSONA_TOKEN",
+    help="What clients have to show. [default: a new one]",
+)
+@click.option("--no-token", is_flag=True, help="Let every program on this machine in.")
+@click.option("--concepts", metavar="A,B", help="Serve these concepts only, and learn none.")
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1, 10_000),
+    default=16,
+    show_default=True,
+    help="How many requests may wait.",
+)
+@click.option(
+    "--idle-unload",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MINUTES",
+    help="Let the model go when nothing was asked for so long.",
+)
+@click.option(
+    "--metadata",
+    type=click.Choice(("full", "minimal", "none")),
+    default="full",
+    show_default=True,
+    help="How much pictures say of how they were made.",
+)
+@click.option(
+    "--allow-host", "hosts", multiple=True, metavar="NAME", help="Another name of this server."
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="A server whose pages may talk to this one.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print the address alone.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every request.")
+def serve(
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    offline: bool,
+    host: str,
+    port: int,
+    token: str | None,
+    no_token: bool,
+    concepts: str | None,
+    max_queue: int,
+    idle_unload: float | None,
+    metadata: Any,
+    hosts: tuple[str, ...],
+    origins: tuple[str, ...],
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Keep the model open: for the page in your browser, for programs that speak the OpenAI
+    dialect, for agents (MCP), and for op itself (OMNIPERSONA_SERVER).
+
+    The address, with its token, is printed on stdout. Ctrl-C stops it; what is being learned goes
+    on after the next start.
+    """
+    _need("serve", "starlette", "uvicorn", "python_multipart")
+    if token is not None and no_token:
+        raise UsageError("a token and none were asked for", hint="give --token or --no-token")
+    if token == "":
+        raise UsageError("the token is empty", hint="op serve --no-token lets everybody in")
+    _go_offline(offline)
+    from omnipersona_cli import engine
+    from op_serve import running
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    if verbose:
+        logging.getLogger("op_serve").setLevel(logging.INFO)
+    running.serve(
+        running.Serving(
+            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            host=host,
+            port=port,
+            token="" if no_token else token,
+            only=_names(concepts),
+            most_waiting=max_queue,
+            idle_seconds=None if idle_unload is None else 60 * idle_unload,
+            metadata=metadata,
+            hosts=hosts,
+            origins=origins,
+        ),
+        say=lambda line: None if quiet else click.echo(line, err=True),
+        answer=click.echo,
+    )
+
+
+@click.command(
+    context_settings=HELP,
+    epilog="\b\nExamples:\n  op mcp\n  op mcp --root ~/Pictures --root /tmp/art\n"
+    '  {"command": "op", "args": ["mcp", "--root", "/home/me/Pictures"]}',
+)
+@opening
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="A folder whose pictures the agent may use. [default: the current one]",
+)
+@click.option("--concepts", metavar="A,B", help="Serve these concepts only, and learn none.")
+def mcp(
+    backend: str | None,
+    model: str | None,
+    device: str,
+    dtype: str | None,
+    offline: bool,
+    roots: tuple[Path, ...],
+    concepts: str | None,
+) -> None:
+    """Serve an agent that started this as its tool: ask, paint, edit, learn, and the concepts.
+
+    It speaks MCP on stdin and stdout. Pictures are named by absolute paths below the --root
+    folders; everything else on this machine stays closed.
+    """
+    _need("mcp", "mcp", "anyio")
+    _go_offline(offline)
+    from omnipersona_cli import engine
+    from op_serve import running
+
+    running.serve_agent(
+        engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+        roots=[root.resolve() for root in roots or (Path(),)],
+        only=_names(concepts),
+    )
+
+
+def _need(extra: str, *modules: str) -> None:
+    """MissingError where a package of the extra is not installed."""
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise MissingError(
+            f"op {extra} needs the Python package {missing[0].replace('_', '-')!r}",
+            hint=f"pip install 'omnipersona[{extra}]'",
+        )
+
+
+def _names(concepts: str | None) -> frozenset[str] | None:
+    from omnipersona_cli.language.mentions import check_name
+
+    if concepts is None:
+        return None
+    return frozenset(check_name(name.strip()) for name in concepts.split(",") if name.strip())
+
+
+def _go_offline(wanted: bool) -> None:
+    import os
+
+    if wanted:
+        os.environ["HF_HUB_OFFLINE"] = "1"

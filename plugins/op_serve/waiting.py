@@ -1,0 +1,106 @@
+"""Wait for a piece of work from the event loop: for its value, or beat by beat.
+
+Whoever stops waiting, stops the work: a client that goes away must not keep the model busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from omnipersona_cli.backend import Backend
+from op_serve.worker import Stopped, Ticket, Worker
+
+T = TypeVar("T")
+
+LOOKING = 0.1
+"""Seconds between two looks at whether a client is still there."""
+
+PATIENCE = 5.0
+"""Seconds of silence after which a stream says that it is still alive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waits:
+    """Nothing new: ``position`` pieces of work come first, 0 where it is being done."""
+
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended(Generic[T]):
+    """The last beat of a stream."""
+
+    value: T
+
+
+async def result_of(
+    worker: Worker,
+    what: str,
+    work: Callable[[Backend, Ticket[T]], T],
+    *,
+    gone: Callable[[], Awaitable[bool]] | None = None,
+    on_beat: Callable[[Any], None] | None = None,
+    patient: bool = False,
+) -> T:
+    """The value of ``work``. ``gone`` says whether the client has left, which ends the work."""
+    ticket = worker.submit(what, work, on_beat=on_beat, patient=patient)
+    value = asyncio.wrap_future(ticket.result)
+    try:
+        while gone is not None and not value.done():
+            await asyncio.wait((value,), timeout=LOOKING)
+            if not value.done() and await gone():
+                raise Stopped
+        return await value
+    finally:
+        worker.cancel(ticket)
+        _forget(value)
+
+
+async def beats_of(
+    worker: Worker,
+    what: str,
+    work: Callable[[Backend, Ticket[T]], T],
+    *,
+    patient: bool = False,
+) -> AsyncGenerator[Any | Waits | Ended[T], None]:
+    """Everything that ``work`` sends, `Waits` in between, and `Ended` at the end."""
+    loop = asyncio.get_running_loop()
+    beats: asyncio.Queue[Any] = asyncio.Queue()
+
+    def on_beat(beat: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
+            loop.call_soon_threadsafe(beats.put_nowait, beat)
+
+    ticket = worker.submit(what, work, on_beat=on_beat, patient=patient)
+    value = asyncio.wrap_future(ticket.result)
+    value.add_done_callback(lambda _: beats.put_nowait(_END))
+    try:
+        if position := worker.position(ticket):
+            yield Waits(position=position)
+        while True:
+            try:
+                beat = await asyncio.wait_for(beats.get(), PATIENCE)
+            except TimeoutError:
+                yield Waits(position=worker.position(ticket))
+                continue
+            if beat is _END:
+                break
+            yield beat
+        yield Ended(value=await value)
+    finally:
+        worker.cancel(ticket)
+        _forget(value)
+
+
+_END = object()
+
+
+def _forget(value: asyncio.Future[Any]) -> None:
+    """Nobody reads the error of work that nobody waits for."""
+    value.cancel()
+    if value.done() and not value.cancelled():
+        value.exception()

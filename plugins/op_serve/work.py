@@ -1,0 +1,363 @@
+"""All that is asked of the engine, in one place: what a request says, and doing it.
+
+Functions here run in the worker's thread and know nothing of HTTP. They look at their ticket at
+every step, so that work that nobody waits for ends within two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import Backend, BackendInfo
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.errors import MissingError, nearest
+from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.language.mentions import check_name, names_in
+from op_serve.worker import Ticket
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from omnipersona_cli.engine import (
+        Answer,
+        Learned,
+        Opening,
+        Picture,
+        Plan,
+        Settings,
+        Subject,
+        Trace,
+    )
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What of this machine is served: the library, and the names in it that are (None: all)."""
+
+    library: Library
+    only: frozenset[str] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """The names that are served, sorted."""
+        names = self.library.names()
+        return names if self.only is None else tuple(name for name in names if name in self.only)
+
+    def check(self, names: Sequence[str]) -> None:
+        """MissingError for a concept that is not served, as for one that is not there."""
+        for name in names:
+            if self.only is not None and check_name(name) not in self.only:
+                guess = nearest(name, self.names())
+                raise MissingError(
+                    f"there is no concept <{name}>",
+                    hint=f"did you mean <{guess}>?" if guess else "op concepts",
+                )
+
+    def meant(self, text: str, concepts: Sequence[str]) -> tuple[str, ...]:
+        """``concepts``, or the known names that stand without brackets in a text which mentions
+        nothing in brackets: programs that show HTML swallow "<bo>"."""
+        if not concepts and not names_in(text):
+            concepts = [name for name in self.names() if _stands_in(name, text)]
+        self.check((*concepts, *names_in(text)))
+        return tuple(check_name(name) for name in concepts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What `ask` is asked."""
+
+    text: str
+    image: Image | None = None
+    concepts: tuple[str, ...] = ()
+    earlier: tuple[tuple[str, str], ...] = ()
+    max_tokens: int = 100
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Painting:
+    """What is to be painted, or, where there is a ``source``, how it is to be changed."""
+
+    prompt: str
+    concepts: tuple[str, ...] = ()
+    count: int = 1
+    tries: int | None = None
+    size: tuple[int, int] | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    replay: bool = True
+    expected: Mapping[str, str] = field(default_factory=dict)
+    source: Image | None = None
+    mask: Image | None = None
+    box: Box | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """What is to be learned from the photos in a folder. ``previews`` and ``page`` are where
+    pictures painted on the way, and the report card with the photos, are put."""
+
+    photos: Path
+    name: str
+    kind: str = ""
+    facts: tuple[str, ...] = ()
+    steps: int | None = None
+    seed: int = 0
+    force: bool = False
+    resume: bool = False
+    previews: Path | None = None
+    page: Path | None = None
+
+
+def open_backend(opening: Opening) -> Backend:
+    """The backend that the server keeps open."""
+    from omnipersona_cli import engine
+
+    return engine.opened_for((), opening)
+
+
+def info_of(backend: str) -> BackendInfo:
+    """The description of the backend that is served; MissingError where there is none."""
+    return registry.backend_info(backend or registry.DEFAULT_BACKEND)
+
+
+def answer(
+    backend: Backend,
+    ticket: Ticket[Any],
+    question: Question,
+    *,
+    library: Library,
+    on_text: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Answer:
+    """Answer a question."""
+    from omnipersona_cli import engine
+
+    def piece(text: str) -> None:
+        ticket.go_on()
+        if on_text is not None:
+            on_text(text)
+
+    return engine.ask(
+        question.text,
+        image=question.image,
+        concepts=question.concepts,
+        earlier=question.earlier,
+        max_tokens=question.max_tokens,
+        seed=question.seed,
+        backend=backend,
+        library=library,
+        on_progress=_watched(ticket, on_progress),
+        on_text=piece,
+    )
+
+
+def paint(
+    backend: Backend,
+    ticket: Ticket[Any],
+    painting: Painting,
+    *,
+    library: Library,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_trace: Callable[[Trace], None] | None = None,
+    on_picture: Callable[[Picture], None] | None = None,
+) -> tuple[Picture, ...]:
+    """Paint pictures, or change the source."""
+    from omnipersona_cli import engine
+
+    watched = _watched(ticket, on_progress)
+    if painting.source is not None:
+        return engine.edit(
+            painting.source,
+            painting.prompt,
+            concepts=painting.concepts,
+            mask=painting.mask,
+            box=painting.box,
+            count=painting.count,
+            tries=painting.tries,
+            steps=painting.steps,
+            guidance=painting.guidance,
+            strength=painting.strength,
+            seed=painting.seed,
+            replayed=painting.replay,
+            backend=backend,
+            library=library,
+            on_progress=watched,
+            on_trace=on_trace,
+            on_picture=on_picture,
+        )
+    return engine.gen(
+        painting.prompt,
+        concepts=painting.concepts,
+        count=painting.count,
+        tries=painting.tries or 1,
+        size=painting.size,
+        steps=painting.steps,
+        guidance=painting.guidance,
+        seed=painting.seed,
+        replayed=painting.replay,
+        expected=painting.expected,
+        backend=backend,
+        library=library,
+        on_progress=watched,
+        on_trace=on_trace,
+        on_picture=on_picture,
+    )
+
+
+def recall(
+    backend: Backend,
+    prompt: str,
+    *,
+    concepts: Sequence[str],
+    facts: Mapping[str, Sequence[str]],
+    library: Library,
+) -> Trace:
+    """What replay would make of ``prompt``. ``facts`` are a person's corrections, by concept: what
+    the pack says of the same attribute is left out."""
+    from omnipersona_cli.engine.replay import replay
+    from omnipersona_cli.engine.request import open_request
+
+    request = open_request(
+        prompt, concepts=concepts, backend=backend, library=library, task="generate"
+    )
+    known = {
+        name: corrected(said, facts.get(name, ()), name) for name, said in request.facts.items()
+    }
+    return replay(backend, request.text, concepts=request.concepts, facts=known)
+
+
+def corrected(said: Sequence[str], corrections: Sequence[str], name: str) -> tuple[str, ...]:
+    """The facts ``said`` without those that speak of the attribute of a correction, and the
+    corrections."""
+    from omnipersona_cli.language.facts import parse_fact
+
+    def attribute(text: str) -> str:
+        parsed = parse_fact(text, name)
+        return parsed.attribute if parsed else ""
+
+    changed = {attribute(text) for text in corrections} - {""}
+    return (*(text for text in said if attribute(text) not in changed), *corrections)
+
+
+def plan(teaching: Teaching, opening: Opening) -> Plan:
+    """What learning would do. Opens no backend and may run in any thread."""
+    from omnipersona_cli import engine
+
+    return engine.plan(_subject(teaching), _settings(teaching), opening)
+
+
+def learn(
+    backend: Backend,
+    ticket: Ticket[Any],
+    teaching: Teaching,
+    *,
+    library: Library,
+    on_progress: Callable[[Progress], None],
+) -> Learned:
+    """Learn a concept and keep it in the library."""
+    from omnipersona_cli import engine
+
+    keeping = engine.Keeping(
+        library=library,
+        force=teaching.force,
+        resume=teaching.resume,
+        previews=teaching.previews,
+        page=teaching.page,
+    )
+    return engine.learn(
+        _subject(teaching),
+        _settings(teaching),
+        keeping,
+        backend=backend,
+        on_progress=_watched(ticket, on_progress),
+    )
+
+
+def about_of(png: bytes) -> dict[str, Any]:
+    """How a picture says that it was made. Raises PhotoError."""
+    from tempfile import TemporaryDirectory
+
+    from omnipersona_cli import engine
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "picture.png"
+        path.write_bytes(png)
+        return engine.read_about(path)
+
+
+def trace_data(trace: Trace) -> dict[str, Any]:
+    """A replay as plain values."""
+    return {
+        "request": trace.request,
+        "rewritten": trace.rewritten,
+        "steps": [vars(step) for step in trace.steps],
+    }
+
+
+def answer_data(question: str, said: Answer) -> dict[str, Any]:
+    """An answer as plain values, under the keys of `op ask --json`."""
+    return {
+        "question": question,
+        "answer": said.text,
+        "source": said.source,
+        "verdict": said.verdict,
+        "probability": said.probability,
+        "concepts": dict(said.probabilities),
+        "facts": list(said.facts),
+        "backend": said.backend,
+    }
+
+
+def progress_data(event: Progress) -> dict[str, Any]:
+    """A beat of long work as plain values, its pictures left out."""
+    return {
+        "phase": event.phase,
+        "step": event.step,
+        "total": event.total,
+        "metrics": dict(event.metrics),
+        "note": event.note,
+    }
+
+
+def _subject(teaching: Teaching) -> Subject:
+    from omnipersona_cli import engine
+
+    return engine.Subject(
+        photos=[teaching.photos],
+        name=teaching.name,
+        class_word=teaching.kind,
+        kind=teaching.kind,
+        facts=teaching.facts,
+    )
+
+
+def _settings(teaching: Teaching) -> Settings:
+    from omnipersona_cli import engine
+
+    return engine.Settings(steps=teaching.steps, seed=teaching.seed)
+
+
+def _watched(
+    ticket: Ticket[Any], on_progress: Callable[[Progress], None] | None
+) -> Callable[[Progress], None]:
+    """``on_progress`` that also ends work nobody waits for."""
+
+    def beat(event: Progress) -> None:
+        ticket.go_on()
+        if on_progress is not None:
+            on_progress(event)
+
+    return beat
+
+
+def _stands_in(name: str, text: str) -> bool:
+    return bool(re.search(rf"(?<![\w<-]){re.escape(name)}(?![\w>-])", text, re.IGNORECASE))
