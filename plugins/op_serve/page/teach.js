@@ -1,0 +1,280 @@
+// Teach: photos in, what will be learned from them, and learning as it goes.
+import { get, post, send } from "./api.js";
+import { $, confirmed, droppable, duration, el, fail, icon, meter, number, svg } from "./dom.js";
+
+let photos = [];
+let facts = [];
+let draft = null;
+let looking = 0;
+const jobs = new Map();
+const streams = new Map();
+
+export function begin(studio) {
+  droppable($("photodrop"), $("photos"), (files) => {
+    photos.push(...files.map((file) => ({ file, url: URL.createObjectURL(file) })));
+    showPhotos();
+    look();
+  });
+  $("addfact").addEventListener("click", addFact);
+  $("newfact").addEventListener("keydown", (event) => {
+    if (event.key === "Enter") {
+      event.preventDefault();
+      addFact();
+    }
+  });
+  $("kind").addEventListener("change", plan);
+  $("newname").addEventListener("input", ready);
+  $("newname").addEventListener("change", plan);
+  $("teaching").addEventListener("submit", (event) => {
+    event.preventDefault();
+    learn(studio);
+  });
+  get("/api/jobs").then((all) => all.forEach((job) => job.state !== "draft" && follow(job, studio))).catch(fail);
+}
+
+export function update(studio) {
+  const { backend, teaches, jobs: all } = studio.state;
+  $("steps").placeholder = String(backend.learn_steps);
+  $("photodrop").querySelector("span").textContent = `or choose them; ${backend.name} knows ${backend.pictures}`;
+  $("teaching").hidden = !teaches;
+  for (const job of all) {
+    if (jobs.get(job.id)?.state() !== job.state) follow(job, studio); // another tab may have acted
+  }
+}
+
+function ready() {
+  $("learn").disabled = !(draft && $("newname").value.trim());
+}
+
+function showPhotos() {
+  $("photogrid").replaceChildren(...photos.map((photo, index) => {
+    const marks = photo.marks || [];
+    return el("li", { class: marks.length ? "flawed" : "", title: marks.join("; ") },
+      el("img", { src: photo.url, alt: `Photo ${index + 1}` }),
+      marks.length ? el("em", {}, marks[0].split(",")[0].slice(0, 18)) : null,
+      el("button", { type: "button", "aria-label": `Take photo ${index + 1} out`, onclick: () => {
+        URL.revokeObjectURL(photo.url);
+        photos.splice(index, 1);
+        showPhotos();
+        look();
+      } }, icon("close")));
+  }));
+}
+
+async function look() {
+  const mine = ++looking;
+  const before = draft;
+  draft = null;
+  ready();
+  $("plan").replaceChildren();
+  if (before) send("DELETE", `/api/jobs/${before.id}`).catch(() => {});
+  if (!photos.length) return;
+  $("plan").replaceChildren(el("p", { class: "help" }, "Looking at the photos …"));
+  const form = new FormData();
+  photos.forEach((photo) => form.append("photos", photo.file, "photo"));
+  try {
+    const made = await post("/api/drafts", form);
+    if (mine !== looking) return;
+    draft = made;
+    await plan();
+  } catch (error) {
+    if (mine === looking) $("plan").replaceChildren(told(error));
+  }
+  ready();
+}
+
+const told = (error) => el("ul", { class: "notes" }, el("li", {}, `${error.message}${error.hint ? `. ${error.hint}` : ""}`));
+
+function teaching() {
+  return {
+    name: $("newname").value.trim().toLowerCase() || "it",
+    kind: $("kind").value.trim(),
+    facts,
+    steps: number($("steps")),
+    seed: number($("learnseed")),
+    force: $("replace").checked,
+  };
+}
+
+async function plan() {
+  if (!draft) return;
+  const mine = looking;
+  try {
+    const body = teaching();
+    const planned = await post(`/api/drafts/${draft.id}/plan`, body);
+    if (mine !== looking) return;
+    const used = `${planned.photos} ${planned.photos === 1 ? "photo" : "photos"}`;
+    photos.forEach((photo, index) => {
+      const number = new RegExp(`\\b${String(index + 1).padStart(3, "0")}\\.\\w+`);
+      photo.marks = planned.notes.filter((note) => number.test(note)).map((note) => note.replace(/^.*?: /, ""));
+    });
+    showPhotos();
+    $("plan").replaceChildren(
+      el("div", { class: "planline" }, el("span", { class: `badge ${planned.photos >= 5 ? "good" : "fair"}` }, used),
+        el("span", { class: "badge" }, `${planned.held_out} held out to check`),
+        el("span", { class: "badge" }, `${planned.negatives} others to compare`),
+        el("span", { class: "badge" }, `${planned.steps} steps`)),
+      planned.notes.length
+        ? el("ul", { class: "notes" }, ...planned.notes.map((note) => el("li", {}, readable(note)))) : "");
+  } catch (error) {
+    if (mine === looking) $("plan").replaceChildren(told(error));
+  }
+}
+
+/** File names here are only numbers. */
+const readable = (note) => note.replace(/\b0*(\d+)\.(?:png|jpg|webp|gif|img)\b/g, "photo $1");
+
+function addFact() {
+  const text = $("newfact").value.trim();
+  if (!text) return;
+  facts.push(text);
+  $("newfact").value = "";
+  showFacts();
+  plan();
+}
+
+function showFacts() {
+  $("facts").replaceChildren(...facts.map((fact, index) => el("li", {}, el("span", {}, fact),
+    el("button", { type: "button", "aria-label": `Take out: ${fact}`, onclick: () => {
+      facts.splice(index, 1);
+      showFacts();
+      plan();
+    } }, icon("close")))));
+}
+
+async function learn(studio) {
+  addFact();
+  $("learn").disabled = true;
+  try {
+    const job = await post("/api/jobs", { ...teaching(), draft: draft.id });
+    draft = null;
+    photos.forEach((photo) => URL.revokeObjectURL(photo.url));
+    photos = [];
+    facts = [];
+    $("teaching").reset();
+    showPhotos();
+    showFacts();
+    $("plan").replaceChildren();
+    follow(job, studio);
+    $("jobs").scrollIntoView({ block: "nearest" });
+  } catch (error) {
+    fail(error);
+    ready();
+  }
+}
+
+/** Show a job, and watch it while it goes on. */
+function follow(job, studio) {
+  const view = jobs.get(job.id) || jobView(job.id, studio);
+  jobs.set(job.id, view);
+  if (!view.node.isConnected) $("jobs").prepend(view.node);
+  view.show(job);
+  if (!["waiting", "learning"].includes(job.state) || streams.has(job.id)) return;
+  const stream = new EventSource(`/api/jobs/${job.id}/events`);
+  streams.set(job.id, stream);
+  stream.onmessage = (message) => {
+    const event = JSON.parse(message.data);
+    view.show(event);
+    if (["done", "stopped", "failed", "forgotten"].includes(event.state)) {
+      stream.close();
+      streams.delete(job.id);
+      studio.refresh().catch(fail);
+    }
+  };
+}
+
+function jobView(id, studio) {
+  const job = { id, losses: [], previews: [], notes: [] };
+  const title = el("h2");
+  const badge = el("span", { class: "badge", role: "status" });
+  const bar = meter("Learned so far");
+  const line = el("div", { class: "facts-line" });
+  const chart = el("div");
+  const film = el("div", { class: "film", role: "group", "aria-label": "Pictures painted on the way", tabindex: "0" });
+  const notes = el("ul", { class: "notes" });
+  const buttons = el("div", { class: "row" });
+  const node = el("article", { class: "panel job", "data-job": id }, el("div", { class: "title" }, title, badge), bar.node, line, chart, film, notes, buttons);
+  const act = (method, path) => () => send(method, path).then((data) => data && follow(data, studio)).catch(fail);
+
+  function show(event) {
+    if (event.state === "forgotten") {
+      node.remove();
+      jobs.delete(id);
+      return;
+    }
+    if (event.losses) job.losses = event.losses;
+    if (event.previews) job.previews = event.previews;
+    if (event.loss) job.losses = [...job.losses.filter(([step]) => step < event.loss[0]), event.loss];
+    if (event.preview) job.previews = [...job.previews.filter((one) => one.step < event.preview.step), event.preview];
+    const { losses, previews, loss, preview, ...rest } = event;
+    Object.assign(job, rest);
+    title.textContent = `<${job.name}>`;
+    const words = { waiting: job.position ? `${job.position} before it` : "waiting", learning: job.phase || "learning", done: job.grade || "done", stopped: "stopped", failed: "failed" };
+    badge.textContent = words[job.state] || job.state;
+    badge.className = `badge ${job.state === "done" ? job.grade : job.state}`;
+    const going = ["waiting", "learning"].includes(job.state);
+    bar.node.hidden = !going && job.state !== "stopped";
+    bar.set(job.total ? job.step / job.total : 0);
+    const last = job.losses[job.losses.length - 1];
+    line.replaceChildren(...[
+      job.total && job.state !== "done" ? el("span", {}, "step ", el("b", {}, `${job.step} of ${job.total}`)) : null,
+      last ? el("span", {}, "loss ", el("b", {}, last[1].toFixed(3))) : null,
+      job.seconds_left && job.state === "learning" ? el("span", {}, el("b", {}, duration(job.seconds_left)), " left") : null,
+      job.resumed_from ? el("span", {}, `went on from step ${job.resumed_from}`) : null,
+    ].filter(Boolean));
+    chart.replaceChildren(...(job.losses.length > 1 ? [curve(job.losses)] : []));
+    if (film.childElementCount !== job.previews.length || preview) {
+      film.replaceChildren(...job.previews.map((one) => el("figure", {},
+        el("img", { src: `data:image/png;base64,${one.png}`, alt: `Painted after step ${one.step}` }),
+        el("figcaption", {}, `step ${one.step}`))));
+      film.scrollLeft = film.scrollWidth;
+    }
+    const said = [...(job.error ? [`${job.error}${job.hint ? `. ${job.hint}` : ""}`] : []), ...(job.notes || []).map(readable)];
+    notes.replaceChildren(...said.map((note) => el("li", {}, note)));
+    notes.hidden = !said.length;
+    if (event.state || !buttons.childElementCount) buttons.replaceChildren(...actions());
+  }
+
+  function actions() {
+    if (["waiting", "learning"].includes(job.state)) {
+      return [el("button", { type: "button", class: "button quiet", onclick: act("POST", `/api/jobs/${id}/stop`) }, "Stop")];
+    }
+    const away = el("button", { type: "button", class: "button quiet", onclick: async () => {
+      const sure = job.state === "done" || (await confirmed("Throw this away?", "Its photos and what was learned so far are deleted.", "Throw away"));
+      if (!sure) return;
+      await send("DELETE", `/api/jobs/${id}`).catch(fail);
+      show({ state: "forgotten" });
+    } }, job.state === "done" ? "Put away" : "Throw away");
+    if (job.state === "done") {
+      return [
+        el("a", { class: "button", href: "#paint", onclick: () => { $("prompt").value = `<${job.name}> at the beach`; } }, icon("paint"), "Paint it"),
+        job.card ? el("a", { class: "button quiet", href: `/api/jobs/${id}/card`, target: "_blank", rel: "noopener" }, "Report card with its pictures") : null,
+        away].filter(Boolean);
+    }
+    return [el("button", { type: "button", class: "button", onclick: act("POST", `/api/jobs/${id}/resume`) }, "Go on"), away];
+  }
+  return { node, show, state: () => job.state };
+}
+
+/** The loss of every step. */
+function curve(points) {
+  const [width, height, left] = [500, 190, 8];
+  const last = points[points.length - 1][0] || 1;
+  const top = Math.max(...points.map(([, loss]) => loss)) || 1;
+  const place = ([step, loss]) => `${(left + ((width - 2 * left) * step) / last).toFixed(1)},${(height - 22 - ((height - 40) * loss) / top).toFixed(1)}`;
+  const path = points.map(place).join(" ");
+  const first = place(points[0]).split(",")[0];
+  const end = place(points[points.length - 1]).split(",")[0];
+  const floor = height - 22;
+  return svg("svg", { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The loss fell from ${points[0][1].toFixed(2)} to ${points[points.length - 1][1].toFixed(2)}` },
+    svg("polygon", { class: "area", points: `${first},${floor} ${path} ${end},${floor}` }),
+    svg("path", { class: "axis", d: `M${left} ${floor}H${width - left}` }),
+    svg("polyline", { class: "loss", points: path }),
+    label(left, 14, `loss ${top.toFixed(2)}`), label(width - 66, height - 6, `step ${last}`));
+}
+
+function label(x, y, words) {
+  const node = svg("text", { x, y });
+  node.textContent = words;
+  return node;
+}

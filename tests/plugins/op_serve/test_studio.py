@@ -1,0 +1,295 @@
+"""The page in a real browser: teach, ask, paint, edit, stop, reload, two tabs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import chromium
+from live_server import Live, Serve, opened, until
+from PIL import Image
+from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+pytestmark = pytest.mark.slow
+
+
+class Page:
+    """The studio as a person sees it."""
+
+    def __init__(self, browser: WebDriver, live: Live) -> None:
+        self.browser, self.live = browser, live
+
+    def open(self) -> Page:
+        """By the address that `op serve` prints."""
+        self.browser.get(f"{self.live.url}/?token={self.live.token}")
+        return self.ready()
+
+    def ready(self) -> Page:
+        until(lambda: self.script("return document.body.dataset.ready") == "yes", seconds=20)
+        return self
+
+    def go(self, view: str) -> None:
+        self.find(f"nav a[href='#{view}']").click()
+        until(lambda: self.find(f"#{view}").is_displayed())
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(code, *arguments)  # type: ignore[no-untyped-call]
+
+    def write(self, selector: str, text: str) -> WebElement:
+        field = self.find(selector)
+        field.clear()
+        field.send_keys(text)
+        return field
+
+    def press(self, words: str, *, within: str = "main") -> None:
+        """The visible button or link with these words."""
+        found = self.script(
+            "return [...document.querySelectorAll(arguments[0])].find((it) =>"
+            " it.checkVisibility() && it.innerText.trim() === arguments[1])",
+            f"{within} button, {within} a.button",
+            words,
+        )
+        assert found is not None, f"no button {words!r}"
+        self.script("arguments[0].scrollIntoView({block: 'center'})", found)
+        found.click()
+
+    def wait(self, there: Callable[[], object], seconds: float = 60) -> None:
+        until(there, seconds=seconds)
+
+    def complaints(self) -> list[str]:
+        """What the browser's console says, refusals of the server aside."""
+        return [
+            entry["message"]
+            for entry in self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+            if entry["level"] == "SEVERE" and "Failed to load resource" not in entry["message"]
+        ]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[WebDriver]:
+    with chromium() as opened:
+        yield opened
+
+
+def files(photos: Path, count: int = 10) -> str:
+    return "\n".join(str(path) for path in sorted(photos.glob("*.png"))[:count])
+
+
+def test_a_character_is_taught_from_dropped_photos_and_found_again_after_a_reload(
+    serve: Serve, browser: WebDriver, photos: Path
+) -> None:
+    with serve() as live:
+        page = Page(browser, live).open()
+        page.go("teach")
+        page.find("#photos").send_keys(files(photos, 5))
+        page.wait(lambda: "held out" in page.find("#plan").text)
+        assert len(page.all("#photogrid li")) == 5 and "5 photos" in page.find("#plan").text
+        page.write("#newname", "mam")
+        page.write("#newfact", "its toy is a red ball").send_keys(Keys.ENTER)
+        page.find("#teaching details summary").click()
+        page.write("#steps", "40")
+        page.wait(lambda: page.find("#learn").is_enabled())
+        page.press("Learn")
+        page.wait(lambda: page.all(".job .loss"))
+        browser.refresh()
+        page.ready()
+        page.go("teach")
+        page.wait(lambda: page.all(".job .loss"))
+        assert page.find(".job h2").text == "<mam>"
+        (job,) = live.served.jobs.all()
+        page.wait(lambda: job.step > 7)  # the first checkpoint is behind it
+        page.press("Stop")
+        page.wait(lambda: page.find(".job .badge").text == "stopped")
+        stopped_at = job.step
+        assert 0 < stopped_at < 40
+
+        browser.switch_to.new_window("tab")
+        second = Page(browser, live).open()
+        second.go("teach")
+        second.press("Go on")
+        second.wait(lambda: job.state == "done", seconds=120)
+        second.wait(lambda: second.find(".job .badge").text in ("good", "fair", "weak"))
+        browser.close()
+        browser.switch_to.window(browser.window_handles[0])
+        page.wait(lambda: page.find(".job .badge").text in ("good", "fair", "weak"))
+        assert "went on from step" in page.find(".job .facts-line").text
+        assert page.all(".job .film img")
+        page.go("concepts")
+        page.wait(lambda: "mam" in page.find("#cards").text)
+        assert "red ball" in page.find("[data-name=mam]").text
+        assert page.complaints() == []
+
+
+def test_photos_that_will_not_do_are_shown_before_anything_is_learned(
+    live: Live, browser: WebDriver, photos: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    page = Page(browser, live).open()
+    page.go("teach")
+    page.find("#photos").send_keys(f"{files(photos, 2)}\n{broken}\n{photos / '00.png'}")
+    page.wait(lambda: "only two photos" in page.find("#plan").text)
+    said = page.find("#plan").text
+    assert "not a picture" in said and "the same picture" in said
+    assert len(page.all("#photogrid li.flawed")) == 2
+    page.all("#photogrid button")[-1].click()
+    page.wait(lambda: "the same picture" not in page.find("#plan").text)
+
+
+def test_talk_paint_and_edit(
+    serve: Serve, browser: WebDriver, photos: Path, tmp_path: Path
+) -> None:
+    with serve() as live:
+        page = Page(browser, live).open()
+
+        page.go("talk")
+        page.find("#talkfile").send_keys(str(photos / "00.png"))
+        page.write("#question", "is <bo> here?").send_keys(Keys.ENTER)
+        page.wait(lambda: page.all(".verdict"))
+        assert page.find(".verdict .badge").text in ("yes", "no", "not sure")
+        assert "% yes" in page.find(".verdict").text
+        page.write("#question", "what is its toy?").send_keys(Keys.ENTER)
+        page.wait(lambda: page.all(".said.theirs")[-1].text.startswith("a teal star"))
+
+        first = _paint_with_a_corrected_memory(page, live, tmp_path)
+        again = _paint_it_again(page, first, tmp_path)
+        _edit_it(page, again, tmp_path)
+
+        page.press("Ask", within="#edited")
+        page.wait(lambda: page.find("#talk").is_displayed() and page.all("#talkdrop img"))
+        assert page.complaints() == []
+
+
+def _paint_with_a_corrected_memory(page: Page, live: Live, folder: Path) -> Path:
+    """A wrong memory is corrected before painting and kept; the file that is saved."""
+    page.go("paint")
+    page.write("#prompt", "<b").send_keys(Keys.TAB)
+    page.find("#prompt").send_keys(" with its toy")
+    assert page.find("#prompt").get_attribute("value") == "<bo> with its toy"
+    page.write("#seed", "5")
+    page.press("Paint")
+    page.wait(lambda: page.find("#memory").is_displayed())
+    memory = page.find("[data-memory]")
+    assert memory.get_attribute("value") == "a teal star"
+    memory.clear()
+    memory.send_keys("a blue car", Keys.TAB)
+    page.wait(lambda: "blue car" in (page.find("#rewritten").get_attribute("value") or ""))
+    page.press("Keep as fact")
+    library = live.served.shown.library
+    page.wait(lambda: "blue car" in " ".join(it.text for it in library.header("bo").facts))
+    assert "teal star" not in " ".join(it.text for it in library.header("bo").facts)
+    page.find("#painting details summary").click()
+    page.write("#paintsteps", "2")
+    page.press("Paint it like this")
+    page.wait(lambda: len(page.all("#painted .shot > img")) == 2)
+    assert "blue car" in page.find("#painted figcaption").text
+    assert "seed 5" in page.find("#painted .facts-line").text
+
+    first = saved(page, page.find("#painted a[download]"), folder / "first")
+    assert json.loads(picture(first).info["omnipersona"])["seed"] == 5
+    return first
+
+
+def _paint_it_again(page: Page, first: Path, folder: Path) -> Path:
+    """A dropped PNG brings its prompt and seed back, and the same picture.
+
+    The first was painted beside another, which may round a value the other way; from one that was
+    painted alone the same pixels come."""
+    alone = _made_from(page, first, folder / "again")
+    assert levels_apart(picture(first), picture(alone)) <= 1
+    again = _made_from(page, alone, folder / "once more")
+    assert picture(again).tobytes() == picture(alone).tobytes()
+    return again
+
+
+def _made_from(page: Page, file: Path, folder: Path) -> Path:
+    page.write("#seed", "77")
+    page.find("#againfile").send_keys(str(file))
+    page.wait(lambda: page.find("#seed").get_attribute("value") == "5")
+    before = len(page.all("#painted .shot > img"))
+    page.press("Paint")
+    page.wait(lambda: len(page.all("#painted .shot > img")) == before + 1)
+    return saved(page, page.find("#painted a[download]"), folder)
+
+
+def _edit_it(page: Page, before: Path, folder: Path) -> None:
+    """What was not drawn over stays as it was."""
+    page.press("Edit", within="#painted .shot:first-child")
+    page.wait(lambda: page.find("#mask").is_displayed())
+    draw(page)
+    page.write("#change", "add <bo>")
+    page.find("#editing details summary").click()
+    page.write("#edittries", "1")
+    page.press("Change it")
+    page.wait(lambda: page.all("#edited .compare"))
+    slider = page.find("#edited .compare input")
+    slider.send_keys(Keys.ARROW_RIGHT)
+    assert (
+        page.script(
+            "return arguments[0].style.getPropertyValue('--at')", page.find("#edited .compare")
+        )
+        == "51%"
+    )
+    after = picture(saved(page, page.find("#edited a[download]"), folder / "after"))
+    assert after.getpixel((63, 63)) == picture(before).getpixel((63, 63))
+    assert after.tobytes() != picture(before).tobytes()
+
+
+def test_stop_ends_a_painting(live: Live, browser: WebDriver) -> None:
+    page = Page(browser, live).open()
+    page.go("paint")
+    page.write("#prompt", "<bo>")
+    page.find("#painting details summary").click()
+    page.write("#paintsteps", "1000")
+    page.press("Paint")
+    page.wait(lambda: page.all("#painted .pending") and live.served.worker.running)
+    page.press("Stop")
+    page.wait(lambda: not live.served.worker.running, seconds=5)
+    page.wait(lambda: not page.all("#painted .pending"))
+
+
+def draw(page: Page) -> None:
+    """A stroke with the finger in the upper left corner."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    canvas = page.find("#mask")
+    page.script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    chain = ActionChains(page.browser).move_to_element_with_offset(canvas, -60, -60)
+    chain.click_and_hold().move_by_offset(30, 20).move_by_offset(-10, 30).release().perform()
+
+
+def saved(page: Page, link: WebElement, folder: Path) -> Path:
+    """The file that a press on "Save" leaves in ``folder``."""
+    folder.mkdir()
+    page.browser.execute_cdp_cmd(
+        "Page.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(folder)}
+    )
+    page.script("arguments[0].scrollIntoView({block: 'center'})", link)
+    link.click()
+    until(lambda: list(folder.glob("*.png")))
+    return next(folder.glob("*.png"))
+
+
+def picture(path: Path) -> Image.Image:
+    """The picture in a file."""
+    return opened(path.read_bytes())
+
+
+def levels_apart(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of a channel of a pixel, of 255."""
+    from PIL import ImageChops
+
+    extrema = ImageChops.difference(one, other).getextrema()
+    return max(int(high) for _, high in extrema)  # type: ignore[misc]
