@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
@@ -26,8 +25,6 @@ from op_serve.served import Served, served_by
 from op_serve.worker import Stopped
 
 PAGE = Path(__file__).parent / "page"
-
-log = logging.getLogger("op_serve")
 
 
 def make_app(served: Served, door: Door) -> Starlette:
@@ -54,7 +51,6 @@ def make_app(served: Served, door: Door) -> Starlette:
             PersonaError: _refused,
             Stopped: _refused,
             HTTPException: _not_here,
-            Exception: _bug,
         },
         lifespan=lifespan,
     )
@@ -140,8 +136,3 @@ async def _not_here(request: Request, error: Exception) -> Response:
     return JSONResponse(
         refused.body, refused.status, headers={**refused.headers, **(error.headers or {})}
     )
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    log.error("a bug at %s %s", request.method, request.url.path)
-    return await _refused(request, error)

@@ -13,7 +13,6 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
@@ -23,7 +22,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from op_serve.refusals import DeniedError, refusal_of
+from op_serve.refusals import DeniedError, refusal_of, trail_of
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Host names that mean this machine."""
@@ -52,6 +51,7 @@ HEADERS = {
 }
 """Sent with every answer that does not bring its own."""
 
+log = logging.getLogger("op_serve")
 access = logging.getLogger("op_serve.access")
 
 
@@ -90,8 +90,9 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # nothing here speaks WebSocket
-        began, status = time.monotonic(), 500
+        began, status = time.monotonic(), 0
         request_id = f"req_{secrets.token_hex(8)}"
+        origin = Headers(scope=scope).get("origin", "")
 
         async def answered(message: Message) -> None:
             nonlocal status
@@ -101,6 +102,10 @@ class Guard:
                 headers["x-request-id"] = request_id
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if origin in self.door.origins:
+                    headers["access-control-allow-origin"] = origin
+                    headers["cross-origin-resource-policy"] = "cross-origin"
+                    headers.add_vary_header("origin")
             await send(message)
 
         try:
@@ -109,6 +114,12 @@ class Guard:
                 await answer(scope, receive, answered)
             else:
                 await self.app(scope, _limited(receive, _most_bytes(scope["path"])), answered)
+        except Exception as error:  # a bug: told without its words, to the client and to the log
+            log.error("a bug at %s %s\n%s", scope["method"], scope["path"], trail_of(error))
+            if not status:
+                refused = refusal_of(error)
+                told = JSONResponse(refused.body, refused.status, headers=refused.headers)
+                await told(scope, receive, answered)
         finally:
             took = 1000 * (time.monotonic() - began)
             access.info("%s %s %d %.0f ms", scope["method"], scope["path"], status, took)
@@ -216,16 +227,18 @@ def _check_origin(headers: Headers, origins: frozenset[str]) -> None:
 
 def _options(headers: Headers, door: Door) -> Response:
     """The answer to OPTIONS: only pages that were named are told that they may."""
-    origin = headers.get("origin", "")
-    told: Mapping[str, str] = {"allow": "GET, POST, PUT, DELETE, OPTIONS"}
-    if origin in door.origins:
-        told = {
-            "access-control-allow-origin": origin,
-            "access-control-allow-methods": "GET, POST, PUT, DELETE",
-            "access-control-allow-headers": "authorization, content-type, x-stainless-*",
-            "vary": "origin",
-        }
+    told = {"allow": "GET, POST, PUT, DELETE, OPTIONS"}
+    if headers.get("origin", "") in door.origins:
+        asked = headers.get("access-control-request-headers", "").lower().split(",")
+        may = [name.strip() for name in asked if _is_plain_header(name.strip())]
+        told["access-control-allow-methods"] = "GET, POST, PUT, DELETE"
+        told["access-control-allow-headers"] = ", ".join(may) or "content-type"
     return Response(status_code=204, headers=told)
+
+
+def _is_plain_header(name: str) -> bool:
+    """Headers that clients of the dialect send."""
+    return name in ("authorization", "content-type") or name.startswith("x-stainless-")
 
 
 def _bearer(headers: Headers) -> str:

@@ -7,6 +7,7 @@ of the server, can go on. Its photos are deleted when it is done.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import secrets
 import shutil
@@ -23,6 +24,7 @@ from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name
 from op_serve import work
 from op_serve.pictures import check_pixels, png_of, to_base64
+from op_serve.refusals import trail_of
 from op_serve.work import Shown, Teaching
 from op_serve.worker import Stopped, Ticket, Worker
 
@@ -35,6 +37,8 @@ STATES: tuple[State, ...] = get_args(State)
 MOST_JOBS = 32
 MOST_LOSSES = 600
 """How many points of the loss curve are kept; beyond it every second one is dropped."""
+
+log = logging.getLogger("op_serve")
 
 _SUFFIXES = ((b"\x89PNG", ".png"), (b"\xff\xd8", ".jpg"), (b"RIFF", ".webp"), (b"GIF8", ".gif"))
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -243,6 +247,8 @@ class Jobs:
         else:
             job.state = "failed"
             known = isinstance(error, PersonaError)
+            if not known:
+                log.error("a bug while learning <%s>\n%s", job.teaching.name, trail_of(error))
             job.error = str(error) if known else "this is a bug in op"
             job.hint = error.hint if isinstance(error, PersonaError) else "see the server's log"
         if job.id in self._jobs:

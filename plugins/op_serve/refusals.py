@@ -6,6 +6,7 @@ other than 409, and what would fail again says so (``x-should-retry``).
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +72,13 @@ def refusal_of(error: BaseException) -> Refusal:
         return _refusal(stopped, 503, "server_error", retry=False)
     bug = PersonaError("this is a bug in op", hint="the server's log has the traceback")
     return _refusal(bug, 500, "server_error", code="bug", retry=False)
+
+
+def trail_of(error: BaseException) -> str:
+    """What kind of bug and where, without its words, which may be somebody's prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+    return "\n".join([*lines, f"  {type(error).__name__}"])
 
 
 def _refusal(
