@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import pytest
+from live_server import Live, until
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.chrome.webdriver import WebDriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 FLAGS = (
     "--headless",
@@ -51,3 +55,61 @@ def chromium(
     finally:
         opened.quit()
         shutil.rmtree(Path(profile), ignore_errors=True)
+
+
+class Page:
+    """The studio as a person sees it."""
+
+    def __init__(self, browser: WebDriver, live: Live) -> None:
+        self.browser, self.live = browser, live
+
+    def open(self) -> Page:
+        """By the address that `op serve` prints."""
+        self.browser.get(f"{self.live.url}/?token={self.live.token}")
+        return self.ready()
+
+    def ready(self) -> Page:
+        until(lambda: self.script("return document.body.dataset.ready") == "yes", seconds=20)
+        return self
+
+    def go(self, view: str) -> None:
+        self.find(f"nav a[href='#{view}']").click()
+        until(lambda: self.find(f"#{view}").is_displayed())
+
+    def find(self, selector: str) -> WebElement:
+        return self.browser.find_element(By.CSS_SELECTOR, selector)
+
+    def all(self, selector: str) -> list[WebElement]:
+        return self.browser.find_elements(By.CSS_SELECTOR, selector)
+
+    def script(self, code: str, *arguments: Any) -> Any:
+        return self.browser.execute_script(code, *arguments)  # type: ignore[no-untyped-call]
+
+    def write(self, selector: str, text: str) -> WebElement:
+        field = self.find(selector)
+        field.clear()
+        field.send_keys(text)
+        return field
+
+    def press(self, words: str, *, within: str = "main") -> None:
+        """The visible button or link with these words."""
+        found = self.script(
+            "return [...document.querySelectorAll(arguments[0])].find((it) =>"
+            " it.checkVisibility() && it.innerText.trim() === arguments[1])",
+            f"{within} button, {within} a.button",
+            words,
+        )
+        assert found is not None, f"no button {words!r}"
+        self.script("arguments[0].scrollIntoView({block: 'center'})", found)
+        found.click()
+
+    def wait(self, there: Callable[[], object], seconds: float = 60) -> None:
+        until(there, seconds=seconds)
+
+    def complaints(self) -> list[str]:
+        """What the browser's console says, refusals of the server aside."""
+        return [
+            entry["message"]
+            for entry in self.browser.get_log("browser")  # type: ignore[no-untyped-call]
+            if entry["level"] == "SEVERE" and "Failed to load resource" not in entry["message"]
+        ]

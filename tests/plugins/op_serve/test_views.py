@@ -1,0 +1,138 @@
+"""Every view of the page with things done in it, on a phone and on a desk.
+
+With OMNIPERSONA_PICTURES=docs/images/serve the pictures for the documentation are made anew: then
+<bo> is learned as long as nano wants it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from chromium import Page, chromium
+from live_server import Live, running
+from PIL import Image
+from selenium.webdriver.common.keys import Keys
+
+pytestmark = pytest.mark.slow
+
+PICTURES = os.environ.get("OMNIPERSONA_PICTURES", "")
+SCREENS = {"desktop": (1280, 860, False), "phone": (390, 844, True)}
+VIEWS = ("concepts", "teach", "talk", "paint", "edit")
+
+
+@pytest.fixture(scope="module")
+def studio(bo_pack: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A server of its own; nothing is random in what it is asked."""
+    from omnipersona_cli.concepts.library import Library
+    from omnipersona_cli.engine import Keeping, Opening, Settings, Subject, learn
+
+    home = tmp_path_factory.mktemp("studio")
+    library = Library(home / "data" / "concepts")
+    if PICTURES:
+        bo = Subject(photos=[photos], name="bo", kind="cat")
+        learn(bo, Settings(), Keeping(library=library), opening=Opening(backend="nano"))
+    else:
+        library.add_file(bo_pack)
+    with running(home) as live:
+        live.client.put("/api/concepts/bo/thumbnail", content=(photos / "00.png").read_bytes())
+        yield live
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_view_fits_its_screen(studio: Live, photos: Path, screen: str) -> None:
+    width, height, dark = SCREENS[screen]
+    with chromium(width=width, height=height, dark=dark) as browser:
+        page = Page(browser, studio).open()
+        for view in VIEWS:
+            page.go(view)
+            DONE[view](page, photos)
+            page.script("document.activeElement.blur(); scrollTo(0, 0)")
+            wide = page.script("return document.documentElement.scrollWidth")
+            assert wide <= width, f"{view} is {wide} pixels wide"
+            assert page.script(UNNAMED) == [], view
+            assert page.script(SMALL, width < 600) == [], view
+            if PICTURES:
+                save(page, Path(PICTURES) / f"{view}-{screen}.png")
+        assert page.complaints() == []
+
+
+UNNAMED = """
+return [...document.querySelectorAll("button, a[href], input, select, textarea, canvas")]
+  .filter((node) => node.checkVisibility() && !(node.getAttribute("aria-label")
+    || node.textContent.trim() || node.closest("label")?.textContent.trim() || node.title))
+  .map((node) => node.outerHTML.slice(0, 90))"""
+"""What a screen reader would have no name for."""
+
+SMALL = """
+return !arguments[0] ? [] : [...document.querySelectorAll("button, nav a, a.button, select")]
+  .filter((node) => node.checkVisibility() && Math.min(node.offsetWidth, node.offsetHeight) < 24)
+  .map((node) => node.outerHTML.slice(0, 90))"""
+"""What a finger would miss (WCAG 2.2, 2.5.8)."""
+
+
+def concepts(page: Page, photos: Path) -> None:
+    page.wait(lambda: page.all("[data-name=bo] img"))
+
+
+def teach(page: Page, photos: Path) -> None:
+    page.find("#photos").send_keys("\n".join(str(it) for it in sorted(photos.glob("*.png"))[:8]))
+    page.wait(lambda: "held out" in page.find("#plan").text)
+    page.write("#newname", f"mam{page.script('return innerWidth')}")
+    page.write("#kind", "rabbit")
+    page.write("#newfact", "its toy is a red ball").send_keys(Keys.ENTER)
+    page.wait(lambda: page.find("#learn").is_enabled())
+    if not PICTURES:
+        return
+    page.press("Learn")
+    page.wait(lambda: len(page.all(".job .film img")) > 2, seconds=300)
+
+
+def talk(page: Page, photos: Path) -> None:
+    page.find("#talkfile").send_keys(str(sorted(photos.glob("*.png"))[1]))
+    for count, question in enumerate(("is <bo> here?", "where is it?", "what is <bo>'s toy?"), 1):
+        page.write("#question", question).send_keys(Keys.ENTER)
+        page.wait(lambda count=count: len(page.all(".said.theirs")) == count)  # type: ignore[misc]
+        page.wait(lambda: page.all(".said.theirs")[-1].text and not page.all(".said.theirs.busy"))
+
+
+def paint(page: Page, photos: Path) -> None:
+    page.write("#prompt", "<bo> with its toy, at the beach")
+    page.write("#seed", "7")
+    page.press("Paint")
+    page.wait(lambda: page.find("#memory").is_displayed())
+    page.press("Paint it like this")
+    page.wait(lambda: len(page.all("#painted .shot > img")) == 2)
+
+
+def edit(page: Page, photos: Path) -> None:
+    page.go("paint")
+    page.press("Edit", within="#painted .shot:first-child")
+    page.wait(lambda: page.find("#mask").is_displayed())
+    page.write("#change", "add a hat")
+    page.find("#editing details summary").click()
+    page.write("#edittries", "1")
+    page.write("#editseed", "2")
+    page.find("#editing details summary").click()
+    page.press("Change it")
+    page.wait(lambda: page.all("#edited .compare"))
+
+
+DONE = {"concepts": concepts, "teach": teach, "talk": talk, "paint": paint, "edit": edit}
+
+
+def save(page: Page, path: Path) -> None:
+    """The whole view as a small file."""
+    import base64
+
+    height = min(1400, int(page.script("return document.documentElement.scrollHeight")))
+    width = int(page.script("return innerWidth"))
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    shot = page.browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(BytesIO(base64.b64decode(shot["data"]))) as image:
+        image.convert("RGB").quantize(200, dither=Image.Dither.NONE).save(path, optimize=True)
