@@ -44,7 +44,7 @@ async function ask() {
   if (picture) body.image = picture;
   try {
     await lines("/api/ask", body, (event) => {
-      if (event.event === "waiting" && event.position) text.textContent = `… ${event.position} before it`;
+      if (event.event === "waiting" && event.position) text.textContent = `waiting, ${event.position} before it`;
       if (event.event === "piece") text.textContent = (said += event.text).trim();
       if (event.event === "answer") finish(answer, text, event);
       thread.scrollTop = thread.scrollHeight;

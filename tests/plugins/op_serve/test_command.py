@@ -1,0 +1,80 @@
+"""`op serve` as a person starts it, and what its documentation shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from click.testing import CliRunner
+from live_server import Live, opened, until
+
+from omnipersona_cli.cli.main import cli
+
+PAGE = Path(__file__).parents[3] / "docs" / "serve.md"
+
+
+def test_op_serve_prints_its_address_serves_and_stops(bo_home: Path) -> None:
+    environment = {**os.environ, "OMNIPERSONA_HOME": str(bo_home)}
+    command = [sys.executable, "-m", "omnipersona_cli", "serve", "-b", "nano", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip()
+            match = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/\?token=(\S{20,})", address)
+            assert match is not None, address
+            url, token = match.groups()
+            until(lambda: httpx2.get(f"{url}/health").status_code == 200)
+            page = httpx2.get(address, follow_redirects=True)
+            assert page.status_code == 200 and "omnipersona studio" in page.text
+            models = httpx2.get(f"{url}/v1/models", headers={"authorization": f"Bearer {token}"})
+            assert [one["id"] for one in models.json()["data"]] == ["nano", "nano/bo"]
+        finally:
+            server.send_signal(signal.SIGINT)
+        rest, said = server.communicate(timeout=30)
+    assert rest == "" and "Traceback" not in said and said.endswith("stopped\n"), said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--no-token", "--host", "0.0.0.0", "--port", "0"], "everybody who reaches 0.0.0.0"),
+        (["--no-token", "--token", "x"], "a token and none"),
+        (["--token", ""], "the token is empty"),
+        (["-b", "nanoo"], "nanoo"),
+        (["--concepts", "mam", "--port", "0"], "mam"),
+        (["--host", "203.0.113.7", "--port", "0"], "cannot be listened on"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli, ["serve", *arguments])
+    assert done.exit_code != 0 and words in done.output + done.stderr
+    assert "Hint:" in done.output + done.stderr
+
+
+def test_the_example_of_the_documentation_runs(
+    live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    code = code.replace("http://127.0.0.1:8765", live.url).replace("TOKEN", live.token)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "serve.md", "exec"), {})
+    assert capsys.readouterr().out == "<bo> with a teal star\na teal star\n"
+    assert opened((tmp_path / "bo.png").read_bytes()).size == (64, 64)
+
+
+def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
+    shown = re.findall(r"\]\((images/[^)]+)\)", PAGE.read_text(encoding="utf-8"))
+    assert len(shown) >= 5
+    for name in shown:
+        assert 0 < (PAGE.parent / name).stat().st_size <= 150_000
