@@ -103,6 +103,12 @@ class Page:
         self.script("arguments[0].scrollIntoView({block: 'center'})", found)
         found.click()
 
+    def unfold(self, selector: str) -> None:
+        """Open a part that is folded away, or fold it again."""
+        summary = self.find(f"{selector} summary")
+        self.script("arguments[0].scrollIntoView({block: 'center'})", summary)
+        summary.click()
+
     def wait(self, there: Callable[[], object], seconds: float = 60) -> None:
         until(there, seconds=seconds)
 

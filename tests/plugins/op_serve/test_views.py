@@ -80,7 +80,7 @@ return !arguments[0] ? [] : [...document.querySelectorAll("button, nav a, a.butt
 
 def concepts(page: Page, photos: Path) -> None:
     page.wait(lambda: page.all("[data-name=bo] img"))
-    page.find("[data-name=bo] details summary").click()
+    page.unfold("[data-name=bo] details")
 
 
 def teach(page: Page, photos: Path) -> None:
@@ -124,10 +124,10 @@ def edit(page: Page, photos: Path) -> None:
     page.find("#editfile").send_keys(str(file))
     page.wait(lambda: page.find("#mask").is_displayed())
     page.write("#change", "add <bo>")
-    page.find("#editing details summary").click()
+    page.unfold("#editing details")
     page.write("#edittries", "4" if PICTURES else "1")
     page.write("#editseed", "2")
-    page.find("#editing details summary").click()
+    page.unfold("#editing details")
     page.press("Change it")
     page.wait(lambda: page.all("#edited .compare"))
 
