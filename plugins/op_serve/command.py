@@ -111,7 +111,7 @@ def serve(
     verbose: bool,
 ) -> None:
     """Keep the model open: for the page in your browser, for programs that speak the OpenAI
-    dialect, for agents (MCP), and for op itself (OMNIPERSONA_SERVER).
+    dialect, and for agents (MCP).
 
     The address, with its token, is printed on stdout. Ctrl-C stops it; what is being learned goes
     on after the next start.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import warnings
 from collections import OrderedDict
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal, get_args
@@ -54,22 +53,20 @@ def opened_mask(data: bytes) -> Image:
     A transparent part says the same in OpenAI's way (alpha 0: change here); a mask without one is
     read by its brightness. Raises PhotoError.
     """
-    from PIL import Image as images
+    from omnipersona_cli.data.decode import open_mask
 
     check_pixels(data)
     try:
-        with warnings.catch_warnings(), images.open(BytesIO(data)) as file:
-            warnings.simplefilter("ignore")
-            file.load()
-            if file.has_transparency_data:
-                alpha = file.convert("RGBA").getchannel("A")
-                if alpha.getextrema() != (255, 255):
-                    return alpha.point([255] + [0] * 255)
-            return file.convert("L")
-    except (OSError, ValueError, SyntaxError, images.DecompressionBombError) as error:
+        mask = open_mask(BytesIO(data))
+    except PhotoError as error:
         raise PhotoError(
             "the mask cannot be read", hint="send a PNG, white or transparent where it may change"
         ) from error
+    if mask.has_transparency_data:
+        alpha = mask.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return alpha.point([255] + [0] * 255)
+    return mask.convert("L")
 
 
 def from_base64(text: str, *, what: str = "the picture") -> bytes:
@@ -106,9 +103,10 @@ def encoded(
 
     if kind == "png":
         return png_bytes(picture, metadata=metadata)
-    from PIL import Image as images
+    from omnipersona_cli.data.decode import opened as stored
 
-    with images.open(BytesIO(png_bytes(picture, metadata=_at_most_minimal(metadata)))) as marked:
+    marks = png_bytes(picture, metadata=_at_most_minimal(metadata))
+    with stored(BytesIO(marks)) as (marked, _):
         marked.load()
         xmp = str(marked.info.get("XML:com.adobe.xmp", "")).encode()
     buffer = BytesIO()
@@ -157,15 +155,14 @@ def _at_most_minimal(metadata: Metadata) -> Metadata:
 def check_pixels(data: bytes, most: int = MOST_PIXELS) -> bool:
     """Whether this is a picture that can be opened; nothing is decoded. Raises PhotoError for one
     that has too many pixels."""
-    from PIL import Image as images
+    from omnipersona_cli.data.decode import opened as stored
 
     try:
-        with warnings.catch_warnings(), images.open(BytesIO(data)) as file:
-            warnings.simplefilter("ignore")
+        with stored(BytesIO(data)) as (file, _):
             width, height = file.size
-    except images.DecompressionBombError as error:
-        raise _too_large(most) from error
-    except (OSError, ValueError, SyntaxError, EOFError):
+    except PhotoError as error:
+        if "pixels" in str(error):
+            raise _too_large(most) from error
         return False
     if width * height > most:
         raise _too_large(most)
