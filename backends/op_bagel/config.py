@@ -16,7 +16,13 @@ ACTIVATIONS = ("gelu_pytorch_tanh", "gelu", "silu")
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The language model: Qwen2.5 shapes, every layer weight held twice."""
+    """The language model: Qwen2.5 shapes, every layer weight held twice.
+
+    Rotary positions have three axes: frame, row, column. `mrope_section` counts the frequencies
+    that turn with each of them; without it all axes are equal, which is BAGEL's single position.
+    With it, picture tokens stand at their row and column. `tokenizer_length` is how many rows of
+    the vocabulary the tokenizer uses, where the others take no part in the softmax.
+    """
 
     vocab_size: int = 152064
     hidden_size: int = 3584
@@ -29,12 +35,24 @@ class DecoderConfig:
     rope_theta: float = 1e6
     qk_norm: bool = True
     tie_word_embeddings: bool = False
+    mrope_section: tuple[int, ...] = ()
+    tokenizer_length: int | None = None
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         if self.hidden_size % 4 or self.head_dim % 2:
             raise ValueError("hidden_size must be a multiple of 4 and head_dim even")
+        if self.mrope_section:
+            if len(self.mrope_section) != 3 or sum(self.mrope_section) != self.head_dim // 2:
+                raise ValueError(f"mrope_section must be three counts of {self.head_dim // 2} in all")
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Which axis of a position each of the head_dim / 2 frequencies turns with."""
+        if not self.mrope_section:
+            return (0,) * (self.head_dim // 2)
+        return tuple(axis for axis, count in enumerate(self.mrope_section) for _ in range(count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +97,23 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnEncoders:
+    """Of a model of BAGEL's lineage whose vision tower and autoencoder are other modules: the tower
+    gives features that are ready for the language model, the autoencoder `latent_channels` numbers
+    for each cell of `downsample` pixels."""
+
+    latent_channels: int
+    downsample: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class BagelConfig:
     """Everything that fixes the tensors and the arithmetic of a model.
 
     `timestep_shift_train` is the time shift of training draws; `timestep_freq_dim` the features
-    of the time embedder; `max_latent_size` the side of the latent position table.
+    of the time embedder; `max_latent_size` the side of the latent position table. With `encoders`
+    neither `vit` nor `vae` is used. `latent_frames` counts the frames of a latent table that has
+    them as an axis; 0 is BAGEL's own table.
     """
 
     llm: DecoderConfig = field(default_factory=DecoderConfig)
@@ -96,6 +126,8 @@ class BagelConfig:
     interpolate_pos: bool = False
     timestep_shift_train: float = 1.0
     timestep_freq_dim: int = 256
+    encoders: OwnEncoders | None = None
+    latent_frames: int = 0
 
     def __post_init__(self) -> None:
         if self.connector_act not in ACTIVATIONS:
@@ -104,12 +136,14 @@ class BagelConfig:
     @property
     def latent_width(self) -> int:
         """Numbers in one latent token."""
-        return self.latent_patch_size**2 * self.vae.z_channels
+        channels = self.vae.z_channels if self.encoders is None else self.encoders.latent_channels
+        return self.latent_patch_size**2 * channels
 
     @property
     def stride(self) -> int:
         """Pixels along one side of a latent token; picture sides are multiples of it."""
-        return self.vae.downsample * self.latent_patch_size
+        own = self.vae if self.encoders is None else self.encoders
+        return own.downsample * self.latent_patch_size
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BagelConfig:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from op_bagel.config import BagelConfig, DecoderConfig
 from op_bagel.packing import Noise, Packed, Sample, Text, pack
-from op_bagel.pictures import Grid, position_ids, sincos_table
+from op_bagel.pictures import Grid, position_ids, sincos_table, sincos_table_3d
 from op_bagel.vit import TwoLinears, VisionModel
 
 GEN = "_moe_gen"
@@ -33,8 +33,8 @@ GEN = "_moe_gen"
 class Cache:
     """The key-value cache of B contexts: per layer keys (normed, rotated), values [B, P, Hkv, Dh].
 
-    `positions` [B] is the next rotary position; `mask` [B, P] marks the real rows, None where
-    all are. A cache never changes: appending to it gives a new one.
+    `positions` [B] is the next rotary position, equal on all axes; `mask` [B, P] marks the real
+    rows, None where all are. A cache never changes: appending to it gives a new one.
     """
 
     keys: tuple[Tensor, ...]
@@ -84,6 +84,10 @@ class Cache:
             if ragged
             else None,
         )
+
+    def at(self, position: int) -> Cache:
+        """The same contexts, but what follows them starts at `position`."""
+        return replace(self, positions=torch.full_like(self.positions, position))
 
     def real_rows(self) -> Tensor:
         """[B, P] bool: which rows are no padding."""
@@ -343,11 +347,11 @@ class TimeEmbedder(nn.Module):
 
 
 class PositionTable(nn.Module):
-    """A fixed sin-cos table [side * side, D]; the checkpoint carries a rounded copy."""
+    """A fixed sin-cos table [places, D]; the checkpoint carries a rounded copy."""
 
-    def __init__(self, side: int, width: int) -> None:
+    def __init__(self, table: Tensor) -> None:
         super().__init__()
-        self.pos_embed = nn.Parameter(sincos_table(side, width), requires_grad=False)
+        self.pos_embed = nn.Parameter(table, requires_grad=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.pos_embed.index_select(0, ids)
@@ -368,10 +372,16 @@ class Bagel(nn.Module):
         self.time_embedder = TimeEmbedder(config.timestep_freq_dim, width)
         self.vae2llm = nn.Linear(config.latent_width, width)
         self.llm2vae = nn.Linear(width, config.latent_width)
-        self.latent_pos_embed = PositionTable(config.max_latent_size, width)
-        self.vit_model = VisionModel(config.vit)
-        self.connector = TwoLinears(config.vit.hidden_size, width, width, config.connector_act)
-        self.vit_pos_embed = PositionTable(config.vit.side, width)
+        side = config.max_latent_size
+        self.latent_pos_embed = PositionTable(
+            sincos_table_3d(config.latent_frames, side, width)
+            if config.latent_frames
+            else sincos_table(side, width)
+        )
+        if config.encoders is None:
+            self.vit_model = VisionModel(config.vit)
+            self.connector = TwoLinears(config.vit.hidden_size, width, width, config.connector_act)
+            self.vit_pos_embed = PositionTable(sincos_table(config.vit.side, width))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -465,7 +475,7 @@ class Bagel(nn.Module):
     def _frame(self, packed: Packed, cache: Cache | None) -> Frame:
         positions, mask = packed.positions, packed.mask
         if cache is not None:
-            positions = positions + cache.positions.index_select(0, packed.sample)
+            positions = positions + cache.positions.index_select(0, packed.sample)[:, None]
             if mask is not None or cache.mask is not None:
                 batch, length = packed.batch, packed.length
                 old = cache.real_rows()[:, None, None, :].expand(-1, -1, length, -1)
@@ -475,7 +485,8 @@ class Bagel(nn.Module):
         c = self.config.llm
         steps = torch.arange(0, c.head_dim, 2, dtype=torch.float32, device=positions.device)
         frequency = 1.0 / (c.rope_theta ** (steps / c.head_dim))
-        angle = positions.float()[:, None, None] * frequency
+        axes = torch.tensor(c.axes, device=positions.device)
+        angle = positions.float().index_select(1, axes)[:, None, :] * frequency
         return Frame(
             batch=packed.batch,
             length=packed.length,
@@ -504,7 +515,8 @@ class Bagel(nn.Module):
         if len(packed.labels):
             und = rows.und if kept else rows.und.index_select(0, packed.label_at)
             scores = self.language_model.logits(decoder.norm(und))
-            ce = F.cross_entropy(scores.float(), packed.labels, reduction="none")
+            known = scores[:, : self.config.llm.tokenizer_length]
+            ce = F.cross_entropy(known.float(), packed.labels, reduction="none")
         if len(packed.noised_at):
             assert rows.gen is not None  # for the type checker: noised tokens are rows of gen
             gen = rows.gen if kept else rows.gen.index_select(0, packed.noised_at)

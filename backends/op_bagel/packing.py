@@ -40,8 +40,9 @@ class Soft:
 class Text:
     """One text turn, causal: `bos ids eos`, or `ids` alone where `raw`.
 
-    With `loss`, each row predicts the next id up to eos. `after` is the label of the last row
-    (a follow-up special token), if any. An id under a soft row is a placeholder.
+    With `loss`, each row predicts the next id up to eos, from the id numbered `loss_from` in `ids`
+    on. `after` is the label of the last row (a follow-up special token), if any. An id under a soft
+    row is a placeholder.
     """
 
     ids: Sequence[int]
@@ -49,6 +50,7 @@ class Text:
     soft: Sequence[Soft] = ()
     raw: bool = False
     after: int | None = None
+    loss_from: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +58,13 @@ class Vit:
     """A picture for understanding: `patches` [n, patch width] with their grid, or ready `features`.
 
     Features [n, D] are the connector's output with its position table added, as `model.see`
-    gives them; with them no vision tower runs.
+    gives them; with them no vision tower runs. `frame_shift` moves all its rows on the frame axis.
     """
 
     patches: Tensor | None = None
     grid: Grid = (0, 0)
     features: Tensor | None = None
+    frame_shift: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +81,15 @@ class Noise:
 
     The model reads (1 - t) * tokens + t * noise and is taught noise - tokens. Without `noise`
     the tokens are read as they are and nothing is taught. No row of another segment attends to
-    these rows.
+    these rows. `start` is the position of its first row, counted from the start of the sample,
+    where that is not the next one.
     """
 
     tokens: Tensor
     grid: Grid
     t: float | Tensor
     noise: Tensor | None = None
+    start: int | None = None
 
 
 Segment = Text | Vit | Latent | Noise
@@ -108,7 +113,7 @@ class Packed:
     gather: Tensor  # [B * L] row at each flat place (padding: row 0)
     place: Tensor  # [N] flat place of each row
     order: Tensor  # [N] rows in reading order, sample after sample
-    positions: Tensor  # [N] rotary position, counted from the start of the sample
+    positions: Tensor  # [N, 3] frame, row, column, counted from the start of the sample
     sample: Tensor  # [N] sample of each row
     mask: Tensor | None  # [B, 1, L, L] may query see key; None where all may
     text_ids: Tensor  # [Nt]
@@ -140,18 +145,22 @@ class Packed:
         return replace(self, **moved)
 
 
+Place = int | tuple[int, int, int]
+"""A rotary position: the same on all axes, or frame, row and column."""
+
+
 class _Rows:
     """Rows of one kind: which sample, which row in it, which rotary position."""
 
     def __init__(self) -> None:
         self.sample: list[int] = []
         self.row: list[int] = []
-        self.position: list[int] = []
+        self.position: list[Place] = []
 
     def __len__(self) -> int:
         return len(self.sample)
 
-    def add(self, sample: int, rows: Sequence[int], positions: Sequence[int]) -> None:
+    def add(self, sample: int, rows: Sequence[int], positions: Sequence[Place]) -> None:
         self.sample.extend([sample] * len(rows))
         self.row.extend(rows)
         self.position.extend(positions)
@@ -178,6 +187,8 @@ def pack(
     L is rounded up to a `multiple`: attention over many short samples is faster at 16.
 
     Positions: a text turn takes one per row; a picture one in all; a picture to be generated none.
+    Where the decoder has `mrope_section`, a picture of h x w tokens takes max(h, w) + 2, as
+    `picture_places` lays them out.
     Masks: causal, but full inside a picture; noised pictures are visible to themselves only.
     Raises ValueError for an empty sample, a position table too small, or shapes that do not agree.
     """
@@ -219,7 +230,10 @@ class _Build:
             else:
                 row += self._picture(sample, segment, row, position)
                 kind = 2 if isinstance(segment, Noise) else 1
-                position += kind == 1
+                if self.config.llm.mrope_section:
+                    position += max(segment.grid) + 2
+                else:
+                    position += kind == 1
             self.blocks.append((sample, start, row, kind))
         if not row:
             raise ValueError(f"sample {sample} has no rows")
@@ -246,7 +260,8 @@ class _Build:
             self.text.add(sample, range(row, row + n), range(position, position + n))
             self.text_ids.extend(ids)
         if turn.loss:
-            pairs = [i for i in range(len(ids) - 1) if i + 1 not in kinds]
+            begin = turn.loss_from - 1 if turn.raw else turn.loss_from
+            pairs = [i for i in range(max(0, begin), len(ids) - 1) if i + 1 not in kinds]
             pairs = [i for i in pairs if kinds.get(i, ("",))[0] != "gen"]
             self._label(sample, first, rows, pairs, [ids[i + 1] for i in pairs])
         if turn.after is not None:
@@ -294,15 +309,32 @@ class _Build:
 
     def _picture(self, sample: int, item: Vit | Latent | Noise, row: int, position: int) -> int:
         if isinstance(item, Vit):
-            count = self._vit(sample, item, row, position)
+            group, count = self._vit(item)
         else:
-            count = self._latent(sample, item, row, position)
+            group, count = self.latent, self._latent(sample, item)
+        start, inside, end = self._places(item, count, position)
+        group.add(sample, range(row + 1, row + 1 + count), inside)
         special = self.config.special_tokens
-        self.text.add(sample, [row, row + count + 1], [position, position])
+        self.text.add(sample, [row, row + count + 1], [start, end])
         self.text_ids += (special.start_of_image, special.end_of_image)
         return count + 2
 
-    def _vit(self, sample: int, item: Vit, row: int, position: int) -> int:
+    def _places(
+        self, item: Vit | Latent | Noise, count: int, position: int
+    ) -> tuple[Place, Sequence[Place], Place]:
+        """Positions of the first token, the picture's and the last of its block."""
+        if isinstance(item, Noise) and item.start is not None:
+            position = item.start
+        if not self.config.llm.mrope_section:
+            return position, [position] * count, position
+        start, *inside, end = picture_places(
+            item.grid, position, item.frame_shift if isinstance(item, Vit) else 0
+        )
+        if len(inside) != count:
+            raise ValueError(f"{count} picture tokens do not fill a grid of {item.grid}")
+        return start, inside, end
+
+    def _vit(self, item: Vit) -> tuple[_Rows, int]:
         config = self.config
         if (item.patches is None) == (item.features is None):
             raise ValueError("a Vit segment holds either patches or features")
@@ -319,10 +351,9 @@ class _Build:
             )
             self.patch_counts.append(count)
             group = self.patch
-        group.add(sample, range(row + 1, row + 1 + count), [position] * count)
-        return count
+        return group, count
 
-    def _latent(self, sample: int, item: Latent | Noise, row: int, position: int) -> int:
+    def _latent(self, sample: int, item: Latent | Noise) -> int:
         config = self.config
         count = _rows_of(item.tokens, config.latent_width, item.grid, "latent tokens")
         tokens = item.tokens
@@ -335,7 +366,6 @@ class _Build:
         self.values["latents"].append(tokens)
         self.values["ids"].append(_ids(item.grid, config.max_latent_size, config.interpolate_pos))
         self.latent_counts.append(count)
-        self.latent.add(sample, range(row + 1, row + 1 + count), [position] * count)
         return count
 
     def finish(self, multiple: int) -> Packed:
@@ -364,7 +394,7 @@ class _Build:
             gather=gather,
             place=place,
             order=place.argsort(),
-            positions=_long([i for group in groups for i in group.position]),
+            positions=_axes([place for group in groups for place in group.position]),
             sample=sample,
             mask=self._mask(batch, length),
             text_ids=_long(self.text_ids),
@@ -414,6 +444,24 @@ class _Build:
 @lru_cache(maxsize=256)
 def _ids(grid: Grid, side: int, interpolate: bool) -> Tensor:
     return position_ids(grid, side, interpolate=interpolate)
+
+
+def picture_places(grid: Grid, position: int, frame_shift: int = 0) -> list[tuple[int, int, int]]:
+    """Frame, row and column of a picture's rows, its two special tokens included, from `position`
+    on: the tokens count rows and columns, the last one stands behind the longer side."""
+    p, end = position + 1, position + 1 + max(grid)
+    inside = [(p, p + row, p + column) for row in range(grid[0]) for column in range(grid[1])]
+    rows = [(position, position, position), *inside, (end, end, end)]
+    return [(frame + frame_shift, row, column) for frame, row, column in rows]
+
+
+def _axes(places: Sequence[Place]) -> Tensor:
+    """[N, 3]"""
+    if all(isinstance(place, int) for place in places):
+        return torch.tensor(places, dtype=torch.long)[:, None].expand(-1, 3)
+    return torch.tensor(
+        [(place,) * 3 if isinstance(place, int) else place for place in places], dtype=torch.long
+    )
 
 
 def _long(values: Sequence[int]) -> Tensor:

@@ -121,10 +121,29 @@ def sincos_table(side: int, width: int) -> Tensor:
 
     Each half is `width / 4` sines then as many cosines, frequency k = 10000^(-k / (width / 4)).
     """
-    quarter = width // 4
-    frequency = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    wave = torch.cat((angle.sin(), angle.cos()), dim=1)
+    wave = waves(side, width // 2)
     columns = wave[None].expand(side, -1, -1)
     rows = wave[:, None].expand(-1, side, -1)
     return torch.cat((columns, rows), dim=-1).reshape(side * side, -1).float()
+
+
+def sincos_table_3d(frames: int, side: int, width: int) -> Tensor:
+    """The fixed table [frames * side * side, width], float32, of a model that counts frames: a part
+    for frames, one for rows, one for columns; the first two are `width // 3` wide, made even, the
+    third has the rest."""
+    part = width // 3 // 2 * 2
+    place = (frames, side, side)
+    frame, row, column = (
+        waves(count, wide) for count, wide in zip(place, (part, part, width - 2 * part), strict=True)
+    )
+    parts = (frame[:, None, None], row[None, :, None], column[None, None, :])
+    return torch.cat([one.expand(*place, -1) for one in parts], dim=-1).flatten(0, 2).float()
+
+
+def waves(count: int, width: int) -> Tensor:
+    """[count, width] float64: `width / 2` sines of the places 0.., then as many cosines, frequency
+    k = 10000^(-k / (width / 2))."""
+    half = width // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * frequency
+    return torch.cat((angle.sin(), angle.cos()), dim=1)

@@ -186,17 +186,20 @@ def decode_text(
     max_new: int = 999,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    first: int | None = None,
 ) -> Iterator[int]:
-    """Generate text after one context: ids one by one, without bos, until eos or `max_new` ids.
+    """Generate text after one context: ids one by one, until eos or `max_new` ids. `first` is what
+    the context still lacks, bos where it is left out; it is not among the ids.
 
     Greedy at temperature 0, else sampled with the (CPU) generator. To go on after the answer,
     prefill it as a text turn.
     """
     special = model.config.special_tokens
-    token = special.bos_token_id
+    known = model.config.llm.tokenizer_length
+    token = special.bos_token_id if first is None else first
     for _ in range(max_new):
         logits, cache = model.next_logits([token], cache)
-        token = _choose(logits[0], temperature, generator)
+        token = _choose(logits[0, :known], temperature, generator)
         if token == special.eos_token_id:
             return
         yield token

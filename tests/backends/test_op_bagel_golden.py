@@ -256,7 +256,8 @@ def packed(train: Case, config: BagelConfig) -> Packed:
 def test_golden_bagel_train_packing(train: Case, packed: Packed, config: BagelConfig) -> None:
     assert packed.lengths.tolist() == train.given["sample_lens"]
     assert len(packed.place) == train.given["sequence_length"]
-    assert torch.equal(packed.positions[packed.order], train["in.packed_position_ids"])
+    scalar = train["in.packed_position_ids"]
+    assert torch.equal(packed.positions[packed.order], scalar[:, None].expand(-1, 3))
     assert torch.equal(packed.text_ids, train["in.packed_text_ids"])
     texts = torch.arange(len(packed.text_ids))
     assert torch.equal(reading_order(packed, texts), train["in.packed_text_indexes"])
@@ -609,7 +610,8 @@ def test_golden_bagel_persona_packed(persona: Case, soft: dict[str, Tensor], mod
     model.requires_grad_(False)
     packed = pack(persona_samples(persona, soft, model.config), model.config)
     assert packed.lengths.tolist() == persona.given["sample_lens"]
-    assert torch.equal(packed.positions[packed.order], persona["in.packed_position_ids"])
+    scalar = persona["in.packed_position_ids"]
+    assert torch.equal(packed.positions[packed.order], scalar[:, None].expand(-1, 3))
     und = reading_order(packed, torch.arange(packed.und_rows)).sort().values
     gen = reading_order(packed, packed.und_rows + torch.arange(packed.gen_rows)).sort().values
     assert torch.equal(und, persona["in.packed_und_token_indexes"])

@@ -208,7 +208,7 @@ def test_a_clean_picture_takes_one_position_and_a_noised_one_none() -> None:
     noised, clean = target(), Latent(draw(CELLS, LATENT), GRID)
     packed = pack([[Text([20]), noised, clean, Text([21])]], CONFIG)
     wanted = [0, 1, 2, *[3] * (2 * CELLS + 4), 4, 5, 6]
-    assert packed.positions[packed.order].tolist() == wanted
+    assert packed.positions[packed.order].tolist() == [[place] * 3 for place in wanted]
     assert packed.advance.tolist() == [7]
 
 
