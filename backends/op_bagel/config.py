@@ -45,7 +45,9 @@ class DecoderConfig:
             raise ValueError("hidden_size must be a multiple of 4 and head_dim even")
         if self.mrope_section:
             if len(self.mrope_section) != 3 or sum(self.mrope_section) != self.head_dim // 2:
-                raise ValueError(f"mrope_section must be three counts of {self.head_dim // 2} in all")
+                raise ValueError(
+                    f"mrope_section must be three counts of {self.head_dim // 2} in all"
+                )
 
     @property
     def axes(self) -> tuple[int, ...]:

@@ -134,7 +134,8 @@ def sincos_table_3d(frames: int, side: int, width: int) -> Tensor:
     part = width // 3 // 2 * 2
     place = (frames, side, side)
     frame, row, column = (
-        waves(count, wide) for count, wide in zip(place, (part, part, width - 2 * part), strict=True)
+        waves(count, wide)
+        for count, wide in zip(place, (part, part, width - 2 * part), strict=True)
     )
     parts = (frame[:, None, None], row[None, :, None], column[None, None, :])
     return torch.cat([one.expand(*place, -1) for one in parts], dim=-1).flatten(0, 2).float()
