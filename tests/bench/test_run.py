@@ -6,6 +6,7 @@ import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -216,7 +217,9 @@ def test_a_full_disk_keeps_what_was_finished(order, monkeypatch):
     real, calls = os.fsync, []
 
     def full(fd):
-        calls.append(fd)
+        lines = Path(f"/proc/self/fd/{fd}")  # packs and checkpoints are synced too, elsewhere
+        if not lines.exists() or lines.resolve().suffix == ".jsonl":
+            calls.append(fd)
         if len(calls) == 4:
             raise OSError(28, "No space left on device")
         real(fd)

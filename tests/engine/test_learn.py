@@ -65,7 +65,7 @@ def test_an_interrupted_run_leaves_no_pack_and_resumes(sketch, bo, library, tmp_
         learn(bo, Settings(steps=6), Keeping(library=library), backend=sketch, on_progress=stop)
     assert library.names() == ()
     resumed = learn(bo, Settings(steps=6), Keeping(library=library, resume=True), backend=sketch)
-    assert resumed.resumed_from == 2, "the last checkpoint before it was stopped"
+    assert resumed.resumed_from == 3, "stopping loses no step"
     assert resumed.pack.hash == whole.pack.hash
     assert not list(run_folder("").glob("*")), "a finished run leaves no checkpoint"
 
