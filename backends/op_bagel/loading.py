@@ -193,8 +193,8 @@ def fill(
     no memory until it is used.
     """
     # a tensor that is made in inference mode could never serve a gradient
-    stored = mapped(path, hint=HINT)
     with torch.inference_mode(False), torch.no_grad():
+        stored = mapped(path, hint=HINT)
         for name in names:
             owner, leaf = _owner(module, name)
             value = stored[name].to(device=device, dtype=dtype)
