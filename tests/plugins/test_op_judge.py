@@ -143,7 +143,7 @@ def test_weights_that_are_not_all_there_are_refused(
     clip_folder, dino_folder, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("OMNIPERSONA_CLIP", str(tmp_path / "nowhere"))
-    with pytest.raises(MissingError, match="no folder"):
+    with pytest.raises(MissingError, match="not a folder"):
         ClipJudge()
     monkeypatch.setenv("OMNIPERSONA_CLIP", str(tmp_path))
     with pytest.raises(MissingError, match="holds no model"):
