@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from op_bagel.packing import Latent, Segment, Soft, Text, Vit, concept_turn
+from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, concept_turn
 from op_nano.shape import CONFIG, SLOTS
 from op_nano.tokenizer import NAME, encode
 from op_toy.words import WHERE, describe, fact_answer, side
@@ -105,7 +105,7 @@ def read_turn(text: str, rows: dict[str, Tensor], *, loss: bool = False) -> Text
     """A text turn whose mentions of the names in ``rows`` carry their identifier row [1, D];
     other mentions are the word "<sks>"."""
     ids: list[int] = []
-    soft: list[Soft] = []
+    soft: list[SoftRows] = []
     rest = text
     while rest:
         start = rest.find("<")
@@ -116,7 +116,7 @@ def read_turn(text: str, rows: dict[str, Tensor], *, loss: bool = False) -> Text
         ids += encode(rest[:start])
         name = rest[start : end + 1]
         if name in rows:
-            soft.append(Soft((len(ids),), rows[name]))
+            soft.append(SoftRows((len(ids),), rows[name]))
             ids.append(0)
         else:
             ids.append(NAME)

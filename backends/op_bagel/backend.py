@@ -35,7 +35,7 @@ from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
-from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit, concept_turn, pack
+from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
@@ -359,7 +359,7 @@ class BagelBackend:
 
     def _turn(self, turn: Turn, concepts: Mapping[str, ConceptTokens]) -> Text:
         ids, at = self._ids(turn)
-        soft = [Soft((place,), concepts[name].id) for place, name in at if name in concepts]
+        soft = [SoftRows((place,), concepts[name].id) for place, name in at if name in concepts]
         return Text(ids, soft=tuple(soft))
 
     def _turns(self, prompt: Prompt) -> list[Segment]:
@@ -397,7 +397,7 @@ class BagelBackend:
         return outputs, packed.noised_sample
 
     def _request(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Text:
-        soft = tuple(Soft((place,), tokens.id) for place in lesson.at)
+        soft = tuple(SoftRows((place,), tokens.id) for place in lesson.at)
         return Text(lesson.request, soft=soft)
 
     def _answered(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Sample:

@@ -24,7 +24,7 @@ Expert = Literal["und", "gen"]
 
 
 @dataclass(frozen=True, eq=False)
-class Soft:
+class SoftRows:
     """Learned rows [n, D] in the place of the token ids at positions `at` of a text turn.
 
     Positions count the turn's `ids` (bos is not counted). The rows keep their graph and run
@@ -47,7 +47,7 @@ class Text:
 
     ids: Sequence[int]
     loss: bool = False
-    soft: Sequence[Soft] = ()
+    soft: Sequence[SoftRows] = ()
     raw: bool = False
     after: int | None = None
     loss_from: int = 0
@@ -286,7 +286,7 @@ class _Build:
         self,
         sample: int,
         turn: Text,
-        soft: Soft,
+        soft: SoftRows,
         row: int,
         position: int,
         kinds: dict[int, tuple[str, int]],
@@ -501,9 +501,9 @@ def concept_turn(
     first = 1 + len(says)
     second = first + len(understand) + len(between)
     ids = [0, *says, *[0] * len(understand), *between, *[0] * len(generate), *ends]
-    slots = [Soft((0,), identifier)]
+    slots = [SoftRows((0,), identifier)]
     if len(understand):
-        slots.append(Soft(range(first, first + len(understand)), understand))
+        slots.append(SoftRows(range(first, first + len(understand)), understand))
     if len(generate):
-        slots.append(Soft(range(second, second + len(generate)), generate, "gen"))
+        slots.append(SoftRows(range(second, second + len(generate)), generate, "gen"))
     return Text(ids, soft=tuple(slots))

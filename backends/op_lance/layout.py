@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from op_bagel.model import Bagel, Cache
-from op_bagel.packing import Latent, Noise, Sample, Segment, Soft, Text, Vit
+from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit
 
 
 def placed(sample: Sample, *, start: int = 0, anchor: int | None = None) -> list[Segment]:
@@ -52,7 +52,7 @@ def length(segment: Segment) -> int:
     return max(segment.grid) + 2
 
 
-def raw(ids: Sequence[int], soft: Sequence[Soft] = ()) -> Text:
+def raw(ids: Sequence[int], soft: Sequence[SoftRows] = ()) -> Text:
     """Template text: nothing is put around it."""
     return Text(tuple(ids), raw=True, soft=tuple(soft))
 
@@ -96,14 +96,14 @@ def concept_text(
     ``says`` (" is") and ``ends`` are token ids.
     """
     ids = [*head]
-    soft: list[Soft] = []
+    soft: list[SoftRows] = []
     for identifier, und, gen in concepts:
         first = len(ids) + 1 + len(says)
         second = first + len(und)
-        soft.append(Soft((len(ids),), identifier))
+        soft.append(SoftRows((len(ids),), identifier))
         if len(und):
-            soft.append(Soft(range(first, second), und))
+            soft.append(SoftRows(range(first, second), und))
         if len(gen):
-            soft.append(Soft(range(second, second + len(gen)), gen, "gen"))
+            soft.append(SoftRows(range(second, second + len(gen)), gen, "gen"))
         ids += [0, *says, *[0] * (len(und) + len(gen)), *ends]
     return raw(ids, soft)

@@ -23,9 +23,9 @@ KeyValues = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SoftRows:
-    """Concept tokens of one prompt: input rows [k, d], and the head's rows for those that the
-    model may say: weight [m, d], bias [m]."""
+class ExtraVocabulary:
+    """The concept tokens of one prompt, as ids after those of the vocabulary: input rows [k, d],
+    and for those that the model may generate the head's rows: weight [m, d], bias [m]."""
 
     rows: Tensor
     head: Tensor
@@ -92,7 +92,7 @@ class Showo(nn.Module):
         """Where the weights are."""
         return self.table.device
 
-    def embed(self, ids: Tensor, soft: SoftRows | None = None) -> Tensor:
+    def embed(self, ids: Tensor, soft: ExtraVocabulary | None = None) -> Tensor:
         """[..., L] ids -> rows [..., L, d]; ids beyond the table are soft rows."""
         ids = ids.to(self.device)
         size = self.config.vocab.size
@@ -157,7 +157,7 @@ class Showo(nn.Module):
         )
         return self.read(rows, attend, prefix)
 
-    def logits(self, hidden: Tensor, soft: SoftRows | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, soft: ExtraVocabulary | None = None) -> Tensor:
         """[..., d] -> [..., vocab + m]; the soft rows' columns come last."""
         scores: Tensor = self.showo.lm_head(hidden)
         if soft is None or not len(soft.head):
@@ -172,7 +172,7 @@ class Showo(nn.Module):
         head = self.showo.lm_head
         return F.linear(hidden, head.weight[codes], head.bias[codes])
 
-    def losses(self, hidden: Tensor, labels: Tensor, soft: SoftRows | None = None) -> Tensor:
+    def losses(self, hidden: Tensor, labels: Tensor, soft: ExtraVocabulary | None = None) -> Tensor:
         """Cross-entropy [n] at the positions whose label is not negative; the head runs there
         alone. ``hidden`` [B, L, d], ``labels`` [B, L]."""
         labels = labels.to(hidden.device)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 
 from omnipersona_cli.backend import ConceptTokens, Turn
-from op_showo.model import SoftRows
+from op_showo.model import ExtraVocabulary
 
 HEAD, BIAS = "head.weight", "head.bias"
 """Names of the head's own row for the identifier [1, d] and its bias [1], among the extras."""
@@ -47,7 +47,7 @@ class ConceptIds:
 class ConceptRows:
     """The concepts of one prompt: their rows, and which ids stand for them."""
 
-    soft: SoftRows | None
+    soft: ExtraVocabulary | None
     ids: Mapping[str, ConceptIds]
 
     def name_of(self, token: int) -> str | None:
@@ -68,7 +68,7 @@ def concept_rows(concepts: Sequence[ConceptTokens], size: int) -> ConceptRows:
         biases.append(bias)
     groups = [tokens.id for tokens in concepts]
     groups += [rows for tokens in concepts for rows in (tokens.und, tokens.gen)]
-    soft = SoftRows(rows=torch.cat(groups), head=torch.cat(heads), bias=torch.cat(biases))
+    soft = ExtraVocabulary(rows=torch.cat(groups), head=torch.cat(heads), bias=torch.cat(biases))
     ids, at = {}, size + len(concepts)
     for number, tokens in enumerate(concepts):
         und = list(range(at, at + len(tokens.und)))

@@ -26,7 +26,7 @@ from op_bagel.packing import (
     Packed,
     Sample,
     Segment,
-    Soft,
+    SoftRows,
     Text,
     Vit,
     concept_turn,
@@ -586,8 +586,8 @@ def persona_parts(
     tokens, grid = patchify(persona["in.latent"][0], config.latent_patch_size)
     t = training_time(torch.tensor(given["timestep_pre_sigmoid"]), config.timestep_shift_train)
     question = given["question_ids"]
-    caption = Text([0, *given["caption_ids"]], soft=[Soft([0], soft["sks"])])
-    asking = Text([*question, 0], soft=[Soft([len(question)], soft["sks"])])
+    caption = Text([0, *given["caption_ids"]], soft=[SoftRows([0], soft["sks"])])
+    asking = Text([*question, 0], soft=[SoftRows([len(question)], soft["sks"])])
     return (
         [caption, Noise(tokens, grid, t, persona["in.flow_noise"])],
         [vit(persona["in.vit_image"], config), asking, Text(given["answer_ids"], loss=True)],

@@ -15,7 +15,7 @@ from op_bagel.packing import (
     Noise,
     Sample,
     Segment,
-    Soft,
+    SoftRows,
     Text,
     Vit,
     concept_turn,
@@ -167,7 +167,7 @@ def test_nothing_sees_a_picture_that_is_being_drawn(model: Bagel) -> None:
 @pytest.mark.parametrize("expert", ["und", "gen"])
 @torch.no_grad()
 def test_learned_rows_run_through_their_own_expert_alone(model: Bagel, expert: Expert) -> None:
-    turn = Text([0], soft=[Soft([0], draw(1, WIDTH), expert)], raw=True)
+    turn = Text([0], soft=[SoftRows([0], draw(1, WIDTH), expert)], raw=True)
     packed = pack([[turn]], CONFIG)
     assert (packed.und_rows, packed.gen_rows) == ((1, 0) if expert == "und" else (0, 1))
 
@@ -185,7 +185,7 @@ def test_learned_rows_run_through_their_own_expert_alone(model: Bagel, expert: E
 
 def test_labels_never_include_learned_rows() -> None:
     sks, _, gen = slots()
-    turn = Text([0, 20, 0, 21], loss=True, soft=[Soft([0], sks), Soft([2], gen[:1], "gen")])
+    turn = Text([0, 20, 0, 21], loss=True, soft=[SoftRows([0], sks), SoftRows([2], gen[:1], "gen")])
     packed = pack([[turn]], CONFIG)
     assert packed.labels.tolist() == [20, SPECIAL.eos_token_id]
     predictors = packed.label_at.tolist()
@@ -222,9 +222,9 @@ def test_a_clean_picture_takes_one_position_and_a_noised_one_none() -> None:
         ([[Vit(draw(4, CONFIG.vit.patch_width), GRID)]], "do not fill"),
         ([[patches(0, (1, 6))]], "does not fit a table"),
         ([[Latent(draw(CELLS, LATENT + 1), GRID)]], "width"),
-        ([[Text([1, 2], soft=[Soft([2], draw(1, WIDTH))])]], "inside their turn"),
-        ([[Text([1, 2], soft=[Soft([0, 0], draw(2, WIDTH))])]], "distinct"),
-        ([[Text([1, 2], soft=[Soft([0], draw(2, WIDTH))])]], "soft rows of width"),
+        ([[Text([1, 2], soft=[SoftRows([2], draw(1, WIDTH))])]], "inside their turn"),
+        ([[Text([1, 2], soft=[SoftRows([0, 0], draw(2, WIDTH))])]], "distinct"),
+        ([[Text([1, 2], soft=[SoftRows([0], draw(2, WIDTH))])]], "soft rows of width"),
         ([[target()], [Noise(draw(CELLS, LATENT), GRID, 0.5)]], "or none"),
     ],
 )

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from op_bagel.model import Bagel, Cache, Frame, Outputs, Rows
-from op_bagel.packing import Latent, Noise, Packed, Segment, Soft, Text, Vit, pack
+from op_bagel.packing import Latent, Noise, Packed, Segment, SoftRows, Text, Vit, pack
 from op_bagel.pictures import Grid, patchify, position_ids, sincos_table_3d, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
@@ -709,7 +709,7 @@ def persona_parts(
                 part.append(picture)
             else:
                 inside = [i - begin for i in named if begin <= i < at]
-                turn = raw(ids[begin:at], [Soft([i], soft["sks"]) for i in inside])
+                turn = raw(ids[begin:at], [SoftRows([i], soft["sks"]) for i in inside])
                 answer = given["answer_at1"] - begin
                 if number == 1 and 0 <= answer < length:
                     turn = replace(turn, loss=True, loss_from=answer)

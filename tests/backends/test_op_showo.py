@@ -25,7 +25,7 @@ from op_showo import INFO, placing
 from op_showo.backend import ShowoBackend
 from op_showo.loading import open_backend
 from op_showo.magvit import Magvit
-from op_showo.model import SoftRows
+from op_showo.model import ExtraVocabulary
 from op_showo.region import covered, window
 from op_showo.sampling import training_mask
 
@@ -227,7 +227,7 @@ def test_an_edit_lesson_hides_only_what_it_changes(
     hidden: list[Tensor] = []
     embed = showo.net.embed
 
-    def noted(ids: Tensor, soft: SoftRows | None) -> Tensor:
+    def noted(ids: Tensor, soft: ExtraVocabulary | None) -> Tensor:
         hidden.append(ids)
         return embed(ids, soft)
 

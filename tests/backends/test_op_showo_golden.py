@@ -25,7 +25,7 @@ from op_showo.config import (
     tokenizer_config,
 )
 from op_showo.magvit import Magvit, Quantiser, fit, to_tensor, token_mask
-from op_showo.model import Prefix, Showo, SoftRows
+from op_showo.model import ExtraVocabulary, Prefix, Showo
 from op_showo.sampling import DecodingStep, Seeded, decode_masked, training_mask
 
 SHIPPED = Path(__file__).parent.parent / "goldens" / "showo"
@@ -567,7 +567,7 @@ def test_golden_showo_learning_new_rows(case: Callable[[str], Case], model: Show
         start[f"new_{name}"].clone().requires_grad_()
         for name in ("embed_rows", "lm_head_rows", "lm_head_bias")
     )
-    soft = SoftRows(rows=rows, head=head, bias=bias)
+    soft = ExtraVocabulary(rows=rows, head=head, bias=bias)
     count = len(bias)
     ids = regrown(vectors["input_ids"], config, count)
     labels = regrown(vectors["labels"], config, count)
@@ -613,7 +613,7 @@ def test_golden_showo_picture_prefix_is_exact(case: Callable[[str], Case], model
     found = []
     for cached in (False, True):
         row = model.table[:1].clone().requires_grad_()
-        soft = SoftRows(rows=row, head=row[:0], bias=row[0, :0])
+        soft = ExtraVocabulary(rows=row, head=row[:0], bias=row[0, :0])
         text = model.embed(ids[:, end:], soft)
         seen = model.embed(ids[:, :end])
         if cached:

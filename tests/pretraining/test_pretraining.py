@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from omnipersona_cli.backend import Opening
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Latent, Noise, Soft, Text, pack
+from op_bagel.packing import Latent, Noise, SoftRows, Text, pack
 from op_bagel.vit import VisionModel
 from op_nano.backend import open_backend
 from op_nano.shape import CONFIG, SLOTS
@@ -374,7 +374,7 @@ def test_a_turn_is_read_with_the_row_of_each_name() -> None:
     turn = read_turn("is <sks> beside <two>?", {SKS: row})
     assert list(turn.ids) == [*encode("is"), 0, *encode("beside"), NAME, *encode("?")]
     assert [(tuple(soft.at), soft.rows is row) for soft in turn.soft] == [((1,), True)]
-    assert isinstance(turn.soft[0], Soft) and not turn.loss
+    assert isinstance(turn.soft[0], SoftRows) and not turn.loss
     assert decode(list(read_turn("3 < 4", {}).ids)) == "3 < 4"
 
 
