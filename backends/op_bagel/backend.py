@@ -39,7 +39,7 @@ from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
-    Step,
+    SamplingStep,
     decode_text,
     noise_tokens,
     sample_latents,
@@ -468,7 +468,7 @@ def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
     return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
 
 
-def _counted(on_step: OnStep | None) -> Callable[[Step], None] | None:
+def _counted(on_step: OnStep | None) -> Callable[[SamplingStep], None] | None:
     if on_step is None:
         return None
     return lambda step: on_step(step.index + 1, step.total)

@@ -95,7 +95,7 @@ class Guidance:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Step:
+class SamplingStep:
     """One finished update: after `index` + 1 of `total`, `state` is [S, n, width]."""
 
     index: int
@@ -119,7 +119,7 @@ def sample_latents(
     steps: int = 49,
     shift: float = 3.0,
     together: bool = True,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[SamplingStep], None] | None = None,
 ) -> Tensor:
     """Generate S pictures from `noise` [S, n, latent width] -> latent tokens of the same shape.
 
@@ -166,7 +166,7 @@ def sample_latents(
         x = x - (t - after) * v
         if on_step is not None:
             on_step(
-                Step(
+                SamplingStep(
                     index=index,
                     total=steps,
                     t=t,

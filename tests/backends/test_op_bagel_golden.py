@@ -43,7 +43,7 @@ from op_bagel.pictures import (
 )
 from op_bagel.sampling import (
     Guidance,
-    Step,
+    SamplingStep,
     decode_text,
     sample_latents,
     time_grid,
@@ -427,7 +427,7 @@ def draws(
     """One recorded run, step by step, and its picture where there is one."""
     hyper = vectors.given[f"{tag}_hyper"]
     grid = grid_of(hyper["image_shape_hw"], model.config)
-    steps: list[Step] = []
+    steps: list[SamplingStep] = []
     noise = vectors["in.init_noise"][None]
     final = sample_latents(
         model,

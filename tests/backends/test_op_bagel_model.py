@@ -22,7 +22,14 @@ from op_bagel.packing import (
     pack,
 )
 from op_bagel.pictures import SizeRule, patchify, position_ids, rgb, to_pixels, unpatchify
-from op_bagel.sampling import Guidance, Step, decode_text, noise_tokens, sample_latents, score
+from op_bagel.sampling import (
+    Guidance,
+    SamplingStep,
+    decode_text,
+    noise_tokens,
+    sample_latents,
+    score,
+)
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 SPECIAL = SpecialTokens(bos_token_id=1, eos_token_id=2, start_of_image=3, end_of_image=4)
@@ -334,7 +341,7 @@ def test_pictures_drawn_in_a_batch_equal_each_alone(
 
 
 def test_every_step_is_reported_and_the_last_state_is_the_picture(model: Bagel) -> None:
-    steps: list[Step] = []
+    steps: list[SamplingStep] = []
     cache = model.prefill([Text([20])])
     noise = noise_tokens(GRID, LATENT, [0])
     final = sample_latents(model, cache, noise=noise, grid=GRID, steps=4, on_step=steps.append)

@@ -24,7 +24,7 @@ from op_bagel.packing import Latent, Noise, Packed, Segment, SoftRows, Text, Vit
 from op_bagel.pictures import Grid, patchify, position_ids, sincos_table_3d, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
-    Step,
+    SamplingStep,
     decode_text,
     sample_latents,
     time_grid,
@@ -545,7 +545,7 @@ def paints(
             vectors.has_cache(full)
             vectors.has_cache(bare, "uncond")
         hyper = vectors.given[f"{tag}_hyper"]
-        steps: list[Step] = []
+        steps: list[SamplingStep] = []
         noise = vectors["in.init_noise"][None]
         final = sample_latents(
             model,
