@@ -231,13 +231,13 @@ class Exam:
         from omnipersona_cli import engine
         from op_toy.dataset import LOOKS
         from op_toy.words import WHERE
-        from op_toy.world import SCENES, Picture
+        from op_toy.world import SCENES, Composition
 
         for number, scene in enumerate(self.dice("scenes").sample(SCENES, SCENE_PROMPTS)):
             prompt = f"<{NAME}> {WHERE[scene][0]}"
             (made,) = engine.gen(prompt, seed=self.paint_seed(number), backend=self.backend)
             seen = self.judged(made.image)
-            wanted = Picture(scene=scene, characters=(self.character,))
+            wanted = Composition(scene=scene, characters=(self.character,))
             self.tally.note("identity", *seen.matches(wanted, LOOKS).values())
             self.tally.note("scene", *seen.matches(wanted, ("scene",)).values())
             self.tally.note("one character", *seen.matches(wanted, ("characters",)).values())
@@ -246,16 +246,20 @@ class Exam:
         """Prompts that cannot be painted without knowing a fact; all of it must be right."""
         from omnipersona_cli import engine
         from op_toy.words import WHERE
-        from op_toy.world import SCENES, Picture, Thing
+        from op_toy.world import SCENES, Composition, Thing
 
         def thing(phrase: str) -> Thing:
             _, colour, what = phrase.split()
             return Thing(what=what, colour=colour)
 
         things = ("thing", "thing colour")
-        home = Picture(scene=self.known.home, characters=(self.character,))
-        toy = Picture(scene=SCENES[0], characters=(self.character,), thing=thing(self.known.toy))
-        food = Picture(scene=SCENES[0], characters=(self.character,), thing=thing(self.known.food))
+        home = Composition(scene=self.known.home, characters=(self.character,))
+        toy = Composition(
+            scene=SCENES[0], characters=(self.character,), thing=thing(self.known.toy)
+        )
+        food = Composition(
+            scene=SCENES[0], characters=(self.character,), thing=thing(self.known.food)
+        )
         prompts = (
             (f"<{NAME}> with its toy", toy, things, self.known.toy),
             (f"<{NAME}> at its home", home, ("scene",), WHERE[self.known.home][0]),
@@ -280,7 +284,7 @@ class Exam:
         from omnipersona_cli.bench.metrics import ssim
         from op_toy.dataset import LOOKS
         from op_toy.drawing import render
-        from op_toy.world import Picture, draw_picture
+        from op_toy.world import Composition, draw_picture
 
         rng = self.dice("additions")
         places = list(standing_places(self.character))
@@ -291,7 +295,7 @@ class Exam:
                 source, f"add <{NAME}>", seed=self.paint_seed(20 + number), backend=self.backend
             )
             self.tally.note("add: recognised", self.verdict(made.image) == "yes")
-            wanted = Picture(scene=picture.scene, characters=(self.character,))
+            wanted = Composition(scene=picture.scene, characters=(self.character,))
             matches = self.judged(made.image).matches(wanted, LOOKS).values()
             self.tally.note("add: all attributes", all(matches))
             self.tally.note("add: attributes", *matches)
@@ -308,7 +312,7 @@ class Exam:
         from omnipersona_cli import engine
         from omnipersona_cli.bench.metrics import ssim
         from op_toy.drawing import render, subject_mask
-        from op_toy.world import Picture, draw_picture
+        from op_toy.world import Composition, draw_picture
 
         rng = self.dice("removals")
         for number in range(EDITS):
@@ -317,7 +321,9 @@ class Exam:
             (made,) = engine.edit(
                 source, f"remove <{NAME}>", seed=self.paint_seed(30 + number), backend=self.backend
             )
-            gone = self.judged(made.image).matches(Picture(scene=picture.scene), ("characters",))
+            gone = self.judged(made.image).matches(
+                Composition(scene=picture.scene), ("characters",)
+            )
             self.tally.note("remove: gone", *gone.values())
             self.tally.note("remove: not recognised", self.verdict(made.image) == "no")
             stood = _grown(np.asarray(subject_mask(picture)) > 127)
@@ -350,12 +356,12 @@ def standing_places(character: Any) -> Iterator[Mask]:
     """For each place where the world puts a character, all pixels that it may cover there, and two
     around."""
     from op_toy.drawing import subject_mask
-    from op_toy.world import PLACES, Picture
+    from op_toy.world import PLACES, Composition
 
     for place in PLACES:
         covered = np.zeros((64, 64), dtype=bool)
         for jitter in ((-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, 1.0)):
-            picture = Picture(scene="room", characters=(character,), place=place, jitter=jitter)
+            picture = Composition(scene="room", characters=(character,), place=place, jitter=jitter)
             covered |= np.asarray(subject_mask(picture)) > 127
         yield _grown(covered)
 

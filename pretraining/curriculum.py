@@ -25,7 +25,7 @@ from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, concept_turn
 from op_nano.shape import CONFIG, SLOTS
 from op_nano.tokenizer import NAME, encode
 from op_toy.words import WHERE, describe, fact_answer, side
-from op_toy.world import Picture
+from op_toy.world import Composition
 from pretraining import phrases
 from pretraining.families import (
     ALIKE,
@@ -216,7 +216,7 @@ class Teacher:
         )
         return [*self._prompt(self._placed(text, shown), {}), self._draw(family, picture)]
 
-    def _placed(self, text: str, shown: Picture) -> str:
+    def _placed(self, text: str, shown: Composition) -> str:
         """A caption or an addition that sometimes says where a single character stands: the
         largest thing that it otherwise leaves open."""
         if len(shown.characters) != 1 or self.rng.random() >= 0.4:

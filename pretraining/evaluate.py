@@ -28,7 +28,7 @@ from op_toy.dataset import LOOKS
 from op_toy.drawing import render, subject_mask
 from op_toy.network import read
 from op_toy.words import describe
-from op_toy.world import Picture
+from op_toy.world import Composition
 from pretraining import phrases
 from pretraining.families import (
     CHANGED,
@@ -140,7 +140,7 @@ def edits(backend: Backend, count: int) -> dict[str, dict[str, float]]:
 
 def instruction(
     family: Family, what: str, rng: random.Random
-) -> tuple[Picture, Picture, str, tuple[str, ...]]:
+) -> tuple[Composition, Composition, str, tuple[str, ...]]:
     """Source, target, words, and the attributes that decide."""
     pictures, character = family.pictures, family.character
     if what == "add":
@@ -161,7 +161,7 @@ def instruction(
     return pictures[POSED], pictures[MOVED], text, ("characters", "scene", *LOOKS)
 
 
-def touched(source: Picture, target: Picture) -> NDArray[np.bool_]:
+def touched(source: Composition, target: Composition) -> NDArray[np.bool_]:
     """[H, W] bool: where a character stands before or after, and two pixels around."""
     inside = np.zeros((64, 64), dtype=bool)
     for picture in (source, target):

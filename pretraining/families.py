@@ -27,8 +27,8 @@ from op_toy.drawing import render
 from op_toy.world import (
     SCENES,
     Character,
+    Composition,
     Facts,
-    Picture,
     draw_character,
     draw_facts,
     draw_picture,
@@ -47,7 +47,7 @@ class Family:
 
     seed: int
     character: Character
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Composition, ...]
     facts: Facts
 
 

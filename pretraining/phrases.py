@@ -17,8 +17,8 @@ from op_toy.world import (
     SCENES,
     THINGS,
     Character,
+    Composition,
     Facts,
-    Picture,
     article,
 )
 
@@ -56,7 +56,7 @@ def mention(character: Character, rng: random.Random) -> str:
     return f"{short} {verb} {worn(character.accessory)}"
 
 
-def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
+def caption(picture: Composition, subjects: list[str], rng: random.Random) -> str:
     """What is asked for when this picture is to be painted; ``subjects`` name its characters."""
     subject = " and ".join(subjects) if subjects else ""
     if len(subjects) == 2 and rng.random() < 0.2:
@@ -84,7 +84,7 @@ def caption(picture: Picture, subjects: list[str], rng: random.Random) -> str:
     return rng.choice(OPENINGS) + body + rng.choice(("", ".", ""))
 
 
-def full_caption(picture: Picture) -> str:
+def full_caption(picture: Composition) -> str:
     """The one caption that `describe the picture` is answered with."""
     subject = " and ".join(describe(character) for character in picture.characters) or "nobody"
     thing = f", next to {thing_phrase(picture.thing)}" if picture.thing else ""
@@ -113,7 +113,7 @@ def look_question(character: Character, named: str, rng: random.Random) -> Excha
     ))  # fmt: skip
 
 
-def picture_question(picture: Picture, rng: random.Random) -> Exchange:
+def picture_question(picture: Composition, rng: random.Random) -> Exchange:
     """A question about a picture with at most one character."""
     if picture.characters and rng.random() < 0.6:
         character = picture.characters[0]

@@ -16,7 +16,7 @@ from op_toy.world import (
     PATTERNS,
     SCENES,
     THINGS,
-    Picture,
+    Composition,
 )
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -37,7 +37,7 @@ NAMES = (*ATTRIBUTES, *(f"right {name}" for name in ATTRIBUTES), *AROUND)
 """The questions, in the order of `truth` and of `AttributeHeads`."""
 
 
-def truth(picture: Picture) -> list[int]:
+def truth(picture: Composition) -> list[int]:
     """Class numbers of a picture: the attributes of its left and right character (a single one
     counts as left), then what is around; -1 where a question makes no sense."""
     stands = sorted(layout(picture), key=lambda item: item[1])

@@ -21,8 +21,8 @@ from op_toy.world import (
     SCENES,
     Accessory,
     Character,
+    Composition,
     Facts,
-    Picture,
     Thing,
     draw_character,
     draw_facts,
@@ -60,7 +60,7 @@ class _Sheet:
     def test(self) -> Path:
         return self.root / "concept" / "test" / self.name
 
-    def draw(self, folder: Path, file: str, picture: Picture) -> str:
+    def draw(self, folder: Path, file: str, picture: Composition) -> str:
         """Draw into ``folder / file`` and note the truth; the path within the data set."""
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def write_set(
         ) from error
 
 
-def words_of(picture: Picture) -> dict[str, str]:
+def words_of(picture: Composition) -> dict[str, str]:
     """What is in a picture, by attribute and in words; without what makes no sense of it."""
     known = {**ATTRIBUTES, **{f"right {name}": words for name, words in ATTRIBUTES.items()},
              **AROUND}  # fmt: skip
@@ -322,7 +322,7 @@ def _edits(sheet: _Sheet, other: Character) -> list[dict[str, str]]:
     return entries
 
 
-def _mask(source: Picture, target: Picture) -> Any:
+def _mask(source: Composition, target: Composition) -> Any:
     """White where a character stands before or after, or where the two pictures differ."""
     from PIL import ImageChops
 
@@ -336,7 +336,7 @@ def _mask(source: Picture, target: Picture) -> Any:
 
 def _looks(character: Character) -> dict[str, str]:
     """The identity's attributes in words."""
-    words = words_of(Picture(scene="room", characters=(character,)))
+    words = words_of(Composition(scene="room", characters=(character,)))
     return {key: words[key] for key in LOOKS if key in words}
 
 

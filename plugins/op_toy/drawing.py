@@ -8,7 +8,7 @@ import random
 
 from PIL import Image, ImageChops, ImageDraw
 
-from op_toy.world import COLOURS, Accessory, Character, Picture, Thing
+from op_toy.world import COLOURS, Accessory, Character, Composition, Thing
 
 Colour = tuple[int, int, int]
 
@@ -58,7 +58,7 @@ class _Pen:
 INK: Colour = (40, 34, 44)
 
 
-def render(picture: Picture, size: int = 64, *, oversample: int = 3) -> Image.Image:
+def render(picture: Composition, size: int = 64, *, oversample: int = 3) -> Image.Image:
     """The picture as RGB, ``size`` pixels square."""
     canvas = Image.new("RGB", (size * oversample, size * oversample))
     _scene(canvas, picture)
@@ -71,7 +71,7 @@ def render(picture: Picture, size: int = 64, *, oversample: int = 3) -> Image.Im
     return canvas.resize((size, size), Image.Resampling.BOX)
 
 
-def layout(picture: Picture) -> list[tuple[Character, float, float, float]]:
+def layout(picture: Composition) -> list[tuple[Character, float, float, float]]:
     """Where each character stands: (character, x of its middle, y of its feet, height), units of
     the picture's side."""
     dx, dy, grow = picture.jitter
@@ -89,7 +89,7 @@ def layout(picture: Picture) -> list[tuple[Character, float, float, float]]:
     ]
 
 
-def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Image:
+def subject_mask(picture: Composition, which: int = 0, size: int = 64) -> Image.Image:
     """Where a character is (mode L, white = character), from the drawing itself."""
     masks = []
     for ground in ((255, 0, 255), (0, 255, 0)):
@@ -102,7 +102,7 @@ def subject_mask(picture: Picture, which: int = 0, size: int = 64) -> Image.Imag
     return most.point([255] * 128 + [0] * 128)
 
 
-def _scene(canvas: Image.Image, picture: Picture) -> None:
+def _scene(canvas: Image.Image, picture: Composition) -> None:
     pen = _Pen(canvas, canvas.width)
     variant = picture.backdrop
     sky, ground, horizon = {

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from op_toy.attributes import NAMES, AttributeHeads, truth
-from op_toy.world import Picture
+from op_toy.world import Composition
 
 SIZE = 64
 """Pixels on a side."""
@@ -33,7 +33,7 @@ class Reading:
 
     found: dict[str, int]
 
-    def matches(self, picture: Picture, names: Sequence[str]) -> dict[str, bool]:
+    def matches(self, picture: Composition, names: Sequence[str]) -> dict[str, bool]:
         """Which of the named attributes are as in ``picture``; those that do not apply to it (the
         second colour of a plain coat) are left out."""
         wanted = dict(zip(NAMES, truth(picture), strict=True))

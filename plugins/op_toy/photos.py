@@ -14,8 +14,8 @@ from op_toy.drawing import render
 from op_toy.words import WHERE, describe
 from op_toy.world import (
     Character,
+    Composition,
     Facts,
-    Picture,
     draw_character,
     draw_facts,
     draw_picture,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FACTS_FILE = "facts.yaml"
 
 
-def toy_pictures(character: Character, count: int, seed: int) -> Sequence[Picture]:
+def toy_pictures(character: Character, count: int, seed: int) -> Sequence[Composition]:
     """Pictures of one character in many scenes, alone."""
     rng = random.Random(seed)
     return [draw_picture(rng, (character,)) for _ in range(count)]

@@ -79,7 +79,7 @@ class Thing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Composition:
     """What is in a picture, and how it is laid out. ``place`` is where the (first) character
     stands; the thing stands on the free side; ``jitter`` moves and scales a little."""
 
@@ -169,11 +169,11 @@ def draw_picture(
     *,
     scene: str | None = None,
     thing: Thing | str | None = "maybe",
-) -> Picture:
+) -> Composition:
     """A random picture of the given characters. ``thing="maybe"`` puts one in half of them."""
     if isinstance(thing, str):
         thing = draw_thing(rng) if rng.random() < 0.5 and len(characters) < 2 else None
-    return Picture(
+    return Composition(
         scene=scene or rng.choice(SCENES),
         characters=characters,
         thing=thing,

@@ -19,7 +19,7 @@ from op_toy.world import (
     THINGS,
     Accessory,
     Character,
-    Picture,
+    Composition,
     Thing,
     draw_character,
     draw_facts,
@@ -93,7 +93,7 @@ def test_proportions_do_not_decide_what_is_held_out() -> None:
 
 def test_identity_is_finer_than_words() -> None:
     who = replace(draw_character(3), pattern="spotted", second="blue", marks=1)
-    picture = Picture(scene="snow", characters=(who,))
+    picture = Composition(scene="snow", characters=(who,))
     for changed in (
         replace(who, shape=(1.0, 1.0, 1.0, 1.0)),
         replace(who, tint=(1.0, -1.0, -1.0)),
@@ -119,16 +119,16 @@ def test_every_word_can_be_seen(kind: str) -> None:
     others += [
         replace(plain, accessory=Accessory(what=what, colour="green")) for what in ACCESSORIES
     ]
-    before = array(render(Picture(scene="meadow", characters=(plain,)), 32))
+    before = array(render(Composition(scene="meadow", characters=(plain,)), 32))
     for other in others:
-        after = array(render(Picture(scene="meadow", characters=(other,)), 32))
+        after = array(render(Composition(scene="meadow", characters=(other,)), 32))
         changed = (np.abs(before - after).max(axis=2) > 24).sum()
         assert changed >= 4, f"{other} looks like {plain}"
 
 
 def test_scenes_and_things_differ_from_each_other() -> None:
     things = [None, *(Thing(what=what, colour="red") for what in THINGS)]
-    pictures = [Picture(scene=scene, thing=thing) for scene in SCENES for thing in things]
+    pictures = [Composition(scene=scene, thing=thing) for scene in SCENES for thing in things]
     assert len({render(picture, 32).tobytes() for picture in pictures}) == len(pictures)
 
 
@@ -175,6 +175,6 @@ def test_a_look_alike_differs_in_exactly_one_word() -> None:
 def test_a_patched_coat_names_the_upper_left_colour_first() -> None:
     for marks in range(8):
         who = Character(kind="bear", colour="red", second="blue", pattern="patched", marks=marks)
-        figure = Picture(scene="snow", characters=(who,))
+        figure = Composition(scene="snow", characters=(who,))
         red, green, blue = array(render(figure, 128))[40, 56].tolist()
         assert who.colours[0] == ("red" if red > blue else "blue"), (marks, red, green, blue)

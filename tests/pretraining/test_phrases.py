@@ -13,7 +13,7 @@ from op_toy.world import (
     PATTERNS,
     SCENES,
     THINGS,
-    Picture,
+    Composition,
 )
 from pretraining import phrases
 from pretraining.families import CHANGED, MOVED, REPLACED, Family, draw_family
@@ -64,7 +64,7 @@ def test_an_answer_comes_back_from_its_ids(family: Family) -> None:
             assert decode(encode(answer)) == answer
 
 
-def true_answer(question: str, picture: Picture) -> str | None:
+def true_answer(question: str, picture: Composition) -> str | None:
     """The answer, worked out from the question's words; None for a form that is not known."""
     words = question.rstrip("?.").replace(",", " ").split()
     who = picture.characters[0] if picture.characters else None
@@ -108,7 +108,7 @@ def true_answer(question: str, picture: Picture) -> str | None:
     return describe(who)
 
 
-def exchanges() -> Iterator[tuple[Picture, Exchange]]:
+def exchanges() -> Iterator[tuple[Composition, Exchange]]:
     for family in FAMILIES:
         rng = random.Random(family.seed)
         for picture in family.pictures[:10]:
