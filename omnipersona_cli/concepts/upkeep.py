@@ -28,7 +28,7 @@ _BUSY = 600  # seconds: a run that wrote since then is going on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class LibraryFinding:
     """Something about the library. ``bad`` where it should not stay; ``mended`` is what was done
     about it, empty for nothing."""
 
@@ -47,7 +47,7 @@ class Run:
     written: float
 
 
-def check_library(library: Library, *, repair: bool = False) -> tuple[Finding, ...]:
+def check_library(library: Library, *, repair: bool = False) -> tuple[LibraryFinding, ...]:
     """Everything that is wrong in the library, and what is merely left there; with ``repair``
     what can be mended without loss is.
 
@@ -68,7 +68,7 @@ def check_library(library: Library, *, repair: bool = False) -> tuple[Finding, .
     for run in runs():
         about = f" of <{run.concept}>" if run.concept else ""
         found.append(
-            Finding(
+            LibraryFinding(
                 what=f"an unfinished run{about} from {_day(run.written)}, {_said(run.size)}: "
                 f"{run.folder}",
                 bad=False,
@@ -185,18 +185,20 @@ def _concept_in(path: Path) -> str:
     return ""
 
 
-def _check_pack(library: Library, name: str, *, repair: bool) -> Iterator[Finding]:
+def _check_pack(library: Library, name: str, *, repair: bool) -> Iterator[LibraryFinding]:
     path = library.folder / f"{name}{pack.SUFFIX}"
     problems = pack.verify(path)
     if not problems:
         header = pack.read_header(path)
         if header.name != name:
-            yield Finding(what=f"{path.name} holds the concept <{header.name}>")
+            yield LibraryFinding(what=f"{path.name} holds the concept <{header.name}>")
         elif not header.sealed:
-            yield _rewritten(path, Finding(what=f"<{name}> is of format 1.0", bad=False), repair)
+            yield _rewritten(
+                path, LibraryFinding(what=f"<{name}> is of format 1.0", bad=False), repair
+            )
         return
     for problem in problems:
-        finding = Finding(what=f"{path.name}: {problem}")
+        finding = LibraryFinding(what=f"{path.name}: {problem}")
         if not repair:
             yield finding
         elif len(problems) == 1 and problem == pack.UNCLEAN:
@@ -206,14 +208,14 @@ def _check_pack(library: Library, name: str, *, repair: bool) -> Iterator[Findin
             return
 
 
-def _rewritten(path: Path, finding: Finding, repair: bool) -> Finding:
+def _rewritten(path: Path, finding: LibraryFinding, repair: bool) -> LibraryFinding:
     if not repair:
         return finding
     container.write_file(path, pack.rewrite(container.read_file(path)), overwrite=True)
     return _mended(finding, "written anew")
 
 
-def _restored(library: Library, name: str, finding: Finding) -> Finding:
+def _restored(library: Library, name: str, finding: LibraryFinding) -> LibraryFinding:
     """The last sound undo copy in the place of a broken pack, which becomes the undo copy."""
     for copy in reversed(undo.copies(library.folder)):
         if copy.name == name and not copy.renamed and not pack.verify(copy.path):
@@ -222,17 +224,17 @@ def _restored(library: Library, name: str, finding: Finding) -> Finding:
     return finding
 
 
-def _check_temporaries(folder: Path) -> Iterator[Finding]:
+def _check_temporaries(folder: Path) -> Iterator[LibraryFinding]:
     for place in (folder, folder / undo.FOLDER):
         for path in _temporaries(place):
-            yield Finding(what=f"a half-written file: {path}")
+            yield LibraryFinding(what=f"a half-written file: {path}")
 
 
-def _check_undo(folder: Path, *, repair: bool) -> Iterator[Finding]:
+def _check_undo(folder: Path, *, repair: bool) -> Iterator[LibraryFinding]:
     for copy in undo.copies(folder):
         problems = pack.verify(copy.path)
         what = f"an undo copy of <{copy.name}> from {_day(copy.path.stat().st_mtime)}"
-        yield Finding(what=f"{what}: {problems[0]}" if problems else what, bad=False)
+        yield LibraryFinding(what=f"{what}: {problems[0]}" if problems else what, bad=False)
 
 
 def _folders(library: Library) -> tuple[Path, ...]:
@@ -249,8 +251,8 @@ def _older(path: Path, days: float) -> bool:
     return time.time() - path.stat(follow_symlinks=False).st_mtime > days * _DAY
 
 
-def _mended(finding: Finding, how: str) -> Finding:
-    return Finding(what=finding.what, bad=finding.bad, mended=how)
+def _mended(finding: LibraryFinding, how: str) -> LibraryFinding:
+    return LibraryFinding(what=finding.what, bad=finding.bad, mended=how)
 
 
 def _day(moment: float) -> str:
