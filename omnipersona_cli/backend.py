@@ -21,9 +21,11 @@ TASKS: tuple[Task, ...] = ("understand", "generate", "edit")
 
 LessonKind = Literal["recognise", "describe", "fact", "depict", "edit"]
 
+Box = tuple[int, int, int, int]
+"""A part of a picture in pixels: (left, top, right, bottom); right and bottom are just outside."""
+
 OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all) while a picture is being painted."""
-
 
 Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pluggy
 
-from omnipersona_cli.backend import BackendInfo, ConceptTokens
+from omnipersona_cli.backend import BackendInfo, Box, ConceptTokens
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,10 +135,10 @@ class Foreign:
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Where the subject of a photo is: ``box`` as (left, top, right, bottom) in pixels, and where
-    the finder knows it a ``mask`` (mode L, white = subject, same size as the photo)."""
+    """Where the subject of a photo is: its ``box``, and where the finder knows it a ``mask``
+    (mode L, white = subject, same size as the photo)."""
 
-    box: tuple[int, int, int, int]
+    box: Box
     mask: Image | None = None
 
 

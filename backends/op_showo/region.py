@@ -12,13 +12,11 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from omnipersona_cli.backend import Box
 from op_showo.magvit import to_tensor, token_mask
 
 DIFFERENT = 0.05
 """Mean difference (of values in -1..1) above which a place counts as changed."""
-
-Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels."""
 
 
 def window(mask: Image, size: tuple[int, int]) -> Box:

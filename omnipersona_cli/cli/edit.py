@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from omnipersona_cli.backend import Box
 from omnipersona_cli.cli import output, painting
 from omnipersona_cli.cli.picture_input import read_mask, read_picture
 from omnipersona_cli.cli.picture_output import PictureOutput
@@ -18,9 +19,7 @@ class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new cli
 
     name = "box"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int, int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Box:
         """Four whole numbers, the last two above zero."""
         if isinstance(value, tuple):
             return value
@@ -60,7 +59,7 @@ def command(
     prompt: str,
     mask: str | None,
     mask_means: Any,
-    box: tuple[int, int, int, int] | None,
+    box: Box | None,
     strength: float,
     backend: str | None,
     model: str | None,

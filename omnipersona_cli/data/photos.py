@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from omnipersona_cli.backend import Box
 from omnipersona_cli.data.decode import HEIC_HINT, Decoded, decode
 from omnipersona_cli.data.facts import FACT_FILES, FactSheet, read_facts
 from omnipersona_cli.errors import MissingError, PhotoError, nearest
@@ -27,7 +28,6 @@ from omnipersona_cli.hookspecs import Region
 from omnipersona_cli.language.characters import harmless
 from omnipersona_cli.reading import Origin, read_text
 
-Box = tuple[int, int, int, int]
 Finder = Callable[[Image.Image, str], Region | None]
 
 MOST_PHOTOS = 100

@@ -13,7 +13,7 @@ from typing import Literal
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend
+from omnipersona_cli.backend import Backend, Box
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.data.colour import Carried, carried_by, given_back
 from omnipersona_cli.engine.calibrate import sigmoid
@@ -23,7 +23,6 @@ from omnipersona_cli.engine.progress import OnProgress, painting_steps, tell
 from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
-    Box,
     MaskMeans,
     box_mask,
     change_inside,

@@ -14,11 +14,9 @@ from PIL import Image as images
 from PIL import ImageChops, ImageFilter, ImageOps
 from PIL.Image import Image
 
+from omnipersona_cli.backend import Box
 from omnipersona_cli.data.colour import alpha_of, eight_bits
 from omnipersona_cli.errors import UsageError
-
-Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels; right and bottom are just outside."""
 
 MaskMeans = Literal["white", "transparent"]
 """What of a mask that is transparent somewhere may change."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from omnipersona_cli.backend import Box
 from op_serve.refusals import FieldError
 
 Fields = Mapping[str, Any]
@@ -97,7 +98,7 @@ def texts(fields: Fields, name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def box(fields: Fields, name: str) -> tuple[int, int, int, int] | None:
+def box(fields: Fields, name: str) -> Box | None:
     """``x, y, width, height`` in pixels, as (left, top, right, bottom)."""
     value = fields.get(name)
     if value is None:

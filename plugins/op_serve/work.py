@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, BackendInfo
+from omnipersona_cli.backend import Backend, BackendInfo, Box
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import MissingError, nearest
 from omnipersona_cli.hookspecs import Progress
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
         Subject,
         Trace,
     )
-
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
