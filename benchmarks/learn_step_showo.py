@@ -167,7 +167,9 @@ def read_row(
     seen = backend.pictures.encode(lesson.image)
     asked = backend._question((lesson.request,), concepts)
     said = [*placing.answer_ids(lesson.answer, concepts, backend.tokenizer), MID.vocab.eos]
-    ids = torch.cat((prompts.seen_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1)
+    ids = torch.cat(
+        (prompts.understanding_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1
+    )
     labels = torch.full_like(ids, prompts.IGNORE)
     labels[0, -len(said) :] = torch.tensor(said)
     return ids, labels, prompts.reading_attend(ids.shape[1], slice(0, MID.image_tokens + 3))

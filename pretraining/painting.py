@@ -86,7 +86,7 @@ def fill(bagel: Bagel, pool: Pool, samples: Sequence[Taught]) -> list[list[Segme
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painted:
+class PaintLosses:
     """Losses of noised copies: squared error [M] and misalignment [M]; behind a concept or not."""
 
     mse: Tensor
@@ -104,7 +104,7 @@ def paint(
     *,
     noises: int,
     generator: torch.Generator,
-) -> Painted:
+) -> PaintLosses:
     """Every `Paint` of the groups, from ``noises`` noises each, behind its context and, where its
     group has them, its concept of ``concepts``."""
     samples = [sample for group in groups for sample in group.samples]
@@ -125,7 +125,7 @@ def paint(
     velocity, rows = forward(packed, pick(cache, again.to(bagel.device)))
     seen = ((pool.vit[at].float() - pool.mean) / pool.std)[again].to(bagel.device)
     wanted = (noise - clean).to(bagel.device)
-    return Painted(
+    return PaintLosses(
         mse=(velocity - wanted).square().mean((1, 2)),
         misaligned=aligner(rows, seen).mean(1),
         behind=which[again] >= 0,

@@ -159,7 +159,7 @@ class RMSNorm(nn.Module):
         return y.to(x.dtype) * self.weight
 
 
-class Attention(nn.Module):
+class ExpertsAttention(nn.Module):
     """One attention over all rows. Each expert has its own projections into it and out of it."""
 
     def __init__(self, c: DecoderConfig) -> None:
@@ -236,7 +236,7 @@ class Layer(nn.Module):
 
     def __init__(self, c: DecoderConfig) -> None:
         super().__init__()
-        self.self_attn = Attention(c)
+        self.self_attn = ExpertsAttention(c)
 
         # Understanding expert
         self.mlp = MLP(c)
@@ -297,7 +297,7 @@ class Layer(nn.Module):
         return Rows(und=und, gen=gen), k, v
 
 
-class Decoder(nn.Module):
+class Transformer(nn.Module):
     """Token embedding, the layers and one closing norm per expert."""
 
     def __init__(self, c: DecoderConfig) -> None:
@@ -313,7 +313,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, c: DecoderConfig) -> None:
         super().__init__()
-        self.model = Decoder(c)
+        self.model = Transformer(c)
         self.lm_head: nn.Linear | None = None
         if not c.tie_word_embeddings:
             self.lm_head = nn.Linear(c.hidden_size, c.vocab_size, bias=False)

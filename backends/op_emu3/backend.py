@@ -51,7 +51,7 @@ from omnipersona_cli.family.text import (
 from omnipersona_cli.family.tokens import start_tokens, usual_length
 from op_emu3 import INFO, layout, loading, pictures, prompts
 from op_emu3.lessons import PreparedLesson, few_at_a_time, settled
-from op_emu3.loading import Checkpoint, CheckpointFiles
+from op_emu3.loading import CheckpointFiles, LoadedCheckpoint
 from op_emu3.sampling import sample
 
 DROPPED = 0.05
@@ -82,14 +82,14 @@ class Emu3Backend:
         self.device, self.dtype = device, dtype
         self.fingerprint = loading.fingerprint_of(sources)
         self.width = next(iter(sources.values())).width
-        self._read: dict[Path, Checkpoint] = {}
+        self._read: dict[Path, LoadedCheckpoint] = {}
 
     @cached_property
     def norm_limit(self) -> float:
         """From the embedding tables of all checkpoints, whichever of them are read."""
         return loading.norm_limit(self.sources)
 
-    def opened(self, task: Task) -> Checkpoint:
+    def opened(self, task: Task) -> LoadedCheckpoint:
         """The checkpoint that does ``task``, read now if it was not; TaskError where none does."""
         source = self.sources.get(task)
         if source is None:
@@ -141,7 +141,7 @@ class Emu3Backend:
         """The image tokenizer runs here, once for each picture and shape, and nowhere else."""
         known: dict[tuple[int, Path, tuple[int, int]], Tensor] = {}
 
-        def codes(model: Checkpoint, image: Image, grid: tuple[int, int]) -> Tensor:
+        def codes(model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
             key = (id(image), model.source.folder, grid)
             if key not in known:
                 known[key] = _encode(model, image, grid)
@@ -162,7 +162,7 @@ class Emu3Backend:
                     task=lesson.task,
                     request=lesson.request,
                     answer=lesson.answer,
-                    seen=here if lesson.task == "understand" else None,
+                    picture=here if lesson.task == "understand" else None,
                     codes=None if lesson.task == "understand" else here,
                     free=free,
                 )
@@ -192,12 +192,12 @@ class Emu3Backend:
         model = self.opened("understand")
         answers = [prompts.answer(model, lesson.answer) for lesson in lessons]
         count = sum(len(ids) for ids in answers)
-        sizes = [1 if lesson.seen is None else lesson.seen.numel() for lesson in lessons]
+        sizes = [1 if lesson.picture is None else lesson.picture.numel() for lesson in lessons]
         parts = []
         for group in few_at_a_time(list(zip(lessons, answers, strict=True)), sizes, TOGETHER):
             pairs = []
             for lesson, ids in group:
-                asked = prompts.question(model, (lesson.request,), (tokens,), lesson.seen)
+                asked = prompts.question(model, (lesson.request,), (tokens,), lesson.picture)
                 pairs.append(with_answer(asked, ids, model.table))
             with _running(model, (tokens,), "understand"):
                 loss = _cross_entropies(model, pairs).sum() / count
@@ -328,7 +328,7 @@ class Emu3Backend:
 
     def _paint(
         self,
-        model: Checkpoint,
+        model: LoadedCheckpoint,
         prompt: Prompt,
         task: Task,
         grid: tuple[int, int],
@@ -369,21 +369,21 @@ class Emu3Backend:
 # -- pictures of a checkpoint ----------------------------------------------------------------------
 
 
-def _encode(model: Checkpoint, image: Image, grid: tuple[int, int]) -> Tensor:
+def _encode(model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
     return pictures.encode(model.emu3, pictures.to_tensor(image, grid, model.processor))
 
 
-def _modest(model: Checkpoint) -> int:
+def _modest(model: LoadedCheckpoint) -> int:
     """The smallest trained area: what is looked at and learned from, because a picture costs as
     many positions as it has codes."""
     return min(model.source.areas)
 
 
-def _look(model: Checkpoint, image: Image) -> Tensor:
+def _look(model: LoadedCheckpoint, image: Image) -> Tensor:
     return _encode(model, image, layout.grid_for(image.size, _modest(model)))
 
 
-def _features(model: Checkpoint, photos: Sequence[Image], seed: int) -> Tensor:
+def _features(model: LoadedCheckpoint, photos: Sequence[Image], seed: int) -> Tensor:
     """Embeddings [n, d] of the photos' codes, or of so many of them as a start needs."""
     codes = torch.cat([_look(model, photo).flatten() for photo in photos])
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
@@ -395,7 +395,9 @@ def _features(model: Checkpoint, photos: Sequence[Image], seed: int) -> Tensor:
 
 
 @contextmanager
-def _running(model: Checkpoint, concepts: Sequence[ConceptTokens], task: Task) -> Iterator[None]:
+def _running(
+    model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], task: Task
+) -> Iterator[None]:
     """The language model under the concepts' experts of this task."""
     with experts.using(
         model.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
@@ -403,7 +405,7 @@ def _running(model: Checkpoint, concepts: Sequence[ConceptTokens], task: Task) -
         yield
 
 
-def _states(model: Checkpoint, rows: Tensor) -> Tensor:
+def _states(model: LoadedCheckpoint, rows: Tensor) -> Tensor:
     """Last hidden states [B, L, d] of whole sequences.
 
     Layers forget their activations only in training mode, which changes nothing else here: dropout
@@ -418,7 +420,7 @@ def _states(model: Checkpoint, rows: Tensor) -> Tensor:
     return states
 
 
-def _cross_entropies(model: Checkpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _cross_entropies(model: LoadedCheckpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Cross-entropies [K] of the answers in pairs of rows and labels."""
     states = _states(model, padded([rows for rows, _ in pairs]))
     return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)

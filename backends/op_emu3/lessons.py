@@ -16,19 +16,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedLesson:
-    """A lesson with its pictures as codes [rows, columns]: ``seen`` is looked at, ``codes`` are
-    painted, ``free`` [rows, columns] is what an edit changed."""
+    """A lesson with its pictures as codes [rows, columns]: ``picture`` is what a question is about,
+    ``codes`` are painted, ``free`` [rows, columns] is what an edit changed."""
 
     task: Task
     request: Turn
     answer: str
-    seen: Tensor | None
+    picture: Tensor | None
     codes: Tensor | None
     free: Tensor | None
 
 
 def settled(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """The same value and the same gradients to ``parameters``, with the graph behind it freed.
+    """The same value and the same gradients to ``parameters``, with its graph freed.
 
     A picture of 512 pixels is 4,163 positions in each of 32 layers: the graphs of a whole batch fit
     nowhere. It must be called where the experts are still switched on, because layers that keep no

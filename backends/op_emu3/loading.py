@@ -73,7 +73,7 @@ class CheckpointFiles:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Checkpoint:
+class LoadedCheckpoint:
     """A checkpoint in memory. Code c is the token ``first`` + c; ``head`` [codes, d] are the rows
     of the language head that speak of codes."""
 
@@ -156,7 +156,7 @@ def old_name(name: str, files: Mapping[str, Path]) -> str:
     return old + name.removeprefix(start)
 
 
-def read(source: CheckpointFiles, device: str, dtype: torch.dtype) -> Checkpoint:
+def read(source: CheckpointFiles, device: str, dtype: torch.dtype) -> LoadedCheckpoint:
     """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
     tokenizer = _tokenizer(source)
     with silently():
@@ -173,7 +173,7 @@ def read(source: CheckpointFiles, device: str, dtype: torch.dtype) -> Checkpoint
     language = emu3.model.text_model
     language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
     number = partial(_number, tokenizer)
-    return Checkpoint(
+    return LoadedCheckpoint(
         source=source,
         emu3=emu3,
         tokenizer=tokenizer,

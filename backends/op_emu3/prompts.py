@@ -11,11 +11,11 @@ from torch import Tensor
 from omnipersona_cli.backend import ConceptTokens, Task, Turn
 from omnipersona_cli.family.tokens import Piece, embedded, introduced, spelled, written
 from op_emu3 import layout
-from op_emu3.loading import Checkpoint
+from op_emu3.loading import LoadedCheckpoint
 
 
 def rows_of(
-    model: Checkpoint, pieces: Sequence[Piece], concepts: Sequence[ConceptTokens]
+    model: LoadedCheckpoint, pieces: Sequence[Piece], concepts: Sequence[ConceptTokens]
 ) -> Tensor:
     def encode(text: str) -> list[int]:
         return list(model.tokenizer.encode(text, add_special_tokens=False))
@@ -25,30 +25,30 @@ def rows_of(
 
 
 def question(
-    model: Checkpoint,
+    model: LoadedCheckpoint,
     turns: Sequence[Turn],
     concepts: Sequence[ConceptTokens],
-    seen: Tensor | None,
+    codes: Tensor | None,
 ) -> Tensor:
-    """Rows [L, d] up to where the answer begins; ``seen`` are the codes of a picture."""
+    """Rows [L, d] up to where the answer begins; ``codes`` [rows, columns] of a picture, if any."""
     names = [concept.name for concept in concepts]
-    said = [*introduced(names, "understand"), " "] if names else []
+    introduction = [*introduced(names, "understand"), " "] if names else []
     asked: list[Piece] = []
     for number, turn in enumerate(turns):
         asked += ["\n"] if number else []
         asked += written(turn, names)
-    before: list[Piece] = [layout.BOS, layout.SYSTEM, *said, "USER: "]
+    before: list[Piece] = [layout.BOS, layout.SYSTEM, *introduction, "USER: "]
     after: list[Piece] = [*asked, " ASSISTANT:"]
-    if seen is None:
+    if codes is None:
         return rows_of(model, [*before, *after], concepts)
-    start = [*before, layout.opening((seen.shape[0], seen.shape[1]))]
+    start = [*before, layout.opening((codes.shape[0], codes.shape[1]))]
     end: list[Piece] = [layout.EOF, layout.EOI, *after]
-    picture = model.table(lines_of(model, seen))
+    picture = model.table(lines_of(model, codes))
     return torch.cat([rows_of(model, start, concepts), picture, rows_of(model, end, concepts)])
 
 
 def request(
-    model: Checkpoint,
+    model: LoadedCheckpoint,
     turn: Turn,
     concepts: Sequence[ConceptTokens],
     task: Task,
@@ -56,12 +56,18 @@ def request(
 ) -> Tensor:
     """Rows [P, d] up to where the codes begin."""
     names = [concept.name for concept in concepts]
-    said = [*introduced(names, task), " "] if names else []
-    pieces = [layout.BOS, *said, *written(turn, names), layout.QUALITY, layout.opening(grid)]
+    introduction = [*introduced(names, task), " "] if names else []
+    pieces = [
+        layout.BOS,
+        *introduction,
+        *written(turn, names),
+        layout.QUALITY,
+        layout.opening(grid),
+    ]
     return rows_of(model, pieces, concepts)
 
 
-def wordless(model: Checkpoint, grid: tuple[int, int], text: str) -> Tensor:
+def wordless(model: LoadedCheckpoint, grid: tuple[int, int], text: str) -> Tensor:
     """Rows of a request that no concept is in: nothing, or what is unwanted.
 
     It opens a picture like any other, or the branch would continue a text.
@@ -69,11 +75,11 @@ def wordless(model: Checkpoint, grid: tuple[int, int], text: str) -> Tensor:
     return rows_of(model, [layout.BOS, text, layout.opening(grid)], ())
 
 
-def answer(model: Checkpoint, text: str) -> Tensor:
+def answer(model: LoadedCheckpoint, text: str) -> Tensor:
     ids = list(model.tokenizer.encode(f" {text}", add_special_tokens=False))
     return torch.tensor([*ids, model.end_of_text], device=model.device)
 
 
-def lines_of(model: Checkpoint, codes: Tensor) -> Tensor:
+def lines_of(model: LoadedCheckpoint, codes: Tensor) -> Tensor:
     """Token ids [rows * (columns + 1)] of codes [rows, columns], an end after each line."""
     return F.pad(codes + model.first, (0, 1), value=model.end_of_line).flatten().to(model.device)

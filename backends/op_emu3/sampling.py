@@ -10,7 +10,7 @@ from transformers import DynamicCache, StaticCache
 
 from omnipersona_cli.backend import OnStep
 from op_emu3.layout import length
-from op_emu3.loading import Checkpoint
+from op_emu3.loading import LoadedCheckpoint
 
 LIKELIEST = 2048
 """A code is drawn from this many, as the authors do (Emu3's README)."""
@@ -18,7 +18,7 @@ LIKELIEST = 2048
 
 @torch.no_grad()
 def sample(
-    model: Checkpoint,
+    model: LoadedCheckpoint,
     prompts: Sequence[Tensor],
     grid: tuple[int, int],
     *,

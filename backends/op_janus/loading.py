@@ -86,7 +86,7 @@ def edits_natively(name: str, folder: Path) -> bool:
 def painting_gb(janus: JanusForConditionalGeneration, *, native: bool, size: int = 2) -> float:
     """GiB for painting one picture, or where the model edits natively, for an edit."""
     sight: Any = janus.config.vision_config
-    parts = 3 if native else 1  # a picture seen, its codes, and those that are drawn
+    parts = 3 if native else 1  # a picture's features, its codes, and those that are sampled
     cached = cache_gb(
         janus.config.get_text_config(),
         rows=3 if native else 2,
@@ -168,12 +168,12 @@ def _wanted(config: JanusConfig, folder: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that the checkpoint must have."""
     sight: Any = config.vision_config
     painter: Any = config.vq_config
-    seen = (sight.image_size // sight.patch_size) ** 2
-    drawn = (sight.image_size // 2 ** (len(painter.channel_multiplier) - 1)) ** 2
-    if not sight.num_image_tokens == seen == drawn:
+    patches = (sight.image_size // sight.patch_size) ** 2
+    codes = (sight.image_size // 2 ** (len(painter.channel_multiplier) - 1)) ** 2
+    if not sight.num_image_tokens == patches == codes:
         raise MissingError(
-            f"{folder / 'config.json'} contradicts itself: {sight.image_size} pixels are {seen} "
-            f"patches and {drawn} codes, not {sight.num_image_tokens}",
+            f"{folder / 'config.json'} contradicts itself: {sight.image_size} pixels are {patches} "
+            f"patches and {codes} codes, not {sight.num_image_tokens}",
             hint="op backends fetch janus",
         )
 

@@ -47,7 +47,7 @@ def sample(
     """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
 
     Logits are the sum of the branches' by ``weights``, and a branch that counts nothing is not
-    computed. At temperature 0 the best code is taken, else one is drawn from the whole codebook as
+    computed. At temperature 0 the best code is taken, else one is sampled from the codebook as
     the authors do (Janus, generation_inference). Where ``free`` [N] is false, the code is that of
     ``known`` [N]: masked regeneration. Known codes are read at once with the next free one.
 
@@ -76,7 +76,9 @@ def sample(
             states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)[:, -1]
             scores = scale @ model.model.generation_head(states).float()
             code = (
-                scores.argmax() if temperature <= 0 else drawn(scores / temperature, chance[index])
+                scores.argmax()
+                if temperature <= 0
+                else sampled(scores / temperature, chance[index])
             )
             rows = rows[:, :0]
         else:
@@ -89,7 +91,7 @@ def sample(
     return torch.stack(codes)
 
 
-def drawn(scores: Tensor, chance: Tensor) -> Tensor:
+def sampled(scores: Tensor, chance: Tensor) -> Tensor:
     """The code at which the running sum of scores' [V] softmax passes ``chance``, in [0, 1)."""
     sums = scores.softmax(-1).cumsum(-1)
     return torch.searchsorted(sums, (chance * sums[-1])[None], right=True)[0].clamp(

@@ -33,7 +33,7 @@ from op_showo import placing, prompts
 from op_showo.magvit import Magvit, fit, to_image
 from op_showo.model import Showo, stack
 from op_showo.pictures import REMEMBERED, Observed, Pictures
-from op_showo.placing import BIAS, HEAD, ConceptRows, Tokenizer
+from op_showo.placing import BIAS, HEAD, ConceptRows, TextTokenizer
 from op_showo.region import changed, covered, window
 from op_showo.sampling import Seeded, decode_masked, training_mask
 
@@ -63,7 +63,7 @@ class ShowoBackend:
         fingerprint: str,
         net: Showo,
         magvit: Magvit,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         clip: Callable[[Image], Tensor] | None = None,
         system: str = "",
         remember: int = REMEMBERED,

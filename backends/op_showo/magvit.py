@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class Attention(nn.Module):
+class AttnBlock(nn.Module):
     """One head over all pixels, as a residual."""
 
     def __init__(self, wide: int, config: TokenizerConfig) -> None:
@@ -66,7 +66,7 @@ class Middle(nn.Module):
     def __init__(self, wide: int, config: TokenizerConfig) -> None:
         super().__init__()
         self.block_1 = ResidualBlock(wide, wide, config)
-        self.attn_1 = Attention(wide, config)
+        self.attn_1 = AttnBlock(wide, config)
         self.block_2 = ResidualBlock(wide, wide, config)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from op_showo import prompts
 from op_showo.magvit import Magvit, fit, to_tensor
 from op_showo.model import Prefix, Showo
-from op_showo.placing import Tokenizer
+from op_showo.placing import TextTokenizer
 
 REMEMBERED = 2 << 30
 """Bytes of keys and values that are kept of pictures; the oldest go first."""
@@ -45,7 +45,7 @@ class Pictures:
         self,
         net: Showo,
         magvit: Magvit,
-        tokenizer: Tokenizer,
+        tokenizer: TextTokenizer,
         *,
         clip: Callable[[Image], Tensor] | None,
         system: str,
@@ -112,7 +112,7 @@ class Pictures:
     def _rows(self, observed: Observed) -> tuple[Tensor, slice]:
         """Rows [1, P, d] and the columns that all of them see."""
         if self.net.mm_projector is None:
-            ids = prompts.seen_ids(observed.values, self.net.config)
+            ids = prompts.understanding_ids(observed.values, self.net.config)
             return self.net.embed(ids), slice(0, ids.shape[1])
         vocab = self.net.config.vocab
         before = [

@@ -25,7 +25,7 @@ TextOrIds = str | list[int]
 """A part of a prompt: text to encode, or ids of soft rows."""
 
 
-class Tokenizer(Protocol):
+class TextTokenizer(Protocol):
     """A tokenizer of text alone."""
 
     def encode(self, text: str) -> list[int]: ...
@@ -79,7 +79,7 @@ def concept_rows(concepts: Sequence[ConceptTokens], size: int) -> ConceptRows:
 
 
 def question_ids(
-    turns: Sequence[Turn], concepts: ConceptRows, tokenizer: Tokenizer, *, opening: str = "\n"
+    turns: Sequence[Turn], concepts: ConceptRows, tokenizer: TextTokenizer, *, opening: str = "\n"
 ) -> list[int]:
     """``USER: <bo> is und.⏎question ASSISTANT:``; without concepts the introduction is empty, which
     is the released form. ``opening`` stands between the two."""
@@ -92,7 +92,7 @@ def question_ids(
     return encoded([*pieces, " ASSISTANT:"], tokenizer)
 
 
-def answer_ids(answer: str, concepts: ConceptRows, tokenizer: Tokenizer) -> list[int]:
+def answer_ids(answer: str, concepts: ConceptRows, tokenizer: TextTokenizer) -> list[int]:
     """An answer with its leading space, identifiers where the head can say them."""
     names = [name for name, rows in concepts.ids.items() if rows.sayable]
     pieces: list[TextOrIds] = [" "]
@@ -105,7 +105,7 @@ def answer_ids(answer: str, concepts: ConceptRows, tokenizer: Tokenizer) -> list
 
 
 def request_ids(
-    turn: Turn, concepts: ConceptRows, tokenizer: Tokenizer, *, editing: bool = False
+    turn: Turn, concepts: ConceptRows, tokenizer: TextTokenizer, *, editing: bool = False
 ) -> list[int]:
     """What painting reads: the parts that serve it stand before the first mention. A concept that
     is not mentioned comes first of all."""
@@ -119,7 +119,7 @@ def request_ids(
     )
 
 
-def encoded(pieces: Sequence[TextOrIds], tokenizer: Tokenizer) -> list[int]:
+def encoded(pieces: Sequence[TextOrIds], tokenizer: TextTokenizer) -> list[int]:
     """Ids of texts and soft rows in turn; neighbouring texts are one text."""
     ids: list[int] = []
     text = ""

@@ -52,16 +52,16 @@ def painting_attend(ids: Tensor, config: ShowoConfig) -> Tensor:
     return (attend & (pad[:, :, None] | ~pad[:, None, :]))[:, None]
 
 
-def seen_ids(codes: Tensor, config: ShowoConfig) -> Tensor:
+def understanding_ids(codes: Tensor, config: ShowoConfig) -> Tensor:
     """``<|mmu|> <|soi|> codes <|eoi|>`` [B, N + 3]: what understanding starts from."""
     ids = picture_ids(codes, None, config)
     return torch.cat((torch.full_like(ids[:, :1], config.vocab.special("<|mmu|>")), ids), dim=1)
 
 
-def reading_attend(length: int, seen: slice) -> Tensor:
-    """Causal, and everyone sees the columns ``seen``; [1, 1, L, L]."""
+def reading_attend(length: int, picture: slice) -> Tensor:
+    """Causal, and every row attends to the columns ``picture``; [1, 1, L, L]."""
     attend = torch.ones(length, length, dtype=torch.bool).tril()
-    attend[:, seen] = True
+    attend[:, picture] = True
     return attend[None, None]
 
 

@@ -1,4 +1,4 @@
-"""Iterative parallel decoding: all unknown codes are drawn, the least certain are hidden again.
+"""Iterative parallel decoding: all unknown codes are sampled, the least certain are hidden again.
 
 Sources: MaskGIT (Chang et al. 2022), section 3.2; Show-o, section 3.4.
 """
@@ -36,8 +36,8 @@ class Seeded:
     def draw(self, probabilities: Tensor) -> Tensor:
         """A draw from each row."""
         rows = zip(probabilities.float().cpu(), self.generators, strict=True)
-        drawn = [torch.multinomial(row, 1, generator=generator)[:, 0] for row, generator in rows]
-        return torch.stack(drawn).to(probabilities.device)
+        codes = [torch.multinomial(row, 1, generator=generator)[:, 0] for row, generator in rows]
+        return torch.stack(codes).to(probabilities.device)
 
     def uniform(self, shape: torch.Size) -> Tensor:
         """Fresh numbers."""
@@ -80,8 +80,8 @@ def decode_masked(
         ratio = (index + 1) / steps
         scores = logits(codes, hidden).float()
         probabilities = scores.softmax(-1)
-        drawn = torch.where(hidden, chance.draw(probabilities), codes)
-        chosen = probabilities.gather(-1, drawn[..., None])[..., 0]
+        sampled = torch.where(hidden, chance.draw(probabilities), codes)
+        chosen = probabilities.gather(-1, sampled[..., None])[..., 0]
         share = torch.tensor(ratio, dtype=torch.float32)
         keep = (known.shape[1] * torch.cos(share * math.pi * 0.5)).floor()
         left = hidden.sum(1, keepdim=True)
@@ -101,9 +101,9 @@ def decode_masked(
             chosen=torch.where(hidden, chosen, torch.finfo(torch.float32).max),
             kept_masked=count[:, 0],
             remask=remask,
-            codes=drawn,
+            codes=sampled,
         )
-        codes, hidden = drawn, remask
+        codes, hidden = sampled, remask
 
 
 def training_mask(u: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,11 +84,11 @@ class Clock:
         )
 
     def __str__(self) -> str:
-        said = f"{self.before + self.done:,} of {self.before + self.items:,} items"
+        text = f"{self.before + self.done:,} of {self.before + self.items:,} items"
         if self.done:
-            said += f" in {_spoken(time.monotonic() - self._began)}"
+            text += f" in {_spoken(time.monotonic() - self._began)}"
         left = self.seconds_left()
-        return said if left is None else f"{said}, about {_spoken(left)} left"
+        return text if left is None else f"{text}, about {_spoken(left)} left"
 
 
 def _spoken(seconds: float) -> str:

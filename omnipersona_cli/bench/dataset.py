@@ -107,8 +107,8 @@ class Dataset:
             digest.update(f"{concept.name}\0{concept.info}\0{concept.facts}".encode())
             files = [*concept.photos, *concept.test_photos, *concept.negatives]
             for item in concept.items:
-                said = [item.id, item.task, item.prompt, item.gold, sorted(item.truth.items())]
-                digest.update(json.dumps(said).encode())
+                fields = [item.id, item.task, item.prompt, item.gold, sorted(item.truth.items())]
+                digest.update(json.dumps(fields).encode())
                 files += [path for path in (item.image, item.target, item.mask) if path]
             for path in files:
                 digest.update(sha256(path.read_bytes()).digest())
@@ -305,15 +305,15 @@ def _entries(
         return
     kinds = truth.get("kinds", {})
     for number, entry in enumerate(entries):
-        said = entry.get("conversations") if isinstance(entry, dict) else None
+        turns = entry.get("conversations") if isinstance(entry, dict) else None
         type_ = str(entry.get("type", "")) if isinstance(entry, dict) else ""
         choice = "choice" in type_
         task = _QUESTIONS.get(type_) or ("vqa" if choice else None)
-        if task is None or not isinstance(said, list) or len(said) < 2:
+        if task is None or not isinstance(turns, list) or len(turns) < 2:
             fields = ", ".join(sorted(entry)) if isinstance(entry, dict) else type(entry).__name__
             notes.append(f"{path.name} has entries of unknown form ({fields}); they are left out")
             continue
-        values = [str(turn.get("value", "")) if isinstance(turn, dict) else "" for turn in said]
+        values = [str(turn.get("value", "")) if isinstance(turn, dict) else "" for turn in turns]
         image = None if task == "qa" else _found(root, test, str(entry.get("image", "")), path)
         id_ = f"{type_}-{number:03d}"
         gold = values[1].strip()
@@ -340,18 +340,18 @@ def _prompts(
         notes.append(f"there is no t2i_conditions.json of {folder}: nothing is painted for it")
         return
     conditions = read_json(path)
-    said: list[tuple[str, BenchTask, str]] = []
+    listed: list[tuple[str, BenchTask, str]] = []
     if isinstance(conditions, list):
         prompts = _strings(conditions, path)
-        said = [(text, "parg" if n else "generation", "prompt") for n, text in enumerate(prompts)]
+        listed = [(text, "parg" if n else "generation", "prompt") for n, text in enumerate(prompts)]
     else:
         for key, values in _object(conditions, path).items():
             if key not in PROMPT_FIELDS:
                 notes.append(f"t2i_conditions.json has a field {key!r} that nobody described")
                 continue
-            said += [(text, PROMPT_FIELDS[key], key) for text in _strings(values, path)]
+            listed += [(text, PROMPT_FIELDS[key], key) for text in _strings(values, path)]
     wanted = truth.get("prompts", {})
-    for number, (text, task, kind) in enumerate(said):
+    for number, (text, task, kind) in enumerate(listed):
         yield Item(
             concept=name,
             task=task,

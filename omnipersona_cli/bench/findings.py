@@ -1,8 +1,8 @@
-"""The paper's findings, and whether they hold in these results: said plainly, either way.
+"""The paper's findings, and whether they hold in these results.
 
 Each is a difference over the same concepts with its 95 % bootstrap interval. It "holds" where the
 interval lies above 0, "does not hold" where it lies below, and is "not shown" where it spans 0. To
-reach something is to be less than `MARGIN` below it. Of few concepts nothing is said.
+reach something is to be less than `MARGIN` below it. With few concepts there is no verdict.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def findings(records: Sequence[Record], *, profile: str = "strict") -> list[dict
     return [told for finding in FINDINGS if (told := _of(finding, records, profile)) is not None]
 
 
-def said(told: Sequence[Mapping[str, Any]]) -> list[str]:
+def sentences(told: Sequence[Mapping[str, Any]]) -> list[str]:
     """The findings in sentences: those of the paper by its numbers, then ours."""
     if not told:
         return []

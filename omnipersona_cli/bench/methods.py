@@ -241,8 +241,8 @@ def described(text: str, name: str, info: str, class_word: str) -> str:
 
 def description(name: str, info: str, class_word: str) -> str:
     """ "<bo> is a white cat with a hat." -> "a white cat with a hat"."""
-    said = re.sub(rf"^<{re.escape(name)}>\s+(?:is|are)\s+", "", info.strip()).rstrip(".")
-    return said or f"the {class_word or 'subject'}"
+    text = re.sub(rf"^<{re.escape(name)}>\s+(?:is|are)\s+", "", info.strip()).rstrip(".")
+    return text or f"the {class_word or 'subject'}"
 
 
 def facts_in_context(name: str, facts: Sequence[str]) -> str:

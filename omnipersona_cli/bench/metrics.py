@@ -65,16 +65,16 @@ def bleu(gold: str, answer: str, *, words: bool) -> float:
     """Sentence BLEU, 0 to 1, of 1-grams (0.7) and 2-grams (0.3), of words or, as the released
     evaluators do because they pass strings, of characters."""
     reference: Sequence[str] = gold.lower().split() if words else gold
-    said: Sequence[str] = answer.lower().split() if words else answer
-    if not said or not reference:
+    parts: Sequence[str] = answer.lower().split() if words else answer
+    if not parts or not reference:
         return 0.0
     total = 0.0
     for n, weight in enumerate(BLEU_WEIGHTS, start=1):
-        found, possible = _matches(reference, said, n)
+        found, possible = _matches(reference, parts, n)
         if n == 1 and found == 0:
             return 0.0
         total += weight * math.log((found or EPSILON) / possible)
-    penalty = 1.0 if len(said) > len(reference) else math.exp(1 - len(reference) / len(said))
+    penalty = 1.0 if len(parts) > len(reference) else math.exp(1 - len(reference) / len(parts))
     return penalty * math.exp(total)
 
 
@@ -120,13 +120,13 @@ def ssim(before: Image, after: Image, where: NDArray[np.bool_]) -> float | None:
     return float(values.mean(axis=2)[whole].mean())
 
 
-def _matches(reference: Sequence[str], said: Sequence[str], n: int) -> tuple[int, int]:
-    """Clipped n-gram matches, and how many n-grams were said (at least 1)."""
+def _matches(reference: Sequence[str], answer: Sequence[str], n: int) -> tuple[int, int]:
+    """Clipped n-gram matches, and how many n-grams the answer has (at least 1)."""
 
     def grams(text: Sequence[str]) -> Counter[tuple[str, ...]]:
         return Counter(tuple(text[i : i + n]) for i in range(len(text) - n + 1))
 
-    mine, theirs = grams(said), grams(reference)
+    mine, theirs = grams(answer), grams(reference)
     return sum((mine & theirs).values()), max(1, sum(mine.values()))
 
 

@@ -151,15 +151,15 @@ def forgetting_probe(concept: Concept) -> Item:
 
 
 def probe(backend: Backend, concept: Concept, library: Library | None) -> str:
-    """sha256 of what is said and painted without a concept: straight from the backbone, or through
+    """sha256 of an answer and a picture without a concept: straight from the backbone, or through
     the engine with the concept's library at hand. The two must be equal to the bit."""
-    said, painted = "", b""
+    answer, painted = "", b""
     image = open_photo((concept.test_photos or concept.photos)[0])
     if "understand" in backend.info.tasks and library is not None:
-        said = engine.ask(PROBE_QUESTION, image=image, backend=backend, library=library).text
+        answer = engine.ask(PROBE_QUESTION, image=image, backend=backend, library=library).text
     elif "understand" in backend.info.tasks:
         turns = (Turn(text=PROBE_QUESTION),)
-        said = "".join(backend.say(Prompt(turns=turns), image=image, max_tokens=MOST_TOKENS))
+        answer = "".join(backend.say(Prompt(turns=turns), image=image, max_tokens=MOST_TOKENS))
     if "generate" in backend.info.tasks and library is not None:
         (made,) = engine.gen(PROBE, seed=1, steps=2, backend=backend, library=library)
         painted = made.image.convert("RGB").tobytes()
@@ -168,7 +168,7 @@ def probe(backend: Backend, concept: Concept, library: Library | None) -> str:
             Prompt(turns=(Turn(text=PROBE),)), size=None, steps=2, guidance=None, seeds=(1,)
         )
         painted = next(iter(images)).convert("RGB").tobytes()
-    return sha256(said.strip().encode() + b"\0" + painted).hexdigest()
+    return sha256(answer.strip().encode() + b"\0" + painted).hexdigest()
 
 
 # -- asking ------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ def _ask(setup: Setup, item: Item, outcome: Outcome) -> None:
     image = None if item.image is None else open_photo(item.image)
     if setup.method.context != "tokens":
         prompt, shown = _in_context(setup, item.prompt, image)
-        said = setup.backend.say(prompt, image=shown, max_tokens=MOST_TOKENS)
-        outcome.answer = "".join(said).strip()
+        pieces = setup.backend.say(prompt, image=shown, max_tokens=MOST_TOKENS)
+        outcome.answer = "".join(pieces).strip()
         outcome.rewritten = prompt.text
         return
     answer = engine.ask(
@@ -218,9 +218,9 @@ def _in_context(setup: Setup, text: str, image: Image | None) -> tuple[Prompt, I
         return Prompt(turns=turns), image
     reference = open_photo(concept.photos[0])
     kind = concept.class_word or "subject"
-    said = f"the {kind} on the left" if image is not None else "it"
+    referent = f"the {kind} on the left" if image is not None else "it"
     shown = reference if image is None else beside(reference, image)
-    request = described(text, concept.name, said, kind)
+    request = described(text, concept.name, referent, kind)
     return Prompt(turns=(Turn(text=request),)), shown
 
 
@@ -286,8 +286,8 @@ def _told(made: engine.Picture, outcome: Outcome) -> None:
 
 def _score(setup: Setup, item: Item, outcome: Outcome) -> None:
     if item.task == "recognition":
-        said = said_yes(outcome.answer, setup.profile)
-        outcome.scores["rec"] = float(said is not None and said == _present(item))
+        verdict = said_yes(outcome.answer, setup.profile)
+        outcome.scores["rec"] = float(verdict is not None and verdict == _present(item))
     elif item.task in ("vqa", "qa"):
         _score_answer(setup, item, outcome)
     elif item.task == "editing":
@@ -429,8 +429,8 @@ def _judge(
 
 def _record(concept: Concept) -> tuple[str, ...]:
     """What a PARG judge reads about the concept."""
-    said = f"<{concept.name}> is {description(concept.name, concept.info, concept.class_word)}"
-    return (said, *concept.facts)
+    identity = f"<{concept.name}> is {description(concept.name, concept.info, concept.class_word)}"
+    return (identity, *concept.facts)
 
 
 def _present(item: Item) -> bool:

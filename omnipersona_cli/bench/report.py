@@ -11,7 +11,7 @@ import numpy as np
 
 from omnipersona_cli.bench.dataset import BENCH_TASKS
 from omnipersona_cli.bench.figures import FIGURES, Figure, Table, tabulate
-from omnipersona_cli.bench.findings import findings, said
+from omnipersona_cli.bench.findings import findings, sentences
 from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.bench.results import Record, Results, key_of
 from omnipersona_cli.errors import PersonaError
@@ -118,7 +118,7 @@ def as_markdown(
         "intervals.",
         *_by_method(table, RIVALS, PAPER, "The method and its rivals"),
         *_by_method(table, ABLATIONS, ABLATION, "Ablations"),
-        *said(findings(records, profile=profile)),
+        *sentences(findings(records, profile=profile)),
         *_by_metric(table),
     ]
     learned, spent = learning(times), seconds(times)

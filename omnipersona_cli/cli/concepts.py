@@ -446,8 +446,8 @@ def _cut(text: str, length: int) -> str:
 
 
 def _tell_age(header: PackHeader) -> None:
-    if said := age_note(header):
-        output.note(said)
+    if note := age_note(header):
+        output.note(note)
 
 
 def _size(size: int) -> str:

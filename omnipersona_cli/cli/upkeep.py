@@ -29,10 +29,10 @@ def undo_change(name: str | None, as_json: bool) -> None:
     The last version of every concept that was replaced, renamed or removed is kept for this. Done
     again it brings the newer version back.
     """
-    changed, said = Library().undo(name or "")
-    output.note(said)
+    changed, done = Library().undo(name or "")
+    output.note(done)
     if as_json:
-        output.answer_json({"name": changed, "done": said})
+        output.answer_json({"name": changed, "done": done})
 
 
 @click.command("forget", epilog="Examples:  op concepts forget bo  |  op concepts forget bo --yes")

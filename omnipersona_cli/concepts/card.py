@@ -18,11 +18,11 @@ ADVICE_LENGTH = 300
 def figures_in(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The figures: (what, how much)."""
     rows = []
-    for key, tell in _FIGURES.items():
+    for key, describe in _FIGURES.items():
         values = card.get(key)
         if isinstance(values, Mapping):
             try:
-                words = tell(values, card)
+                words = describe(values, card)
             except (KeyError, TypeError, ValueError, OverflowError):
                 continue
             if words:
@@ -32,8 +32,8 @@ def figures_in(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def advice_in(card: Mapping[str, Any]) -> list[str]:
     """The advice, one sentence each."""
-    said = card.get("advice")
-    lines = said if isinstance(said, list) else []
+    advice = card.get("advice")
+    lines = advice if isinstance(advice, list) else []
     return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
 
 
@@ -43,41 +43,41 @@ def grade_in(card: Mapping[str, Any]) -> str:
     return grade if isinstance(grade, str) and grade in GRADES else ""
 
 
-def _recognition(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    error = it["calibration_error"]
+def _recognition(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    error = row["calibration_error"]
     calibrated = "" if error is None else f", ECE {error:.2f}"
-    photos = "photo" if it["photos"] == 1 else "photos"
-    whose = f"held-out {photos}" if it["held_out"] else f"{photos} that it learned from"
+    photos = "photo" if row["photos"] == 1 else "photos"
+    whose = f"held-out {photos}" if row["held_out"] else f"{photos} that it learned from"
     return (
-        f"{it['accuracy']:.2f} ({it['low']:.2f} to {it['high']:.2f}) on {it['photos']:d} {whose} "
-        f"and {it['others']:d} others; AUROC {it['auroc']:.2f}, threshold {it['threshold']:.2f}"
-        f"{calibrated}"
+        f"{row['accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f}) "
+        f"on {row['photos']:d} {whose} and {row['others']:d} others; "
+        f"AUROC {row['auroc']:.2f}, threshold {row['threshold']:.2f}{calibrated}"
     )
 
 
-def _identity(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+def _identity(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
     return (
-        f"samples are {it['share']:.2f} of the way from others to photos "
-        f"({it['others']:.2f}, {it['samples']:.2f}, {it['photos']:.2f}); "
-        f"{it['recognised']:d} of {card['samples']:d} are recognised"
+        f"samples are {row['share']:.2f} of the way from others to photos "
+        f"({row['others']:.2f}, {row['samples']:.2f}, {row['photos']:.2f}); "
+        f"{row['recognised']:d} of {card['samples']:d} are recognised"
     )
 
 
-def _following(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    return f"{it['right']:d} of {it['asked']:d} samples are in the place that was asked for"
+def _following(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    return f"{row['right']:d} of {row['asked']:d} samples are in the place that was asked for"
 
 
-def _difference(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    said = [] if it["answer"] is None else [f"answers by {it['answer']:.2f} nats"]
-    said += [] if it["picture"] is None else [f"pictures by {100 * it['picture']:.1f} %"]
-    return f"it changes {' and '.join(said)}" if said else ""
+def _difference(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    changes = [] if row["answer"] is None else [f"answers by {row['answer']:.2f} nats"]
+    changes += [] if row["picture"] is None else [f"pictures by {100 * row['picture']:.1f} %"]
+    return f"it changes {' and '.join(changes)}" if changes else ""
 
 
-def _memorised(it: Mapping[str, Any], card: Mapping[str, Any]) -> str:
-    photo = it.get("name") or f"photo {it['photo']:d}"
+def _memorised(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
+    photo = row.get("name") or f"photo {row['photo']:d}"
     return (
-        f"{it['copies']:d} of {card['samples']:d} samples copy a photo; "
-        f"the nearest is {it['nearest']:.2f} like {photo}"
+        f"{row['copies']:d} of {card['samples']:d} samples copy a photo; "
+        f"the nearest is {row['nearest']:.2f} like {photo}"
     )
 
 

@@ -99,19 +99,19 @@ def check_seal(
 ) -> None:
     """PackError where ``op.digest`` is not that of the header; ``own`` are the keys besides
     ``op.`` ones that it must cover where they are there."""
-    said = parse_json(metadata.get(DIGEST, "null"), _ORIGIN)
-    keys = said.get("keys") if isinstance(said, dict) else None
-    if not isinstance(said, dict) or not isinstance(keys, list):
+    seal = parse_json(metadata.get(DIGEST, "null"), _ORIGIN)
+    keys = seal.get("keys") if isinstance(seal, dict) else None
+    if not isinstance(seal, dict) or not isinstance(keys, list):
         raise PackError(f"{DIGEST} is missing", hint=_HINT)
     names = [key for key in keys if isinstance(key, str)]
     needed = {key for key in metadata if key.startswith("op.")} | set(own) & set(metadata)
     if (
-        len(said) != 2
+        len(seal) != 2
         or len(names) != len(keys)
         or names != sorted(set(names))
         or not needed - {DIGEST} <= set(names)
         or not set(names) <= set(metadata) - {DIGEST}
-        or said.get("sha256") != header_hash(metadata, tensors, names)
+        or seal.get("sha256") != header_hash(metadata, tensors, names)
     ):
         raise PackError(_DIFFERS, hint=_HINT)
 
@@ -121,8 +121,8 @@ def hash_problems(
 ) -> Iterator[str]:
     """What the digests over bytes find; ``slots`` maps each slot to its ``op.hash``. ``tensors``
     are in the order of the file."""
-    for name, said in slots.items():
-        if tensors_hash(tensors, f"slot/{name}/") != said:
+    for name, written in slots.items():
+        if tensors_hash(tensors, f"slot/{name}/") != written:
             yield f"slot {name} was changed or damaged: its hash differs"
     whole = sha256(b"".join(raw.data for raw in tensors.values())).hexdigest()
     if metadata.get("modelspec.hash_sha256") != f"0x{whole}":

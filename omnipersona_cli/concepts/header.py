@@ -227,8 +227,8 @@ def _interpret_slots(opened: container.Header) -> dict[str, SlotHeader]:
     for name, tensors in shapes.items():
         if not re.fullmatch(SLOT_PATTERN, name) or not isinstance(abouts[name], dict):
             _refuse("op.slots does not describe slots")
-        said = opened.metadata.get(f"op.hash.{name}", "")
-        if not re.fullmatch(r"[0-9a-f]{64}", said):
+        digest = opened.metadata.get(f"op.hash.{name}", "")
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
             _refuse(f"op.hash.{name} is missing")
         _check_shapes(name, tensors)
         _check_types(
@@ -240,7 +240,7 @@ def _interpret_slots(opened: container.Header) -> dict[str, SlotHeader]:
         )
         if re.match(PLACE, abouts[name].get("base", "")):
             _refuse(f"op.slots of {name}: base is a place on a machine, not the name of weights")
-        slots[name] = SlotHeader(tensors=tensors, about=abouts[name], hash=said)
+        slots[name] = SlotHeader(tensors=tensors, about=abouts[name], hash=digest)
     return slots
 
 
@@ -259,11 +259,11 @@ def _check_shapes(slot: str, tensors: Mapping[str, TensorShape]) -> None:
 
 
 def _interpret_facts(metadata: Mapping[str, str], name: str) -> tuple[Fact, ...]:
-    said = parse_json(metadata.get("op.facts", "[]"), _origin("op.facts"))
-    if not isinstance(said, list) or len(said) > FACT_COUNT:
+    listed = parse_json(metadata.get("op.facts", "[]"), _origin("op.facts"))
+    if not isinstance(listed, list) or len(listed) > FACT_COUNT:
         _refuse(f"its facts are not a list of at most {FACT_COUNT}")
     facts = []
-    for value in said:
+    for value in listed:
         text = value.get("text") if isinstance(value, dict) else None
         if not isinstance(value, dict) or not isinstance(text, str):
             _refuse("a fact has no text")

@@ -332,8 +332,8 @@ class Library:
 
 
 def _reason(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) else ""
-    return (said or type(error).__name__).lower()
+    reason = error.strerror if isinstance(error, OSError) else ""
+    return (reason or type(error).__name__).lower()
 
 
 def _taken(name: str, *, hint: str) -> PersonaError:

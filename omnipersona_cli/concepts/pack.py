@@ -308,9 +308,11 @@ def verify_bytes(
         *hash_problems(opened.metadata, _hashes(header), tensors),
         *value_problems(header, tensors, norm_limit),
     ]
-    said = parse_json(opened.metadata.get("op.facts", "[]"), Origin(name="op.facts"))
+    listed = parse_json(opened.metadata.get("op.facts", "[]"), Origin(name="op.facts"))
     texts = (
-        [fact["text"] for fact in said if isinstance(fact, dict)] if isinstance(said, list) else []
+        [fact["text"] for fact in listed if isinstance(fact, dict)]
+        if isinstance(listed, list)
+        else []
     )
     if texts != [fact.text for fact in header.facts]:
         problems.append(UNCLEAN)

@@ -21,7 +21,7 @@ from omnipersona_cli.language.mentions import check_name, names_in
 from omnipersona_cli.reading import Origin, parse_json, read_start
 
 KEPT_DAYS = 14
-"""Days for which undo copies and abandoned runs are kept where nothing else is said."""
+"""Days for which undo copies and abandoned runs are kept where the caller gives no number."""
 
 _DAY = 24 * 3600
 _BUSY = 600  # seconds: a run that wrote since then is going on
@@ -178,8 +178,8 @@ def _concept_in(path: Path) -> str:
         length = int.from_bytes(start[:8], "little")
         header = parse_json(start[8 : 8 + length].decode("utf-8"), origin)
         metadata = header.get("__metadata__") if isinstance(header, dict) else None
-        said = metadata.get("run") if isinstance(metadata, dict) else None
-        run = parse_json(said, origin) if isinstance(said, str) else None
+        text = metadata.get("run") if isinstance(metadata, dict) else None
+        run = parse_json(text, origin) if isinstance(text, str) else None
         concept = run.get("concept") if isinstance(run, dict) else None
         return check_name(concept) if isinstance(concept, str) else ""
     return ""

@@ -76,7 +76,7 @@ def _facts(value: Tree, origin: Origin) -> tuple[str, ...]:
     if isinstance(value, str):
         facts = () if value in _NOTHING else _lines(value)
     elif isinstance(value, dict):
-        facts = tuple(_attribute(key, said, origin) for key, said in value.items())
+        facts = tuple(_attribute(key, entry, origin) for key, entry in value.items())
     else:
         facts = tuple(_item(item, place, origin) for place, item in enumerate(value, start=1))
     for fact in facts:
@@ -90,9 +90,9 @@ def _lines(text: str) -> tuple[str, ...]:
     return tuple(line for line in lines if line and not line.startswith("#"))
 
 
-def _attribute(attribute: str, said: Tree, origin: Origin) -> str:
+def _attribute(attribute: str, value: Tree, origin: Origin) -> str:
     """``toy: a red ball`` as a sentence; several values stand together."""
-    values = said if isinstance(said, list) else [said]
+    values = value if isinstance(value, list) else [value]
     texts = [value for value in values if isinstance(value, str)]
     if len(texts) < len(values):
         origin.refuse(f"nests something under {attribute[:40]!a}: a fact is one line of text")
@@ -109,7 +109,7 @@ def _item(item: Tree, place: int, origin: Origin) -> str:
             origin.refuse(f"says nothing as fact {place}")
         return one_line(item)
     if isinstance(item, dict):
-        parts = [f"{key}: {said}" for key, said in item.items() if isinstance(said, str)]
+        parts = [f"{key}: {text}" for key, text in item.items() if isinstance(text, str)]
         if len(parts) == len(item):
             return one_line(". ".join(parts))
     origin.refuse(f"nests something in fact {place}: a fact is one line of text")

@@ -151,12 +151,12 @@ def recognise(
 def describe(
     *, name: str, class_word: str, facts: Sequence[str], photos: Sequence[Photo]
 ) -> list[Lesson]:
-    """What <bo> is, without a picture and before the first few; nothing where nobody said it."""
+    """What <bo> is, without a picture and before the first few; nothing where no class is known."""
     mention = f"<{name}>"
     parsed = [parse_fact(part, name) for fact in facts for part in split_sentences(fact)]
-    said = [fact.value for fact in parsed if fact and fact.attribute == CLASS_ATTRIBUTE]
-    short = with_article(class_word) if class_word else next(iter(said), "")
-    full = next(iter(said), short)
+    classes = [fact.value for fact in parsed if fact and fact.attribute == CLASS_ATTRIBUTE]
+    short = with_article(class_word) if class_word else next(iter(classes), "")
+    full = next(iter(classes), short)
     if not short:
         return []
     asked = ((f"what is {mention}?", short), (f"describe {mention}.", full))

@@ -232,7 +232,7 @@ def _read(
     remarks: Remarks = {}
     notes = []
     taken: dict[int, Photo] = {}
-    seen: list[NDArray[np.int16]] = []
+    thumbnails: list[NDArray[np.int16]] = []
     for index in _evenly(len(files), most):
         if len(taken) == most:
             notes.append(f"{len(files)} photos are many: {most} of them, evenly spread, are used")
@@ -245,7 +245,7 @@ def _read(
             continue
         for remark in decoded.remarks:
             remarks.setdefault(remark, []).append(path.name)
-        photo, remark = _judged(path, decoded, seen)
+        photo, remark = _judged(path, decoded, thumbnails)
         if remark:
             remarks.setdefault(remark, []).append(path.name)
         if photo is not None:
@@ -260,16 +260,16 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _judged(
-    path: Path, decoded: Decoded, seen: list[NDArray[np.int16]]
+    path: Path, decoded: Decoded, thumbnails: list[NDArray[np.int16]]
 ) -> tuple[Photo | None, str]:
-    """The photo, unless it is blank or was seen before; and what is to be said about it."""
+    """The photo, unless it is blank or the same as an earlier one; and a remark, if any."""
     image = decoded.image
     thumbnail = thumbnail_of(image)
     if np.ptp(thumbnail, axis=(0, 1)).max() < 6:
         return None, "blank, skipped"
-    if any(same_picture(thumbnail, other) for other in seen):
+    if any(same_picture(thumbnail, other) for other in thumbnails):
         return None, _SAME
-    seen.append(thumbnail)
+    thumbnails.append(thumbnail)
     blur = blur_of(image)
     flaw = flaw_of(image, blur)
     remark = f"{flaw}, little can be learned from it" if flaw else ""

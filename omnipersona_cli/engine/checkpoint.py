@@ -45,7 +45,7 @@ _DONE = ".done"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class RunState:
     """A run after ``step`` optimiser steps.
 
     ``tokens`` and ``best`` are under the slot's names; ``moments`` are AdamW's, by token name and
@@ -66,7 +66,7 @@ def run_folder(key: str) -> Path:
     return cache_folder() / "runs" / key
 
 
-def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, concept: str = "") -> None:
+def write_checkpoint(checkpoint: RunState, folder: Path, *, concept: str = "") -> None:
     """Put the checkpoint into ``folder``, whole or not at all, and leave the one before it.
 
     ``concept`` is whose run it is. Raises ResourceError where the folder cannot be written.
@@ -92,9 +92,9 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, concept: str = "")
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / f"checkpoint-{checkpoint.step:08d}.safetensors", sealed, overwrite=True)
     except (OSError, ResourceError) as error:
-        said = str(error) if isinstance(error, ResourceError) else error.strerror or str(error)
+        reason = str(error) if isinstance(error, ResourceError) else error.strerror or str(error)
         raise ResourceError(
-            f"the checkpoint cannot be written to {folder}: {said}",
+            f"the checkpoint cannot be written to {folder}: {reason}",
             hint="free some space, or choose another place: export OMNIPERSONA_HOME=FOLDER",
         ) from error
     with suppress(OSError):
@@ -104,7 +104,7 @@ def write_checkpoint(checkpoint: Checkpoint, folder: Path, *, concept: str = "")
 
 def read_checkpoint(
     folder: Path, *, on_damage: Callable[[str], None] | None = None
-) -> Checkpoint | None:
+) -> RunState | None:
     """The last checkpoint in ``folder`` that is as it was written; None where there is none.
 
     A damaged one is removed, and ``on_damage`` gets a sentence about it.
@@ -156,7 +156,7 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names, reverse=True)]
 
 
-def _read(path: Path) -> Checkpoint | None:
+def _read(path: Path) -> RunState | None:
     """The checkpoint at ``path``; None where it is damaged. May raise OSError."""
     if not _is_sealed(path):
         return None
@@ -171,7 +171,7 @@ def _read(path: Path) -> Checkpoint | None:
                     groups[group][name] = file.get_tensor(key)
         if plain["format"] != FORMAT:
             return None
-        return Checkpoint(
+        return RunState(
             step=int(plain["step"]),
             random=random,
             checks=tuple(Check(**values) for values in plain["checks"]),
@@ -190,10 +190,12 @@ def _is_sealed(path: Path) -> bool:
         if length > _HEADER_LIMIT:
             return False
         header = file.read(length)
-        said = re.search(_DIGEST, header)
-        if said is None:
+        sealed = re.search(_DIGEST, header)
+        if sealed is None:
             return False
-        digest = sha256(start + header[: said.start(1)] + _ZEROS.encode() + header[said.end(1) :])
+        digest = sha256(
+            start + header[: sealed.start(1)] + _ZEROS.encode() + header[sealed.end(1) :]
+        )
         while piece := file.read(1 << 20):
             digest.update(piece)
-    return digest.hexdigest().encode() == said[1]
+    return digest.hexdigest().encode() == sealed[1]

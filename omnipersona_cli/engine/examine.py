@@ -226,9 +226,9 @@ def _identity(
     others = _others(material)
     if not painted or not material.positives_held_out or len(others) < 2:
         return None
-    seen = _seen(backend, others)
-    middle = seen.mean(0)
-    held_out = _directions(_seen(backend, material.positives) - middle)
+    features = _features(backend, others)
+    middle = features.mean(0)
+    held_out = _directions(_features(backend, material.positives) - middle)
     learned = [photo.image for photo in material.album.learning][:MOST_LEARNED]
 
     def likeness(rows: NDArray[np.float32]) -> float:
@@ -239,14 +239,14 @@ def _identity(
         scores = [recognition_score(backend, tokens, image) for image in painted]
         recognised = sum(score >= calibration.threshold for score in scores)
     return Identity(
-        samples=likeness(_seen(backend, painted)),
-        photos=likeness(_seen(backend, learned)),
-        others=likeness(seen),
+        samples=likeness(_features(backend, painted)),
+        photos=likeness(_features(backend, learned)),
+        others=likeness(features),
         recognised=recognised,
     )
 
 
-def _seen(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
+def _features(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
     """[n, d]: what the backbone itself sees in each picture."""
     found: NDArray[np.float32] = backend.see(images).numpy()
     return found
@@ -312,9 +312,9 @@ def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -
         for image in painted
     )
     others = _others(material)
-    middle = _seen(backend, others).mean(0) if len(others) > 1 else 0.0
-    seen = _directions(_seen(backend, painted) - middle)
-    known = _directions(_seen(backend, [photo.image for _, photo in photos]) - middle)
-    alike = seen @ known.T
+    middle = _features(backend, others).mean(0) if len(others) > 1 else 0.0
+    features = _directions(_features(backend, painted) - middle)
+    known = _directions(_features(backend, [photo.image for _, photo in photos]) - middle)
+    alike = features @ known.T
     number, photo = photos[int(alike.max(0).argmax())]
     return Memorised(copies=copies, nearest=float(alike.max()), photo=number, name=photo.name)

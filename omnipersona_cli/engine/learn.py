@@ -18,7 +18,7 @@ from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.engine.batches import group_sizes
 from omnipersona_cli.engine.checkpoint import (
-    Checkpoint,
+    RunState,
     forget_checkpoints,
     forget_run,
     read_checkpoint,
@@ -221,7 +221,7 @@ def _start(backend: Backend, material: Material, settings: Settings) -> ConceptT
     return copy_of(from_named_tensors(start.name, named_tensors(start) | experts))
 
 
-def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) -> Checkpoint | None:
+def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) -> RunState | None:
     """The run of the same inputs to go on with; one that is not asked for is forgotten."""
     damage: list[str] = []
     resumed = read_checkpoint(folder, on_damage=damage.append) if keeping.resume else None

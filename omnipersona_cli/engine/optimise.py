@@ -21,7 +21,7 @@ from torch.optim.adamw import adamw as torch_adamw
 
 from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.engine.batches import Groups, draw
-from omnipersona_cli.engine.checkpoint import Checkpoint
+from omnipersona_cli.engine.checkpoint import RunState
 from omnipersona_cli.engine.heldout import Check, HeldOut, check, weighted
 from omnipersona_cli.engine.interruption import interruption
 from omnipersona_cli.engine.settings import Hyperparameters
@@ -70,8 +70,8 @@ def optimise(
     held_out: HeldOut,
     hyper: Hyperparameters,
     *,
-    resumed: Checkpoint | None = None,
-    save: Callable[[Checkpoint], None] | None = None,
+    resumed: RunState | None = None,
+    save: Callable[[RunState], None] | None = None,
     on_check: Callable[[ConceptTokens, Check], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Optimised:
@@ -184,7 +184,7 @@ def _step(
 
 
 @contextmanager
-def _saved_when_left(run: _Run, save: Callable[[Checkpoint], None] | None) -> Iterator[None]:
+def _saved_when_left(run: _Run, save: Callable[[RunState], None] | None) -> Iterator[None]:
     """Whatever is raised inside leaves a checkpoint of the steps that are done."""
     try:
         yield
@@ -207,8 +207,8 @@ def _keep_within(tokens: ConceptTokens, limit: float) -> None:
             rows.mul_(torch.where(norms > limit, limit / norms, torch.ones_like(norms)))
 
 
-def _checkpoint(run: _Run) -> Checkpoint:
-    return Checkpoint(
+def _checkpoint(run: _Run) -> RunState:
+    return RunState(
         step=run.step,
         tokens=named_tensors(copy_of(run.tokens)),
         best=named_tensors(run.best),
@@ -219,7 +219,7 @@ def _checkpoint(run: _Run) -> Checkpoint:
     )
 
 
-def _taken_up(start: ConceptTokens, checkpoint: Checkpoint) -> _Run:
+def _taken_up(start: ConceptTokens, checkpoint: RunState) -> _Run:
     """The run that ``checkpoint`` (on the CPU) interrupted, on the device of ``start``."""
     device = start.id.device
 

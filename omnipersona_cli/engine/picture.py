@@ -121,7 +121,7 @@ def read_about(path: Path) -> dict[str, Any]:
         error=PhotoError,
         hint="op gen --like PICTURE.png",
     )
-    said = parse_json(text, origin)
-    if not isinstance(said, dict):
+    about = parse_json(text, origin)
+    if not isinstance(about, dict):
         raise PhotoError(f"{path.name} says nothing readable", hint="op gen --like PICTURE.png")
-    return said
+    return about

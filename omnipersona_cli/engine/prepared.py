@@ -26,7 +26,9 @@ def prepare(backend: Backend, material: Material) -> tuple[Groups, HeldOut]:
     lessons = [lesson for lesson in material.lessons if lesson.task in backend.info.tasks]
     held_out = _held_out_lessons(backend, material, lessons)
     pictures = _asked_about(material) if "understand" in backend.info.tasks else []
-    asked = [_asked(material.name, image, said) for image, _ in pictures for said in ("yes", "no")]
+    asked = [
+        _asked(material.name, image, answer) for image, _ in pictures for answer in ("yes", "no")
+    ]
     prepared = list(backend.prepare([*lessons, *held_out, *asked]))
     learned, rest = prepared[: len(lessons)], prepared[len(lessons) :]
     checked, answers = rest[: len(held_out)], rest[len(held_out) :]

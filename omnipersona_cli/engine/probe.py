@@ -50,19 +50,19 @@ def probe_tokens(
         Probed(
             attribute=fact.attribute,
             value=fact.value,
-            said=said,
-            knowledge=judged(fact.value, said),
+            said=answer,
+            knowledge=judged(fact.value, answer),
         )
-        for fact, said in asked
+        for fact, answer in asked
     )
 
 
-def judged(value: str, said: str) -> Knowledge:
+def judged(value: str, answer: str) -> Knowledge:
     """Known where the words are the fact's, but for articles and for "in" before a place; unknown
-    where nothing was said."""
-    if not said:
+    where there is no answer."""
+    if not answer:
         return "unknown"
-    return "known" if _words(value) == _words(said) else "wrong"
+    return "known" if _words(value) == _words(answer) else "wrong"
 
 
 def _words(text: str) -> list[str]:

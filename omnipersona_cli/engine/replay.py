@@ -66,7 +66,7 @@ REWRITING_EXAMPLES: tuple[tuple[str, str, str], ...] = (
 """Requests, what memory answered, and the requests with the answer in them."""
 
 _VALUE_LENGTH = 120
-_SAID_LENGTH = 400
+_ANSWER_LENGTH = 400
 _PLACE = r"(?:in|on|at|by|near|under|inside|beside)"
 
 
@@ -183,8 +183,8 @@ def _intents(
     lines = [f"request: {wanted} question: {question}" for wanted, question in shown]
     prompt = " ".join([*lines, "request: {request} question:"])
     filled = prompt.replace("{name}", mention).replace("{request}", request)
-    said = _say(backend, filled, max_tokens=40)
-    asked = list(asked_attributes(said))
+    text = _say(backend, filled, max_tokens=40)
+    asked = list(asked_attributes(text))
     keys = {(name, attribute_key(attribute)) for name, attribute in asked}
     if by_grammar:
         agreed = keys == {(one.concept, attribute_key(one.attribute)) for one in by_grammar}
@@ -231,9 +231,9 @@ def _rewrite(
     lines = [f"request: {wanted} memory: {known} prompt: {text}" for wanted, known, text in shown]
     filled = " ".join(lines).replace("{name}", mention)
     asked = f"{filled} request: {request} memory: {memory.lower()} prompt:"
-    said = _say(backend, asked.strip(), max_tokens=80).strip('"')
-    if said and _words(said) == _words(spliced) and names_in(said) == names_in(spliced):
-        return said, "model"
+    written = _say(backend, asked.strip(), max_tokens=80).strip('"')
+    if written and _words(written) == _words(spliced) and names_in(written) == names_in(spliced):
+        return written, "model"
     return spliced, "grammar"
 
 
@@ -249,8 +249,8 @@ def _splice(request: str, answered: Sequence[_Recalled]) -> str:
         place = meant[0].place
         if start == end:
             before = before.rstrip(" .,!") + (f" {place} " if place else " with ")
-        elif place and (said := re.search(rf"\b{_PLACE}\s+$", before, re.I)):
-            before = f"{before[: said.start()]}{place} "
+        elif place and (preposition := re.search(rf"\b{_PLACE}\s+$", before, re.I)):
+            before = f"{before[: preposition.start()]}{place} "
         text = before + value + after
     return text
 
@@ -270,13 +270,13 @@ def _say(backend: Backend, text: str, *, max_tokens: int) -> str:
 
 
 def _first_line(pieces: Iterable[str]) -> str:
-    """The first line of what is said; the stream is left as soon as the line is full."""
-    said = ""
+    """The first line of a generated text; the stream is left as soon as the line is full."""
+    text = ""
     for piece in pieces:
-        said += piece
-        if "\n" in said.strip() or len(said) > _SAID_LENGTH:
+        text += piece
+        if "\n" in text.strip() or len(text) > _ANSWER_LENGTH:
             break
-    line = said.strip().split("\n")[0][:_SAID_LENGTH]
+    line = text.strip().split("\n")[0][:_ANSWER_LENGTH]
     return " ".join(line.split())
 
 

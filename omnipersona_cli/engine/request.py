@@ -227,12 +227,14 @@ def _no_common_backend(packs: Mapping[str, Pack]) -> SlotError:
         name: sorted({str(slot.about.get("backend", "?")) for slot in pack.slots.values()})
         for name, pack in packs.items()
     }
-    said = "; ".join(f"<{name}> on {', '.join(on) or 'nothing'}" for name, on in learned.items())
+    backends = "; ".join(
+        f"<{name}> on {', '.join(on) or 'nothing'}" for name, on in learned.items()
+    )
     first = next(iter(packs))
     if len(packs) == 1:
-        message = f"no backend that is installed knows it: {said}"
+        message = f"no backend that is installed knows it: {backends}"
     else:
-        message = f"no backend that is installed knows all of them: {said}"
+        message = f"no backend that is installed knows all of them: {backends}"
     return SlotError(message, hint=f"learn it on one that is: op learn PHOTOS --name {first}")
 
 

@@ -59,7 +59,7 @@ MOST_REFERENCES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class JudgeQuestion:
     """One question, complete in itself: rule, material and pictures in the order they are shown."""
 
     rule: str
@@ -67,7 +67,7 @@ class Question:
     images: tuple[Image, ...] = ()
 
 
-def question_of(item: JudgeItem) -> Question | None:
+def question_of(item: JudgeItem) -> JudgeQuestion | None:
     """What to ask about ``item``; None where it lacks what the question is about."""
     material: dict[str, object] = {}
     images: tuple[Image, ...] = item.images[-1:]
@@ -85,7 +85,7 @@ def question_of(item: JudgeItem) -> Question | None:
     if len(images) < wanted:
         return None
     said = json.dumps(material, ensure_ascii=False) if material else ""
-    return Question(rule=RULES[item.kind], material=said, images=images)
+    return JudgeQuestion(rule=RULES[item.kind], material=said, images=images)
 
 
 def read_reply(kind: JudgeKind, reply: str) -> float | None:

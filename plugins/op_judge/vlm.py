@@ -36,7 +36,7 @@ from PIL.Image import Image
 
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
-from op_judge.questions import RULES, Question, question_of, read_reply, rules_digest
+from op_judge.questions import RULES, JudgeQuestion, question_of, read_reply, rules_digest
 
 URL, MODEL, KEY, TIMEOUT, PLAIN = (
     f"OMNIPERSONA_VLM_{name}" for name in ("URL", "MODEL", "KEY", "TIMEOUT", "PLAIN")
@@ -217,7 +217,7 @@ def _is_local(host: str) -> bool:
     return host.lower() == "localhost"
 
 
-def request_body(model: str, question: Question) -> dict[str, Any]:
+def request_body(model: str, question: JudgeQuestion) -> dict[str, Any]:
     """The call, as OpenAI's chat completions define it: one rule, one turn, nothing before it."""
     content: list[dict[str, Any]] = []
     if question.material:

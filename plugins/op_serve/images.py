@@ -55,7 +55,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Painted:
+class PaintedFile:
     """One finished picture and its file."""
 
     picture: Picture
@@ -136,7 +136,7 @@ async def _answered(
         stream = await primed(_events(served, paintings, wanted, event))
         return streaming(stream, "text/event-stream")
 
-    def work(backend: Backend, ticket: Ticket[list[Painted]]) -> list[Painted]:
+    def work(backend: Backend, ticket: Ticket[list[PaintedFile]]) -> list[PaintedFile]:
         return [
             _file_of(served, picture, wanted)
             for painting in paintings
@@ -175,7 +175,7 @@ async def _events(
             if isinstance(beat, Waits):
                 begun = True
                 yield ": waiting\n\n"
-            elif isinstance(beat, Painted):
+            elif isinstance(beat, PaintedFile):
                 begun = True
                 kind = f"{event}.completed"
                 told = {
@@ -193,12 +193,12 @@ async def _events(
         yield sse({"type": "error", **refusal_of(error).body}, event="error")
 
 
-def _file_of(served: Served, picture: Picture, wanted: Wanted) -> Painted:
+def _file_of(served: Served, picture: Picture, wanted: Wanted) -> PaintedFile:
     data = encoded(picture, kind=wanted.kind, quality=wanted.quality, metadata=served.metadata)
-    return Painted(picture=picture, data=data)
+    return PaintedFile(picture=picture, data=data)
 
 
-def _item(request: Request, served: Served, made: Painted, wanted: Wanted) -> dict[str, Any]:
+def _item(request: Request, served: Served, made: PaintedFile, wanted: Wanted) -> dict[str, Any]:
     own = _own_keys(made.picture)
     if not wanted.address:
         return {"b64_json": to_base64(made.data), **own}
@@ -217,7 +217,7 @@ def _own_keys(picture: Picture) -> dict[str, Any]:
     return own | {key: about[key] for key in ("how", "recognised") if key in about}
 
 
-def _about(made: Painted, wanted: Wanted) -> dict[str, Any]:
+def _about(made: PaintedFile, wanted: Wanted) -> dict[str, Any]:
     image: Image = made.picture.image
     return {
         "size": f"{image.width}x{image.height}",

@@ -31,8 +31,8 @@ from op_serve.worker import Stopped, Ticket, Worker
 if TYPE_CHECKING:
     from omnipersona_cli.engine import Learned, Opening
 
-State = Literal["draft", "waiting", "learning", "done", "stopped", "failed"]
-STATES: tuple[State, ...] = get_args(State)
+JobState = Literal["draft", "waiting", "learning", "done", "stopped", "failed"]
+STATES: tuple[JobState, ...] = get_args(JobState)
 
 MOST_JOBS = 32
 MOST_LOSSES = 600
@@ -51,7 +51,7 @@ class Job:
     id: str
     folder: Path
     teaching: Teaching
-    state: State = "draft"
+    state: JobState = "draft"
     photos: int = 0
     phase: str = ""
     step: int = 0
@@ -318,7 +318,7 @@ def _left_behind(folder: Path) -> list[Job]:
                 seed=int(said["seed"]),
                 force=bool(said["force"]),
             )
-            state: State = said["state"] if said["state"] in STATES else "stopped"
+            state: JobState = said["state"] if said["state"] in STATES else "stopped"
         except (OSError, ValueError, KeyError, TypeError, PersonaError):
             shutil.rmtree(path, ignore_errors=True)
             continue

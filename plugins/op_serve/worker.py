@@ -20,7 +20,7 @@ from omnipersona_cli.errors import PersonaError
 
 T = TypeVar("T")
 
-State = Literal["loading", "ready", "asleep", "failed", "stopping"]
+WorkerState = Literal["loading", "ready", "asleep", "failed", "stopping"]
 
 MOST_WAITING = 16
 """How many pieces of work may wait behind the one that runs."""
@@ -136,7 +136,7 @@ class Worker:
             self._thread.join(seconds)
 
     @property
-    def state(self) -> State:
+    def state(self) -> WorkerState:
         """What the thread is doing, in a word."""
         if self._stopping:
             return "stopping"

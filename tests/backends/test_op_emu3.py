@@ -21,7 +21,7 @@ from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_emu3 import INFO, layout, prompts
 from op_emu3.backend import Emu3Backend, open_backend
-from op_emu3.loading import Checkpoint
+from op_emu3.loading import LoadedCheckpoint
 from op_emu3.sampling import sample
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
@@ -39,7 +39,7 @@ def emu3(folder: Path) -> Emu3Backend:
 
 
 @pytest.fixture(scope="module")
-def model(emu3: Emu3Backend) -> Checkpoint:
+def model(emu3: Emu3Backend) -> LoadedCheckpoint:
     return emu3.opened("generate")
 
 
@@ -58,11 +58,11 @@ class TestContract(BackendContract):
         return [drawing("blue", seed) for seed in range(2)]
 
     @pytest.fixture
-    def weights(self, model: Checkpoint) -> Mapping[str, Tensor]:
+    def weights(self, model: LoadedCheckpoint) -> Mapping[str, Tensor]:
         return model.emu3.state_dict()
 
     @pytest.fixture
-    def text_table(self, model: Checkpoint) -> Tensor:
+    def text_table(self, model: LoadedCheckpoint) -> Tensor:
         return model.table.weight
 
     @pytest.fixture
@@ -70,7 +70,7 @@ class TestContract(BackendContract):
         return lambda opening: open_backend(replace(opening, model=str(folder)))
 
     @pytest.fixture
-    def encoder_calls(self, model: Checkpoint) -> Callable[[], int]:
+    def encoder_calls(self, model: LoadedCheckpoint) -> Callable[[], int]:
         calls: list[int] = []
         model.emu3.model.vqmodel.encoder.register_forward_hook(lambda *_: calls.append(1))
         return lambda: len(calls)
@@ -79,12 +79,12 @@ class TestContract(BackendContract):
 # -- painting --------------------------------------------------------------------------------------
 
 
-def both(model: Checkpoint, prompt: Prompt, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def both(model: LoadedCheckpoint, prompt: Prompt, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
     wanted = prompts.request(model, prompt.turns[-1], prompt.concepts, "generate", grid)
     return wanted, prompts.wordless(model, grid, layout.UNWANTED)
 
 
-def greedy(model: Checkpoint, grid: tuple[int, int], **more: object) -> Tensor:
+def greedy(model: LoadedCheckpoint, grid: tuple[int, int], **more: object) -> Tensor:
     return sample(
         model,
         both(model, SCENE, grid),
@@ -96,7 +96,7 @@ def greedy(model: Checkpoint, grid: tuple[int, int], **more: object) -> Tensor:
     )
 
 
-def constrained(model: Checkpoint, folder: Path, grid: tuple[int, int]) -> Tensor:
+def constrained(model: LoadedCheckpoint, folder: Path, grid: tuple[int, int]) -> Tensor:
     """What transformers' own generation paints, greedily: ids up to the end of the text."""
     processor = Emu3Processor.from_pretrained(folder)
     ratio = f"{grid[1]}:{grid[0]}"
@@ -141,7 +141,7 @@ def constrained(model: Checkpoint, folder: Path, grid: tuple[int, int]) -> Tenso
 
 @pytest.mark.parametrize("size", SIZES)
 def test_greedy_codes_equal_transformers_constrained_generation_in_every_size(
-    size: tuple[int, int], model: Checkpoint, folder: Path
+    size: tuple[int, int], model: LoadedCheckpoint, folder: Path
 ) -> None:
     grid = (size[1] // 8, size[0] // 8)
     theirs = constrained(model, folder, grid)
@@ -150,7 +150,7 @@ def test_greedy_codes_equal_transformers_constrained_generation_in_every_size(
     assert len(theirs) == layout.length(grid)
 
 
-def test_the_cache_of_fixed_size_changes_nothing(model: Checkpoint) -> None:
+def test_the_cache_of_fixed_size_changes_nothing(model: LoadedCheckpoint) -> None:
     grid = (4, 4)
     assert torch.equal(greedy(model, grid, static=True), greedy(model, grid, static=False))
 
@@ -189,7 +189,7 @@ def test_a_request_that_leaves_no_room_for_the_picture_is_refused(emu3: Emu3Back
         list(emu3.gen(long, size=None, steps=None, guidance=None, seeds=[0]))
 
 
-def test_guidance_one_leaves_the_other_branch_out(model: Checkpoint) -> None:
+def test_guidance_one_leaves_the_other_branch_out(model: LoadedCheckpoint) -> None:
     grid = (4, 4)
     read: list[int] = []
     hook = model.language.layers[0].register_forward_hook(lambda *it: read.append(len(it[1][0])))
@@ -202,7 +202,7 @@ def test_guidance_one_leaves_the_other_branch_out(model: Checkpoint) -> None:
 
 
 def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(
-    emu3: Emu3Backend, model: Checkpoint
+    emu3: Emu3Backend, model: LoadedCheckpoint
 ) -> None:
     tokens = taught(emu3)
     (one,) = emu3.prepare([lesson("generate", target=photos()[0])])
@@ -225,7 +225,7 @@ def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(
 # -- editing ---------------------------------------------------------------------------------------
 
 
-def test_codes_outside_the_region_stay_and_a_step_is_a_free_code(model: Checkpoint) -> None:
+def test_codes_outside_the_region_stay_and_a_step_is_a_free_code(model: LoadedCheckpoint) -> None:
     grid = (5, 6)
     known = torch.randint(0, 64, grid, generator=torch.Generator().manual_seed(1))
     mask = images.new("L", (48, 40), 0)

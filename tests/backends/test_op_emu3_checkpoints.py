@@ -13,7 +13,7 @@ from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3.backend import Emu3Backend, open_backend
-from op_emu3.loading import Checkpoint, tasks_of
+from op_emu3.loading import LoadedCheckpoint, tasks_of
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
 
@@ -29,7 +29,7 @@ def emu3(folder: Path) -> Emu3Backend:
 
 
 @pytest.fixture(scope="module")
-def model(emu3: Emu3Backend) -> Checkpoint:
+def model(emu3: Emu3Backend) -> LoadedCheckpoint:
     return emu3.opened("generate")
 
 

@@ -15,7 +15,7 @@ from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3 import layout, lessons, pictures, prompts
 from op_emu3.backend import Emu3Backend
-from op_emu3.loading import Checkpoint
+from op_emu3.loading import LoadedCheckpoint
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
 
@@ -31,7 +31,7 @@ def emu3(folder: Path) -> Emu3Backend:
 
 
 @pytest.fixture(scope="module")
-def model(emu3: Emu3Backend) -> Checkpoint:
+def model(emu3: Emu3Backend) -> LoadedCheckpoint:
     return emu3.opened("generate")
 
 
@@ -39,7 +39,7 @@ def model(emu3: Emu3Backend) -> Checkpoint:
 
 
 def test_trap_image_codes_are_those_of_the_released_processor(
-    model: Checkpoint, folder: Path
+    model: LoadedCheckpoint, folder: Path
 ) -> None:
     processor = Emu3Processor.from_pretrained(folder)
     photo = photos()[1]
@@ -57,7 +57,7 @@ def test_trap_image_codes_are_those_of_the_released_processor(
 
 
 def test_trap_the_image_tokenizer_is_in_float32_as_in_the_file(
-    folder: Path, model: Checkpoint
+    folder: Path, model: LoadedCheckpoint
 ) -> None:
     half = opened(folder, "bfloat16").opened("generate")
     assert half.table.weight.dtype == torch.bfloat16
@@ -104,19 +104,19 @@ def test_trap_training_mode_has_no_dropout_and_leaves_the_image_tokenizer_alone(
 
 
 def test_trap_pictures_of_several_sizes_are_encoded_one_at_a_time(
-    emu3: Emu3Backend, model: Checkpoint
+    emu3: Emu3Backend, model: LoadedCheckpoint
 ) -> None:
     wide, high = photos()[0].resize((80, 40)), photos()[1].resize((40, 80))
     ready = emu3.prepare([lesson("understand", wide), lesson("understand", high)])
     for one, image in zip(ready, (wide, high), strict=True):
-        assert one.seen is not None
-        assert torch.equal(one.seen, codes_of(model, image))
-    assert ready[0].seen is not None and ready[1].seen is not None
-    assert ready[0].seen.shape == ready[1].seen.T.shape
+        assert one.picture is not None
+        assert torch.equal(one.picture, codes_of(model, image))
+    assert ready[0].picture is not None and ready[1].picture is not None
+    assert ready[0].picture.shape == ready[1].picture.T.shape
 
 
 def test_trap_an_image_lesson_scores_codes_alone_and_never_the_whole_head(
-    emu3: Emu3Backend, model: Checkpoint
+    emu3: Emu3Backend, model: LoadedCheckpoint
 ) -> None:
     calls: list[torch.Size] = []
     handle = model.emu3.lm_head.register_forward_hook(lambda *it: calls.append(it[2].shape))
@@ -131,14 +131,14 @@ def test_trap_an_image_lesson_scores_codes_alone_and_never_the_whole_head(
     assert model.head.data_ptr() == model.emu3.lm_head.weight[model.first :].data_ptr()
 
 
-def test_trap_the_unwanted_prompt_opens_a_picture_too(model: Checkpoint) -> None:
+def test_trap_the_unwanted_prompt_opens_a_picture_too(model: LoadedCheckpoint) -> None:
     rows = prompts.wordless(model, (4, 4), layout.UNWANTED)
     text = layout.BOS + layout.UNWANTED + "<|image start|>4*4<|image token|>"
     ids = model.tokenizer.encode(text, add_special_tokens=False)
     assert torch.equal(rows, model.table(torch.tensor(ids)))
 
 
-def test_trap_heads_are_not_tied(model: Checkpoint) -> None:
+def test_trap_heads_are_not_tied(model: LoadedCheckpoint) -> None:
     head, table = model.emu3.lm_head.weight, model.table.weight
     assert head.data_ptr() != table.data_ptr() and not torch.equal(head, table)
 
@@ -160,7 +160,9 @@ def test_trap_an_expert_reaches_no_linear_of_the_image_tokenizer(emu3: Emu3Backe
 # -- learning --------------------------------------------------------------------------------------
 
 
-def test_a_picture_in_several_lessons_is_encoded_once(emu3: Emu3Backend, model: Checkpoint) -> None:
+def test_a_picture_in_several_lessons_is_encoded_once(
+    emu3: Emu3Backend, model: LoadedCheckpoint
+) -> None:
     calls: list[int] = []
     hook = model.emu3.model.vqmodel.encoder.register_forward_hook(lambda *_: calls.append(1))
     one, other = photos()[0], photos()[1]
@@ -178,7 +180,9 @@ def test_a_picture_in_several_lessons_is_encoded_once(emu3: Emu3Backend, model: 
     assert len(calls) == 2
 
 
-def test_fifty_steps_leave_the_backbone_as_it_was(emu3: Emu3Backend, model: Checkpoint) -> None:
+def test_fifty_steps_leave_the_backbone_as_it_was(
+    emu3: Emu3Backend, model: LoadedCheckpoint
+) -> None:
     before = {key: value.clone() for key, value in model.emu3.state_dict().items()}
     tokens = taught(emu3)
     batch = emu3.prepare([lesson("understand", photos()[0]), lesson("generate", None, photos()[1])])

@@ -25,7 +25,7 @@ from omnipersona_cli.testing import BackendContract, drawing
 from op_janus import pictures
 from op_janus.backend import JanusBackend
 from op_janus.loading import open_backend
-from op_janus.sampling import drawn, guided, sample
+from op_janus.sampling import guided, sample, sampled
 
 SCENE = Prompt(turns=(to_turn("a red ball at the beach"),))
 
@@ -262,16 +262,16 @@ def test_trap_a_code_is_drawn_from_the_whole_codebook() -> None:
     """transformers' own sampling keeps the best 50 without being asked."""
     flat = torch.zeros(64)
     chances = (torch.arange(64) + 0.5) / 64
-    assert [int(drawn(flat, it)) for it in chances] == list(range(64))
-    assert int(drawn(flat, torch.tensor(1.0))) == 63
+    assert [int(sampled(flat, it)) for it in chances] == list(range(64))
+    assert int(sampled(flat, torch.tensor(1.0))) == 63
     none = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0])
-    assert [int(drawn(none, torch.tensor(it))) for it in (0.0, 0.49, 0.51)] == [1, 1, 3]
+    assert [int(sampled(none, torch.tensor(it))) for it in (0.0, 0.49, 0.51)] == [1, 1, 3]
 
 
 def test_drawn_codes_come_as_often_as_their_chances() -> None:
     scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
     chance = torch.rand(4000, generator=torch.Generator().manual_seed(0))
-    found = torch.tensor([int(drawn(scores, it)) for it in chance])
+    found = torch.tensor([int(sampled(scores, it)) for it in chance])
     shares = torch.bincount(found, minlength=4) / len(found)
     assert torch.allclose(shares, scores.softmax(0), atol=0.025)
 

@@ -134,7 +134,7 @@ def test_reading_a_picture_first_is_reading_the_whole_row(
     scored = showo.score(Prompt(turns=(turn,), concepts=(tokens,)), ("yes",), image=photo)
     who = placing.concept_rows((tokens,), showo.net.config.vocab.size)
     codes = showo.pictures.encode(photo)
-    seen = prompts.seen_ids(codes, showo.net.config)
+    seen = prompts.understanding_ids(codes, showo.net.config)
     asked = showo._question((turn,), who)
     said = [*showo.tokenizer.encode(" yes"), showo.net.config.vocab.eos]
     ids = torch.cat((seen, torch.tensor([asked + said[:-1]])), dim=1)

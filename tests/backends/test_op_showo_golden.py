@@ -228,7 +228,7 @@ def test_golden_showo_understanding_rows(case: Callable[[str], Case], model: Sho
     vectors, config = case("mmu_forward"), model.config
     ids, vocab = vectors["input_ids"], config.vocab
     codes = ids[:, 2 : 2 + config.image_tokens] - vocab.image_offset
-    seen = prompts.seen_ids(codes, config)
+    seen = prompts.understanding_ids(codes, config)
     texts = []
     for text in vectors.params["text_ids"]:
         row = [vocab.bos, *text, vocab.eos]

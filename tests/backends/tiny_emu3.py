@@ -21,7 +21,7 @@ from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_emu3 import layout, pictures
 from op_emu3.backend import Emu3Backend, open_backend
-from op_emu3.loading import Checkpoint
+from op_emu3.loading import LoadedCheckpoint
 
 BOS, EOS, EOL, EOF = "<|extra_203|>", "<|extra_204|>", "<|extra_200|>", "<|extra_201|>"
 CODES = 64
@@ -137,6 +137,6 @@ def lesson(task: Task, image: Image | None = None, target: Image | None = None) 
     )
 
 
-def codes_of(model: Checkpoint, image: Image) -> Tensor:
+def codes_of(model: LoadedCheckpoint, image: Image) -> Tensor:
     grid = layout.grid_for(image.size, min(model.source.areas))
     return pictures.encode(model.emu3, pictures.to_tensor(image, grid, model.processor))

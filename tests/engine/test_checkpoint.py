@@ -6,7 +6,7 @@ import torch
 from omnipersona_cli.concepts.upkeep import runs
 from omnipersona_cli.engine import Keeping, Settings, learn
 from omnipersona_cli.engine.checkpoint import (
-    Checkpoint,
+    RunState,
     forget_checkpoints,
     forget_run,
     read_checkpoint,
@@ -25,7 +25,7 @@ def folder(home):
 
 def checkpoint(step):
     rows = {"und": torch.full((2, 3), float(step))}
-    return Checkpoint(
+    return RunState(
         step=step,
         tokens=rows,
         best={key: value.clone() for key, value in rows.items()},

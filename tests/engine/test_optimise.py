@@ -10,7 +10,7 @@ import torch
 
 from omnipersona_cli.backend import Lesson
 from omnipersona_cli.engine.batches import draw, group_of, shares
-from omnipersona_cli.engine.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from omnipersona_cli.engine.checkpoint import RunState, read_checkpoint, write_checkpoint
 from omnipersona_cli.engine.heldout import HeldOut
 from omnipersona_cli.engine.optimise import adamw, optimise, rate_at
 from omnipersona_cli.engine.settings import Hyperparameters
@@ -120,7 +120,7 @@ def test_a_resumed_run_goes_on_where_the_tokens_live(tmp_path):
     rows = {key: torch.zeros(2, 3) for key in ("id", "und", "gen")}
     moments = {f"{key}|{name}": torch.zeros(2, 3) for key in rows for name in ("mean", "square")}
     moments |= {f"{key}|count": torch.tensor(3.0) for key in rows}
-    checkpoint = Checkpoint(
+    checkpoint = RunState(
         step=3,
         tokens=rows,
         best={key: value.clone() for key, value in rows.items()},
