@@ -44,17 +44,17 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
     Raises MissingError and PersonaError for data, judges and results that cannot be used;
     whatever was finished before an error is kept.
     """
-    report = on_progress or _silent
+    on_progress = on_progress or _silent
     _check(order)
     dataset = read_dataset(order.data, order.concepts)
     for note in dataset.notes:
-        report(Progress(phase="reading", note=note))
+        on_progress(Progress(phase="reading", note=note))
     check_pictures(dataset)
     panel = Panel.of(order.judges)
     for note in panel.notes():
-        report(Progress(phase="reading", note=note))
+        on_progress(Progress(phase="reading", note=note))
     name = order.opening.backend or registry.DEFAULT_BACKEND
-    report(Progress(phase=f"loading {name}"))
+    on_progress(Progress(phase=f"loading {name}"))
     backend = opened(order)
     setting = _setting(order, dataset, backend, panel, chosen_methods(order.methods))
     results = Results(order.out)
@@ -63,7 +63,7 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
         if order.retry_failed:
             records = [record for record in records if not record["failed"]]
             results.write_sorted(records)
-        _run_units(order, dataset, backend, panel, results, records, report)
+        _run_units(order, dataset, backend, panel, results, records, on_progress)
         results.write_sorted(list(results.records()))
     return list(results.records())
 
@@ -75,7 +75,7 @@ def _run_units(
     panel: Panel,
     results: Results,
     records: Sequence[Record],
-    report: OnProgress,
+    on_progress: OnProgress,
 ) -> None:
     """Everything that is not done yet, kept as it comes."""
     done: Keys = frozenset(key_of(record) for record in records)
@@ -96,12 +96,12 @@ def _run_units(
         },
         workers=min(order.workers, len(units)),
     )
-    report(clock.progress(f"{len(dataset.concepts)} concepts, {order.seeds} seeds: {clock}"))
+    on_progress(clock.progress(f"{len(dataset.concepts)} concepts, {order.seeds} seeds: {clock}"))
     for event in _events(order, dataset, backend, panel, [u for u in units if left[u]], done):
         if isinstance(event, Scored):
             results.append(event.record)
             clock.scored(event.record, event.seconds)
-            report(clock.progress())
+            on_progress(clock.progress())
         elif isinstance(event, ConceptLearned):
             clock.learned(event.unit, event.recipe, event.about)
             if event.about:
@@ -109,11 +109,11 @@ def _run_units(
         elif isinstance(event, Finished):
             for about in clock.finished(event.unit):
                 results.note_time(about)
-            report(
+            on_progress(
                 clock.progress(f"<{event.unit.concept}>, seed {event.unit.seed} is done: {clock}")
             )
         else:
-            report(clock.progress(event.note))
+            on_progress(clock.progress(event.note))
 
 
 def _check(order: Order) -> None:
