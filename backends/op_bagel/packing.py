@@ -107,7 +107,6 @@ class Packed:
     batch: int
     length: int
     und_rows: int
-    gen_rows: int
     lengths: Tensor  # [B] rows of each sample
     advance: Tensor  # [B] positions that each sample takes
     gather: Tensor  # [B * L] row at each flat place (padding: row 0)
@@ -388,7 +387,6 @@ class _Build:
             batch=batch,
             length=length,
             und_rows=und_rows,
-            gen_rows=len(self.latent) + len(self.soft_gen),
             lengths=_long(self.lengths),
             advance=_long(self.advance),
             gather=gather,

@@ -35,7 +35,6 @@ _name = click.argument("name", shell_complete=options.complete_concepts)
     epilog="Examples:  op concepts  |  op concepts show bo  |  op concepts export bo",
 )
 @options.as_json
-@options.talk
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the concepts that were taught, or work with one."""
@@ -54,7 +53,6 @@ for _verb in upkeep.VERBS:
 
 @command.command("list", epilog="Example:  op concepts list --json")
 @options.as_json
-@options.talk
 def list_concepts(as_json: bool) -> None:
     """List the concepts of the library."""
     _list(as_json)
@@ -64,7 +62,6 @@ def list_concepts(as_json: bool) -> None:
 @_name
 @click.option("--probe", is_flag=True, help="Ask the tokens, without the facts, what they know.")
 @options.as_json
-@options.talk
 def show(name: str, probe: bool, as_json: bool) -> None:
     """Show all that is known of one concept."""
     library = Library()
@@ -144,7 +141,6 @@ def _probe(name: str, as_json: bool) -> None:
 @options.dtype
 @options.offline
 @options.as_json
-@options.talk
 def import_concept(
     file: Path,
     name: str | None,
@@ -195,7 +191,6 @@ def import_concept(
 )
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @options.as_json
-@options.talk
 def export(name: str, to: Path | None, force: bool, as_json: bool) -> None:
     """Copy a concept out of the library, to keep or to share."""
     library = Library()
@@ -213,7 +208,6 @@ def export(name: str, to: Path | None, force: bool, as_json: bool) -> None:
 @click.argument("old", shell_complete=options.complete_concepts)
 @click.argument("new")
 @options.as_json
-@options.talk
 def rename(old: str, new: str, as_json: bool) -> None:
     """Give a concept another name."""
     path = Library().rename(old, new)
@@ -226,7 +220,6 @@ def rename(old: str, new: str, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, shell_complete=options.complete_concepts)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @options.as_json
-@options.talk
 def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Take concepts out of the library.
 
@@ -255,7 +248,6 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
 @command.command(epilog="Examples:  op concepts verify bo.opconcept  |  op concepts verify bo")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @options.as_json
-@options.talk
 def verify(file: Path, as_json: bool) -> None:
     """Check a pack for damage and tricks; exit 1 when it has any.
 

@@ -96,7 +96,6 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Replace a concept of that name, and files.")
 @click.option("--dry-run", is_flag=True, help="Say what would be learned from, and stop.")
 @options.as_json
-@options.talk
 def command(
     photos: tuple[Path, ...],
     name: str,

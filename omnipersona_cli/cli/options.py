@@ -187,11 +187,6 @@ def opening(command: F) -> F:
     return backend(model(device(dtype(offline(command)))))
 
 
-def talk(command: F) -> F:
-    """``-q`` and ``-v``: how much to say on stderr."""
-    return quiet(verbose(command))
-
-
 def talking(command: click.Command) -> click.Command:
     """``command`` and all its subcommands with ``-q`` and ``-v``; a flag that the command uses for
     something of its own stays what it is."""

@@ -22,7 +22,6 @@ from omnipersona_cli.language.mentions import check_name
 @click.command("undo", epilog="Examples:  op concepts undo  |  op concepts undo bo")
 @click.argument("name", required=False)
 @options.as_json
-@options.talk
 def undo_change(name: str | None, as_json: bool) -> None:
     """Take back the last change of the library, or the last one of NAME.
 
@@ -39,7 +38,6 @@ def undo_change(name: str | None, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, shell_complete=options.complete_concepts)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @options.as_json
-@options.talk
 def forget_concepts(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove all that is kept of concepts: pack, undo copies, checkpoints. It cannot be undone.
 
@@ -70,7 +68,6 @@ def forget_concepts(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
 @click.command("fsck", epilog="Examples:  op concepts fsck  |  op concepts fsck --repair")
 @click.option("--repair", is_flag=True, help="Mend what can be mended without loss.")
 @options.as_json
-@options.talk
 def fsck(repair: bool, as_json: bool) -> None:
     """Check the whole library: packs, undo copies, half-written files, unfinished runs.
 
@@ -105,7 +102,6 @@ def fsck(repair: bool, as_json: bool) -> None:
     help="Keep what is younger.",
 )
 @options.as_json
-@options.talk
 def gc(days: float, as_json: bool) -> None:
     """Sweep out half-written files, old undo copies and old unfinished runs. No concept goes."""
     gone = sweep(Library(), days=days)

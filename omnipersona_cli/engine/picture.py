@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
@@ -26,7 +26,6 @@ from omnipersona_cli.errors import MissingError, PhotoError, TakenError
 from omnipersona_cli.reading import Origin, parse_json
 
 Metadata = Literal["full", "minimal", "none"]
-METADATA: tuple[Metadata, ...] = get_args(Metadata)
 
 CHUNK = "omnipersona"
 """The keyword of the PNG text chunk."""

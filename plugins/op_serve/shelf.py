@@ -12,8 +12,6 @@ from op_serve import concepts, fields
 from op_serve.pictures import opened
 from op_serve.served import json_of, served_by
 
-MOST_PACK_BYTES = 64 << 20
-
 
 async def every(request: Request) -> Response:
     """All concepts; POST takes a pack in."""

@@ -267,7 +267,7 @@ def test_golden_bagel_train_packing(train: Case, packed: Packed, config: BagelCo
     assert list(packed.patch_counts) == train["in.vit_token_seqlens"].tolist()
     assert packed.patches is not None
     close(packed.patches, train["in.packed_vit_tokens"], "patches")
-    latents = packed.und_rows + torch.arange(packed.gen_rows)
+    latents = torch.arange(packed.und_rows, len(packed.place))
     assert torch.equal(reading_order(packed, latents), train["in.packed_vae_token_indexes"])
     assert torch.equal(packed.latent_ids, train["in.packed_latent_position_ids"])
     train.near(packed.times[packed.latent_image], "t_after_shift")
@@ -613,7 +613,7 @@ def test_golden_bagel_persona_packed(persona: Case, soft: dict[str, Tensor], mod
     scalar = persona["in.packed_position_ids"]
     assert torch.equal(packed.positions[packed.order], scalar[:, None].expand(-1, 3))
     und = reading_order(packed, torch.arange(packed.und_rows)).sort().values
-    gen = reading_order(packed, packed.und_rows + torch.arange(packed.gen_rows)).sort().values
+    gen = reading_order(packed, torch.arange(packed.und_rows, len(packed.place))).sort().values
     assert torch.equal(und, persona["in.packed_und_token_indexes"])
     assert torch.equal(gen, persona["in.packed_gen_token_indexes"])
     persona.near(packed.times[0], "t")

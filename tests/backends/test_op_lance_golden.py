@@ -300,7 +300,7 @@ def rows_of(packed: Packed) -> dict[str, Tensor]:
     return {
         "text_indexes": reading_order(packed, torch.arange(texts)),
         "vit_indexes": reading_order(packed, texts + torch.arange(features)),
-        "vae_indexes": reading_order(packed, packed.und_rows + torch.arange(packed.gen_rows)),
+        "vae_indexes": reading_order(packed, torch.arange(packed.und_rows, len(packed.place))),
         "noised_indexes": reading_order(packed, packed.und_rows + packed.noised_at),
         "ce_indexes": reading_order(packed, packed.label_at),
     }
@@ -737,7 +737,7 @@ def test_golden_lance_persona_packed(
     packed = pack(samples, config.mixture)
     assert torch.equal(packed.positions[packed.order].T, persona["in.positions"])
     und = reading_order(packed, torch.arange(packed.und_rows)).sort().values
-    gen = reading_order(packed, packed.und_rows + torch.arange(packed.gen_rows)).sort().values
+    gen = reading_order(packed, torch.arange(packed.und_rows, len(packed.place))).sort().values
     assert torch.equal(und, persona["in.und_indexes"])
     assert torch.equal(gen, persona["in.gen_indexes"])
     persona.near(packed.times[0], "t")

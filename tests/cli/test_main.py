@@ -39,7 +39,8 @@ def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], No
     def replace(body: Callable[[], object]) -> None:
         @click.command()
         @options.opening
-        @options.talk
+        @options.quiet
+        @options.verbose
         def command(**settings: object) -> None:
             body()
 

@@ -17,7 +17,8 @@ from omnipersona_cli.hookspecs import Progress
 
 def run(body: Callable[[], object], *args: str, color: bool = False) -> Result:
     @click.command()
-    @options.talk
+    @options.quiet
+    @options.verbose
     def command() -> None:
         body()
 
