@@ -396,11 +396,14 @@ def rewritten(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda it: it.pop(NAME), "lacks the tensor"),
-        (lambda it: it.update({NAME: torch.zeros(3)}), "shaped (3,)"),
-        (lambda it: it.update({NAME: torch.zeros(32, dtype=torch.int64)}), "the type int64"),
-        (lambda it: it.update({"stranger": torch.zeros(3)}), "stranger"),
-        (lambda it: it.clear(), "no tensors"),
+        (lambda tensors: tensors.pop(NAME), "lacks the tensor"),
+        (lambda tensors: tensors.update({NAME: torch.zeros(3)}), "shaped (3,)"),
+        (
+            lambda tensors: tensors.update({NAME: torch.zeros(32, dtype=torch.int64)}),
+            "the type int64",
+        ),
+        (lambda tensors: tensors.update({"stranger": torch.zeros(3)}), "stranger"),
+        (lambda tensors: tensors.clear(), "no tensors"),
     ],
 )
 def test_a_wrong_checkpoint_names_file_and_tensor(
@@ -493,7 +496,12 @@ def test_a_bin_file_of_before_torch_1_6_is_read(copied: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [lambda it: it.to_sparse(), lambda it: it.to("meta"), lambda it: {"weight": it}]
+    "odd",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: {"weight": tensor},
+    ],
 )
 def test_a_bin_file_holds_nothing_but_numbers(
     copied: Path, odd: Callable[[Tensor], object]

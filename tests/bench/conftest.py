@@ -140,7 +140,7 @@ def bench_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path / "home"))
     real = registry.load
     own = {f"{__name__}:{judge.__name__}": judge for judge in (ColourJudge, FaceJudge)}
-    monkeypatch.setattr(registry, "load", lambda it: own.get(it) or real(it))
+    monkeypatch.setattr(registry, "load", lambda name: own.get(name) or real(name))
     plugin = BenchPlugin()
     registry.plugin_manager().register(plugin, name="bench-for-tests")
     yield

@@ -95,36 +95,38 @@ def no_head(tensors: dict[str, Tensor]) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], int, str]] = {
-    "another family": (lambda it: edit_config(it, model_type="llama"), 2, "'llama'"),
-    "no configuration": (lambda it: (it / "config.json").unlink(), 3, "config.json is missing"),
-    "no JSON": (lambda it: (it / "config.json").write_text("{"), 3, "is not JSON"),
-    "no number": (lambda it: edit_part(it, "text_config", hidden_size="big"), 3, "hidden_size"),
-    "odd heads": (lambda it: edit_part(it, "text_config", num_attention_heads=3), 3, "heads"),
+    "another family": (lambda path: edit_config(path, model_type="llama"), 2, "'llama'"),
+    "no configuration": (lambda path: (path / "config.json").unlink(), 3, "config.json is missing"),
+    "no JSON": (lambda path: (path / "config.json").write_text("{"), 3, "is not JSON"),
+    "no number": (lambda path: edit_part(path, "text_config", hidden_size="big"), 3, "hidden_size"),
+    "odd heads": (lambda path: edit_part(path, "text_config", num_attention_heads=3), 3, "heads"),
     "a size that the codes do not fill": (
-        lambda it: edit_part(it, "vision_config", image_size=128), 3, "128 pixels",
+        lambda path: edit_part(path, "vision_config", image_size=128), 3, "128 pixels",
     ),
     "a missing shard": (shard, 3, "model-00002-of-00002.safetensors is missing"),
     "a file cut short": (
-        lambda it: (it / "model.safetensors").write_bytes(
-            (it / "model.safetensors").read_bytes()[:-100]
+        lambda path: (path / "model.safetensors").write_bytes(
+            (path / "model.safetensors").read_bytes()[:-100]
         ), 3, "model.safetensors is broken",
     ),
-    "no image head": (lambda it: edit_tensors(it, no_head), 3, "no image head"),
+    "no image head": (lambda path: edit_tensors(path, no_head), 3, "no image head"),
     "a missing tensor": (
-        lambda it: edit_tensors(it, lambda these: these.pop("model.aligner.fc1.bias")), 3,
+        lambda path: edit_tensors(path, lambda these: these.pop("model.aligner.fc1.bias")), 3,
         "model.safetensors lacks the tensor model.aligner.fc1.bias",
     ),
     "a tensor of another shape": (
-        lambda it: edit_tensors(
-            it, lambda these: these.update({"model.aligner.fc1.bias": torch.zeros(3)})
+        lambda path: edit_tensors(
+            path, lambda these: these.update({"model.aligner.fc1.bias": torch.zeros(3)})
         ), 3, "model.aligner.fc1.bias",
     ),
     "pickled weights alone": (
-        lambda it: (it / "model.safetensors").rename(it / "pytorch_model.bin"), 3, "not safe",
+        lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"), 3, "not safe",
     ),
-    "no tokenizer": (lambda it: (it / "tokenizer.json").unlink(), 3, "tokenizer.json is missing"),
+    "no tokenizer": (
+        lambda path: (path / "tokenizer.json").unlink(), 3, "tokenizer.json is missing",
+    ),
     "a broken tokenizer": (
-        lambda it: (it / "tokenizer.json").write_text("{}"), 3, "tokenizer.json is broken",
+        lambda path: (path / "tokenizer.json").write_text("{}"), 3, "tokenizer.json is broken",
     ),
 }  # fmt: skip
 

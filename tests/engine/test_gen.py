@@ -52,7 +52,9 @@ def test_of_several_tries_the_best_recognised_is_kept(paint, learned):
 
 def test_without_a_concept_the_first_try_is_kept_and_that_is_said(paint):
     said = []
-    picture = paint("a forest", tries=3, seed=7, on_progress=lambda it: said.append(it.note))[0]
+    picture = paint("a forest", tries=3, seed=7, on_progress=lambda event: said.append(event.note))[
+        0
+    ]
     assert picture.seed == 7 and picture.about["tries"] == 1
     assert any("first try" in note for note in said if note)
 

@@ -163,7 +163,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(school, tmp_path, after):
             groups,
             held_out,
             HYPER,
-            save=lambda it: write_checkpoint(it, tmp_path),
+            save=lambda state: write_checkpoint(state, tmp_path),
             on_progress=stop,
         )
     checkpoint = read_checkpoint(tmp_path)
@@ -212,7 +212,7 @@ def test_a_run_that_its_watcher_stops_loses_no_step(school, tmp_path, callback, 
 def test_the_best_tokens_by_held_out_score_are_kept(school):
     backend, start, groups, held_out = school
     result = optimise(backend, start, groups, held_out, HYPER)
-    assert result.best_step == max(result.checks, key=lambda it: it.score).step
+    assert result.best_step == max(result.checks, key=lambda check: check.score).step
     assert result.checks[-1].score > result.checks[0].score
 
 
