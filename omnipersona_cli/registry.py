@@ -348,7 +348,7 @@ def _check_contested(hook: str, name: str) -> None:
 
 
 def _all_of(answer: object, kind: type[T]) -> list[T]:
-    """``answer`` as a list of ``kind``; TypeError where it is none."""
+    """``answer`` as a list of ``kind``; TypeError where it is not."""
     items = list(cast("Sequence[object]", answer))
     for item in items:
         if not isinstance(item, kind):

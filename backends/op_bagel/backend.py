@@ -70,7 +70,7 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedLesson:
-    """A lesson with everything frozen behind it. ``request`` has its mentions at ``at``."""
+    """A lesson after every frozen encoder has run. ``request`` has its mentions at ``at``."""
 
     task: Task
     request: list[int]
@@ -155,7 +155,7 @@ class BagelBackend:
         )
 
     def see(self, images: Sequence[Image]) -> Tensor:
-        """The mean of the ViT's features behind the connector, [n, D]."""
+        """The mean of the ViT's features after the connector, [n, D]."""
         return torch.stack([self._features(image).float().mean(0) for image in images]).cpu()
 
     @torch.no_grad()
@@ -367,7 +367,7 @@ class BagelBackend:
         return [self._turn(turn, concepts) for turn in prompt.turns]
 
     def _introduced(self, concepts: Sequence[ConceptTokens]) -> Cache | None:
-        """What the concepts' own turns leave behind. The last answer is kept: the questions of one
+        """Keys and values of the concepts' own turns. The last answer is kept: the questions of one
         calibration, or of one conversation, share it."""
         if not concepts:
             return None
@@ -391,7 +391,7 @@ class BagelBackend:
         )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
-        """All samples behind one concept's turn, and the sample of each token to be drawn [M]."""
+        """All samples after one concept's turn, and the sample of each token to be drawn [M]."""
         packed = pack(samples, self.bagel.config, self.bagel.device, multiple=16)
         outputs: Outputs = self.bagel(packed, self.bagel.prefill([self._introduce(tokens)]))
         return outputs, packed.noised_sample

@@ -203,7 +203,7 @@ def _check_here(names: list[str]) -> None:
 
 
 def _checkpoints_in(folder: Path) -> list[Path]:
-    """Folders of checkpoints in ``folder``, which is none itself."""
+    """Folders of checkpoints in ``folder``, which is not a checkpoint itself."""
     if (folder / "config.json").exists():
         return []
     return sorted(path.parent for path in folder.glob("*/config.json"))

@@ -137,7 +137,7 @@ class JanusBackend:
         return experts.new_experts(self.language, experts.LLAMA_LINEARS, seed=seed)
 
     def see(self, images: Sequence[Image]) -> Tensor:
-        """The mean of SigLIP's features behind the aligner, [n, d]."""
+        """The mean of SigLIP's features after the aligner, [n, d]."""
         return torch.stack([self._look(image)[0].float().mean(0) for image in images]).cpu()
 
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:

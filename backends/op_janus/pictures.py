@@ -27,7 +27,7 @@ def to_image(pixels: Tensor) -> Image:
 
 @torch.no_grad()
 def look(model: JanusForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """What the language model sees of a picture: SigLIP behind its aligner [1, n, d]."""
+    """What the language model sees of a picture: SigLIP after its aligner [1, n, d]."""
     weight = model.model.aligner.fc1.weight
     found: Tensor = model.model.get_image_features(
         pixels.to(weight.device, weight.dtype)

@@ -120,7 +120,7 @@ class ShowoBackend:
 
     @torch.no_grad()
     def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
-        """Codes of every picture, and what reading it leaves behind, as far as memory goes."""
+        """Codes of every picture, and the keys and values of reading it, as far as memory goes."""
         observed: dict[int, Observed] = {}
         codes: dict[int, Tensor] = {}
         for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive

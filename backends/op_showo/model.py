@@ -41,7 +41,7 @@ class Prefix:
 
     @property
     def length(self) -> int:
-        """Positions behind us."""
+        """How many positions were read."""
         return self.key.shape[1]
 
     @property
@@ -109,12 +109,12 @@ class Showo(nn.Module):
 
         ``attend`` [B, 1, L, P + L] is true where a query may look at a key.
         """
-        behind = 0 if prefix is None else prefix.length
+        length = 0 if prefix is None else prefix.length
         cache = DynamicCache(config=self.showo.config)
         if prefix is not None:
             for number, (keys, values) in enumerate(prefix.layers):
                 cache.update(keys, values, number)
-        places = torch.arange(behind, behind + rows.shape[1], device=rows.device)[None]
+        places = torch.arange(length, length + rows.shape[1], device=rows.device)[None]
         out = self.showo.model(
             inputs_embeds=rows,
             attention_mask=attend.to(rows.device).expand(len(rows), -1, -1, -1),
@@ -134,7 +134,7 @@ class Showo(nn.Module):
         *,
         key: Tensor | None = None,
     ) -> tuple[Tensor, Prefix]:
-        """`forward`, and what it leaves behind; ``key`` [B, L] says which of the new positions
+        """`forward`, and the keys and values of all; ``key`` [B, L] says which of the new positions
         later rows may see (all)."""
         hidden, layers = self(rows, attend, prefix)
         if key is None:

@@ -1,4 +1,4 @@
-"""What is computed once for every picture: its codes, and what reading it leaves behind.
+"""What is computed once for every picture: its codes, and the keys and values of reading it.
 
 The part of an understanding row that holds the picture has no concept token in it and never sees
 the text, so its keys and values serve every question about that picture (Show-o, section 3.2).
@@ -81,7 +81,7 @@ class Pictures:
     @torch.no_grad()
     def features(self, image: Image) -> Tensor:
         """The mean [d] of what the language model sees: embeddings of the codes, or CLIP's features
-        behind the projection."""
+        after the projection."""
         values = self.see(image).values
         if self.net.mm_projector is None:
             ids = values.to(self.net.device) + self.net.config.vocab.image_offset
@@ -97,7 +97,7 @@ class Pictures:
 
     @torch.no_grad()
     def prefix(self, observed: Observed) -> Prefix:
-        """What reading a picture leaves behind, from memory or anew."""
+        """The keys and values of a picture that was read, from memory or anew."""
         if observed.key in self.read:
             self.read.move_to_end(observed.key)
             return self.read[observed.key]

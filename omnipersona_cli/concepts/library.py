@@ -266,7 +266,7 @@ class Library:
         return target
 
     def _today(self, name: str, before: PackHeader | None) -> PackHeader | None:
-        """What the concept of ``before`` is now; None where there was none and is none."""
+        """What the concept of ``before`` is now; None where there is still none."""
         if before is None:
             if container.is_taken(self._file(name)):
                 raise _taken(name, hint="--force replaces it; another --name keeps both")

@@ -100,7 +100,7 @@ def gather(subject: Subject, *, seed: int, backend: str) -> Material:
     """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``.
 
     Negatives are the user's, then those that plugins bring for ``backend``. Raises PhotoError when
-    no photo can be used, UsageError for a fact that is none.
+    no photo can be used, UsageError for a text that is not a fact.
     """
     name = subject.name
     album = open_album(
@@ -171,7 +171,7 @@ def gather(subject: Subject, *, seed: int, backend: str) -> Material:
 def captioned(material: Material, backend: Backend) -> Material:
     """Depictions told apart by place: where the backbone itself sees a photo's subject is said in
     the request ("<bo>" becomes "<bo> in the forest"), so that the tokens need not carry the
-    background. Requests that name a place already, and answers that are none, are left alone."""
+    background. Requests that name a place, and answers that do not, are left alone."""
     places: dict[int, str] = {}
 
     def place(image: Image) -> str:

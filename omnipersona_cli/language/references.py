@@ -218,7 +218,7 @@ def _antecedents(before: str, names: Sequence[str], plural: bool) -> Sequence[st
 
 
 def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
-    """How many characters of the phrase are the attribute: 0 where it is none.
+    """How many characters of the phrase are the attribute: 0 where it is not one.
 
     A known attribute wins over a guess, and a longer one over a shorter; a guess takes words of
     praise and one noun.

@@ -49,7 +49,7 @@ PAUSE = 1.0
 """Seconds between the two attempts, which a crowded server may need."""
 
 MOST_IN_A_ROW = 8
-"""Failed items after which the endpoint is taken to be down: a benchmark of failures is none."""
+"""Failed items after which the endpoint is taken to be down: failures alone measure nothing."""
 
 LARGEST_REPLY = 1 << 20
 """Bytes; a grade takes a few hundred."""

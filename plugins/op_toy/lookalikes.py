@@ -32,7 +32,7 @@ ALIKE = 0.6
 
 
 def read_description(text: str) -> Character | None:
-    """A character from "a spotted white and black cat with a blue hat"; None where it is none."""
+    """A character from "a spotted white and black cat with a blue hat"; None for other texts."""
     body, _, worn = text.partition(" with ")
     words = body.split()
     kinds = [word for word in words if word in KINDS]

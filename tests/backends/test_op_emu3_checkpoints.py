@@ -1,4 +1,4 @@
-"""Which of Emu3's checkpoints does what, and checkpoints that are none."""
+"""Which of Emu3's checkpoints does what, and folders that are no checkpoint."""
 
 import json
 import shutil
