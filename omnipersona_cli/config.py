@@ -3,7 +3,8 @@
 A setting is looked for in this order: flag, ``OMNIPERSONA_*`` variable, ``./omnipersona.yaml``, the
 user's ``config.yaml``, default. click does the first two and the last; this module reads the files.
 
-A file holds settings for every command at the top, and a section for each command that differs::
+A file holds settings for every command at the top, and a section for each command that differs.
+Keys are the commands' long options::
 
     backend: nano
     gen:
@@ -13,11 +14,10 @@ A file holds settings for every command at the top, and a section for each comma
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.reading import Origin, Tree, parse_yaml, read_text
 
 HOME = "OMNIPERSONA_HOME"
 """The variable that puts configuration, data and downloads under one folder."""
@@ -47,61 +47,86 @@ def config_files() -> tuple[Path, ...]:
     return Path(PROJECT_FILE), config_folder() / "config.yaml"
 
 
-def load_config() -> dict[str, Any]:
+def load_config() -> dict[str, Tree]:
     """The settings of all files merged; a key with a mapping is a command's section.
 
-    Raises UsageError for a file that is not YAML or not a mapping.
+    Raises UsageError for a file that cannot be read, is not YAML or not a mapping.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, Tree] = {}
     for path in reversed(config_files()):
-        for key, value in read_settings(path).items():
-            if isinstance(value, dict) and isinstance(merged.get(key), dict):
-                merged[key] = {**merged[key], **value}
-            else:
-                merged[key] = value
+        merged = _over(merged, read_settings(path))
     return merged
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in one file, with ``-`` in keys read as ``_``; empty when there is no file."""
-    if not path.is_file():
-        return {}
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        at = getattr(error, "problem_mark", None)
-        place = f", line {at.line + 1}" if at else ""
-        raise UsageError(
-            f"the settings file {path} is not YAML{place}",
-            hint="mend or remove it; `op help config` shows what it may hold",
-        ) from error
-    if content is None:
+def read_settings(path: Path) -> dict[str, Tree]:
+    """The settings in one file, every value as it is written, with ``_`` in keys read as ``-``;
+    empty when there is no file."""
+    text = _text_of(path)
+    content = parse_yaml(text, _origin(path)) if text else ""
+    if content == "":
         return {}
     if not isinstance(content, dict):
         raise UsageError(
             f"the settings file {path} holds no settings",
             hint="write lines such as `backend: nano`; see `op help config`",
         )
-    return _with_plain_keys(content)
+    return _with_dashes(content)
 
 
-def file_of(setting: str, command: str = "") -> Path | None:
-    """The file that decides ``setting`` for ``command``; None when no file names it."""
+def place_of(*keys: str) -> tuple[Path, int] | None:
+    """The file that decides the setting at ``keys`` ("gen", "steps") and its line there, counted
+    from 1; None when no file names it."""
     for path in config_files():
-        section = read_settings(path).get(command)
-        if isinstance(section, dict) and setting in section:
-            return path
-    for path in config_files():
-        if setting in read_settings(path):
-            return path
+        line = _line_of(_text_of(path), keys)
+        if line is not None:
+            return path, line
     return None
 
 
-def _with_plain_keys(settings: Mapping[Any, Any]) -> dict[str, Any]:
+def _over(below: dict[str, Tree], above: dict[str, Tree]) -> dict[str, Tree]:
+    """``above``, and what only ``below`` says."""
+    merged = {**below, **above}
+    for key, value in above.items():
+        lower = below.get(key)
+        if isinstance(value, dict) and isinstance(lower, dict):
+            merged[key] = _over(lower, value)
+    return merged
+
+
+def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
+    """The line of ``keys`` in text that `read_settings` has accepted."""
+    import yaml
+
+    node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
+    line = None
+    for wanted in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = [pair for pair in pairs if _with_dash(pair[0].value) == wanted]
+        if not found:
+            return None
+        key, node = found[-1]
+        line = int(key.start_mark.line) + 1
+    return line
+
+
+def _text_of(path: Path) -> str:
+    return read_text(path, _origin(path)) if path.exists() else ""
+
+
+def _origin(path: Path) -> Origin:
+    return Origin(
+        name=f"the settings file {path}",
+        hint="mend or remove it; `op help config` shows what it may hold",
+    )
+
+
+def _with_dash(key: str) -> str:
+    return key.replace("_", "-")
+
+
+def _with_dashes(settings: dict[str, Tree]) -> dict[str, Tree]:
     return {
-        str(key).replace("-", "_"): _with_plain_keys(value) if isinstance(value, dict) else value
+        _with_dash(key): _with_dashes(value) if isinstance(value, dict) else value
         for key, value in settings.items()
     }
 

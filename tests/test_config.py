@@ -43,17 +43,23 @@ def test_project_file_wins_over_the_users_setting_by_setting(project: Path, home
     assert config.load_config() == {
         "backend": "nano",
         "device": "cpu",
-        "gen": {"steps": 24, "count": 2},
+        "gen": {"steps": "24", "count": "2"},
     }
-    assert config.file_of("backend") == Path("omnipersona.yaml")
-    assert config.file_of("device", "gen") == home / "config.yaml"
-    assert config.file_of("steps", "gen") == Path("omnipersona.yaml")
-    assert config.file_of("steps", "learn") is None
+    assert config.place_of("backend") == (Path("omnipersona.yaml"), 1)
+    assert config.place_of("gen", "count") == (home / "config.yaml", 3)
+    assert config.place_of("gen", "steps") == (Path("omnipersona.yaml"), 2)
+    assert config.place_of("learn", "steps") is None
 
 
 def test_dashes_and_underscores_in_keys_are_the_same(project: Path) -> None:
-    (project / "omnipersona.yaml").write_text("learn: {understand-tokens: 8}\n")
-    assert config.load_config() == {"learn": {"understand_tokens": 8}}
+    (project / "omnipersona.yaml").write_text("learn: {understand_tokens: 8}\n")
+    assert config.load_config() == {"learn": {"understand-tokens": "8"}}
+    assert config.place_of("learn", "understand-tokens") == (Path("omnipersona.yaml"), 1)
+
+
+def test_values_are_read_as_they_are_written(project: Path) -> None:
+    (project / "omnipersona.yaml").write_text("learn:\n  name: 0123\n  kind: yes\n")
+    assert config.load_config() == {"learn": {"name": "0123", "kind": "yes"}}
 
 
 def test_empty_file_is_no_settings(project: Path) -> None:
@@ -61,7 +67,10 @@ def test_empty_file_is_no_settings(project: Path) -> None:
     assert config.load_config() == {}
 
 
-@pytest.mark.parametrize("content", ["backend: [nano", "backend: \x00", "- nano\n", "nano"])
+@pytest.mark.parametrize(
+    "content",
+    ["backend: [nano", "backend: \x00", "- nano\n", "nano", "seed: 1\nseed: 2\n", "a: &b 1\n"],
+)
 def test_file_that_holds_no_settings_is_refused_by_name(project: Path, content: str) -> None:
     (project / "omnipersona.yaml").write_text(content)
     with pytest.raises(UsageError, match=r"omnipersona\.yaml") as caught:

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from omnipersona_cli import __version__, config, registry
-from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli import options, output, settings
 
 PACKAGES = (
     "torch",
@@ -31,9 +31,9 @@ PACKAGES = (
 @options.seed
 @options.as_json
 @click.pass_context
-def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, **opening: Any) -> None:
     """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
-    settings["offline"] = bool(_forbidden())
+    opening["offline"] = bool(_forbidden())
     found = {
         "omnipersona": __version__,
         "python": platform.python_version(),
@@ -56,7 +56,7 @@ def command(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
         },
         "settings": [
             {"name": name, "value": value, "source": _source(ctx, name)}
-            for name, value in settings.items()
+            for name, value in opening.items()
         ],
         "settings_error": str(ctx.meta.get(options.SETTINGS_ERROR, "")) or None,
     }
@@ -171,9 +171,11 @@ def _source(ctx: click.Context, name: str) -> str:
     if source is ParameterSource.COMMANDLINE:
         return "flag"
     if source is ParameterSource.ENVIRONMENT:
-        return f"OMNIPERSONA_{name.upper()}"
-    if source is ParameterSource.DEFAULT_MAP:
-        return str(config.file_of(name, "doctor"))
+        own = settings.variable("doctor", name)
+        return own if os.environ.get(own) else settings.variable(name)
+    found = settings.place(ctx, name) if source is ParameterSource.DEFAULT_MAP else None
+    if found:
+        return f"{found[0]}, line {found[1]}"
     return (name == "offline" and _forbidden()) or "default"
 
 

@@ -50,11 +50,13 @@ A setting is looked for in this order, and the first one found wins:
   5. the default
 
 Settings at the top of a file are for all commands: backend, model, device, dtype, seed, offline.
-A section is for one command and takes any of its long options:
+A section is for one command and takes any of its long options, and a variable is called after the
+command and the option; what fills no option is told, with its file and line:
 
   backend: nano
   gen:
     steps: 24
+    json: yes              OMNIPERSONA_GEN_JSON=1
 
 `op doctor` shows every shared setting with its source.""",
     ),

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, NamedTuple, cast
 
 import click
 
 from omnipersona_cli import __version__, config
-from omnipersona_cli.cli import options, output
-from omnipersona_cli.cli.options import SETTINGS, SETTINGS_ERROR
+from omnipersona_cli.cli import options, output, settings
+from omnipersona_cli.cli.options import SETTINGS_ERROR
 from omnipersona_cli.cli.signals import ending_like_ctrl_c
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
 
@@ -86,7 +86,7 @@ class Op(click.Group):
 
         entry = VERBS.get(cmd_name) or HOUSEKEEPING.get(cmd_name)
         if entry is not None:
-            return options.talking(load(entry.command))
+            return _ready(load(entry.command), cmd_name)
         entry = _added().get(cmd_name)
         if entry is None:
             return None
@@ -102,7 +102,7 @@ class Op(click.Group):
                 f"{type(error).__name__}: {error}",
                 hint="see which plugin brings it: op doctor",
             ) from error
-        return options.talking(command)
+        return _ready(command, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -156,6 +156,13 @@ class Op(click.Group):
                     _warn_of_plugins()
 
 
+def _ready(command: click.Command, name: str) -> click.Command:
+    """With what every command takes: ``-q`` and ``-v``, and a variable for each option."""
+    options.talking(command)
+    settings.read_variables(command, name)
+    return command
+
+
 @contextmanager
 def _in_our_words() -> Iterator[None]:
     try:
@@ -176,7 +183,13 @@ def _expected(error: Exception) -> PersonaError | None:
     if isinstance(error, PersonaError):
         return error
     if isinstance(error, click.UsageError):
-        told: PersonaError = UsageError(error.format_message(), hint=_usage_hint(error))
+        where, mend = (
+            settings.source_of(error) if isinstance(error, click.BadParameter) else ("", "")
+        )
+        told: PersonaError = UsageError(
+            f"{error.format_message().rstrip('.') if where else error.format_message()}{where}",
+            hint=mend or _usage_hint(error),
+        )
     elif _out_of_memory(error):
         told = ResourceError(
             "there is not enough memory",
@@ -257,48 +270,11 @@ def _warn_of_plugins() -> None:
         output.warn(f"plugin {problem.plugin}: {problem.message}; see `op doctor`")
 
 
-def _default_map(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """click's ``default_map``: settings for all, and on top of them a command's own section."""
-    shared = {key: value for key, value in settings.items() if not isinstance(value, dict)}
-    for key in shared:
-        _check_known(key, SETTINGS, "setting")
-    sections = {key: value for key, value in settings.items() if isinstance(value, dict)}
-    names = [*VERBS, *HOUSEKEEPING]
-    if not sections.keys() <= set(names):
-        names += _added()
-    for key in sections:
-        _check_known(key, names, "command")
-    return {name: {**shared, **sections.get(name, {})} for name in names}
-
-
-def _check_section(ctx: click.Context, section: Mapping[str, Any]) -> None:
-    """Every key of the running command's section is one of its options, or a subcommand."""
-    if not section:
-        return
-    group = cast(Op, ctx.command)
-    command = cast(click.Command, group.get_command(ctx, ctx.invoked_subcommand or ""))
-    known = [parameter.name for parameter in command.params if parameter.name]
-    if isinstance(command, click.Group):
-        known += command.list_commands(ctx)
-    for key in section:
-        _check_known(key, known, f"option of `op {ctx.invoked_subcommand}`,")
-
-
-def _check_known(key: str, known: tuple[str, ...] | list[str], what: str) -> None:
-    if key not in known:
-        guess = nearest(key, known)
-        raise UsageError(
-            f"a settings file names the unknown {what} {key!r}",
-            hint=f"did you mean {guess!r}? See `op help config`" if guess else "`op help config`",
-        )
-
-
 @click.group(
     cls=Op,
     invoke_without_command=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "auto_envvar_prefix": "OMNIPERSONA",
         "max_content_width": 100,
     },
     epilog="\b\nExamples:\n  op toy photos ./bo\n  op learn ./bo --name bo\n  op help shell",
@@ -312,10 +288,22 @@ def cli(ctx: click.Context) -> None:
         output.answer(ctx.get_help())
         return
     try:
-        settings = config.load_config()
-        ctx.default_map = _default_map(settings)
-        _check_section(ctx, settings.get(ctx.invoked_subcommand, {}))
+        _fill_options(ctx, ctx.invoked_subcommand)
     except UsageError as error:
         if ctx.invoked_subcommand not in WITHOUT_SETTINGS:
             raise
         ctx.meta[SETTINGS_ERROR] = error
+
+
+def _fill_options(ctx: click.Context, name: str) -> None:
+    """From the files of settings; variables that fill nothing are told of."""
+    found = config.load_config()
+    names = [*VERBS, *HOUSEKEEPING]
+    if not found.keys() <= {*names, *settings.SHARED}:
+        names += _added()
+    settings.check_commands(found, names)
+    command = cast(Op, ctx.command).get_command(ctx, name)
+    if command is not None:
+        ctx.default_map = {name: settings.defaults(command, found, name)}
+        for sentence in settings.unknown_variables(command, name):
+            output.warn(sentence)

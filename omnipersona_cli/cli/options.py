@@ -25,9 +25,6 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _DEVICE = re.compile(rf"{'|'.join(DEVICES)}|cuda:\d{{1,2}}")
 DTYPES = ("float32", "bfloat16", "float16")
 
-SETTINGS = ("backend", "model", "device", "dtype", "seed", "offline")
-"""What may stand at the top of a settings file."""
-
 SETTINGS_ERROR = "omnipersona.settings_error"
 """Where a command that runs without settings finds what is wrong with them, in ``meta``."""
 

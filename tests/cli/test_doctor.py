@@ -64,8 +64,8 @@ def test_every_setting_comes_with_its_source(
     assert settings == {
         "backend": ("nano", "flag"),
         "model": (None, "default"),
-        "device": ("cpu", "omnipersona.yaml"),
-        "dtype": ("float32", str(home / "config.yaml")),
+        "device": ("cpu", "omnipersona.yaml, line 1"),
+        "dtype": ("float32", f"{home / 'config.yaml'}, line 1"),
         "seed": (7, "OMNIPERSONA_SEED"),
         "offline": (True, "HF_HUB_OFFLINE"),
     }

@@ -330,7 +330,7 @@ def test_unknown_option_in_a_section_is_refused(
     (tmp_path / "omnipersona.yaml").write_text("gen: {devise: cpu}\n")
     result = run("gen")
     assert result.exit_code == 2
-    assert "unknown option of `op gen`, 'devise'" in result.stderr and "'device'" in result.stderr
+    assert "unknown option 'devise' of `op gen`" in result.stderr and "'device'" in result.stderr
 
 
 def test_offline_forbids_the_hub(
