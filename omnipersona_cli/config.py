@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from omnipersona_cli.errors import UsageError
+from omnipersona_cli.errors import ResourceError, UsageError
 from omnipersona_cli.reading import Origin, Tree, parse_yaml, read_text
 
 HOME = "OMNIPERSONA_HOME"
@@ -139,9 +139,14 @@ def _home() -> Path | None:
 def _platform_folder(what: str) -> Path:
     import platformdirs
 
-    name = "omnipersona"
-    if what == "config":
-        return platformdirs.user_config_path(name, appauthor=False)
-    if what == "data":
-        return platformdirs.user_data_path(name, appauthor=False)
-    return platformdirs.user_cache_path(name, appauthor=False)
+    of = {
+        "config": platformdirs.user_config_path,
+        "data": platformdirs.user_data_path,
+        "cache": platformdirs.user_cache_path,
+    }
+    try:
+        return of[what]("omnipersona", appauthor=False)
+    except RuntimeError as error:  # no HOME, and nobody of that number in the list of users
+        raise ResourceError(
+            "no home folder is known for this user", hint=f"export {HOME}=/tmp/omnipersona"
+        ) from error

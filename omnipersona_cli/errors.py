@@ -16,6 +16,8 @@ Every error says what happened in the user's words (``str(error)``, one line) an
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -69,3 +71,20 @@ class MissingError(PersonaError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that looks most like ``word``, or an empty string."""
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
+
+
+def shell_word(value: object) -> str:
+    """A path or another text as one word of a shell command, to be pasted from a hint; one line,
+    whatever is in it."""
+    text = str(value)
+    if text.isprintable() and "  " not in text:
+        return shlex.quote(text)
+    return "$'" + "".join(map(_ansi_c, text)) + "'"
+
+
+def _ansi_c(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable() and character != " ":
+        return character
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))

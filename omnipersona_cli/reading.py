@@ -12,16 +12,18 @@ Each function takes an `Origin`: what the source is called, and which error says
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from omnipersona_cli.errors import MissingError, PersonaError, UsageError
+from omnipersona_cli.errors import MissingError, PersonaError, UsageError, nearest, shell_word
 
 if TYPE_CHECKING:
     from yaml import Event
@@ -87,7 +89,7 @@ def read_start(path: Path, origin: Origin, *, limit: int, largest: int) -> tuple
                 origin.refuse(f"is larger than {said_size(largest)}")
             return file.read(limit), status.st_size
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f"there is no file {path}", hint=origin.hint) from None
+        raise MissingError(f"there is no file {path}", hint=where_to_look(path)) from None
     except IsADirectoryError:
         origin.refuse("is a folder")
     except OSError as error:
@@ -182,6 +184,27 @@ def strings_of(value: Plain) -> Iterator[str]:
         elif isinstance(part, dict):
             yield from part
             rest.extend(part.values())
+
+
+def where_to_look(path: Path | str) -> str:
+    """A hint about a file or folder that is not there: the name that looks like it, or the nearest
+    folder that exists; what to do about an address, or about ``~`` that no shell has replaced."""
+    text = str(path)
+    address = re.match(r"(https?):/+(.+)", text)
+    if address:
+        url = f"{address[1]}://{address[2]}"
+        return f"nothing is fetched from there; save it first: curl -LO {shell_word(url)}"
+    if text.startswith("~"):
+        whole = shell_word(os.path.expanduser(text))
+        return f"a shell replaces ~ only outside quotes; write {whole}"
+    parent = Path(path).parent
+    folder = next((place for place in (parent, *parent.parents) if place.is_dir()), Path())
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in folder.iterdir()] if folder == parent else []
+        near = nearest(Path(path).name, names)
+        if near:
+            return f"did you mean {shell_word(folder / near)}?"
+    return f"ls {shell_word(folder)}"
 
 
 def said_size(size: int) -> str:

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from omnipersona_cli.backend import TASKS, Task
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
 from omnipersona_cli.family.tokens import NORMS
@@ -216,7 +216,8 @@ def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Checkpoin
             if task in found:
                 raise UsageError(
                     f"{found[task].name} and {name} in {folder} both claim to {task}",
-                    hint=f"say which answers and which paints: --model {folder}/CHAT+{folder}/GEN",
+                    hint="say which answers and which paints: --model "
+                    + shell_word(f"{folder}/CHAT+{folder}/GEN"),
                 )
             found[task] = path
     opened = {path: _source(str(path)) for path in dict.fromkeys(found.values())}

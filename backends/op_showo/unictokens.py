@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from omnipersona_cli.backend import ConceptTokens
-from omnipersona_cli.errors import MissingError, PackError, UsageError
+from omnipersona_cli.errors import MissingError, PackError, UsageError, shell_word
 from omnipersona_cli.hookspecs import Foreign
 from op_showo.placing import BIAS, HEAD
 
@@ -106,7 +106,7 @@ def saved_epochs(folder: Path) -> set[int]:
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder",
-            hint=f"name the folder it lies in: op concepts import {folder.parent} "
+            hint=f"name the folder it lies in: op concepts import {shell_word(folder.parent)} "
             "--from unictokens",
         )
     found = {int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name))}

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from omnipersona_cli.data.decode import opened
-from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest, shell_word
 from omnipersona_cli.language.mentions import check_name
 
 BenchTask = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
@@ -154,10 +154,10 @@ def read_json(path: Path) -> Any:
             f"the data set lacks {path.name}: {path}", hint="copy the whole data set again"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise PersonaError(f"{path} cannot be read", hint=f"ls -l {path}") from error
+        raise PersonaError(f"{path} cannot be read", hint=f"ls -l {shell_word(path)}") from error
     except ValueError as error:
         raise PersonaError(
-            f"{path} is not valid JSON: {error}", hint=f"python -m json.tool {path}"
+            f"{path} is not valid JSON: {error}", hint=f"python -m json.tool {shell_word(path)}"
         ) from error
 
 

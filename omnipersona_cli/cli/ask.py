@@ -9,7 +9,7 @@ import click
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.answers import Streaming, as_data
 from omnipersona_cli.cli.picture_input import read_picture
-from omnipersona_cli.errors import UsageError
+from omnipersona_cli.errors import UsageError, shell_word
 
 LONGEST_NAME = 255
 """A single word longer than this is a question, and no file."""
@@ -57,7 +57,8 @@ def command(
         raise UsageError("too many words outside quotes", hint='op ask photo.png "is <bo> here?"')
     if len(words) == 1 and len(words[0]) < LONGEST_NAME and Path(words[0]).is_file():
         raise UsageError(
-            "a picture, but no question", hint=f'op ask {words[0]} "what is in the picture?"'
+            "a picture, but no question",
+            hint=f'op ask {shell_word(words[0])} "what is in the picture?"',
         )
     from omnipersona_cli import engine
 

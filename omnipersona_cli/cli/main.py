@@ -19,6 +19,7 @@ from omnipersona_cli import __version__, config
 from omnipersona_cli.cli import options, output, settings
 from omnipersona_cli.cli.options import SETTINGS_ERROR
 from omnipersona_cli.cli.signals import ending_like_ctrl_c
+from omnipersona_cli.cli.streams import mend_streams
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
 
 INTERRUPTED = 130
@@ -134,6 +135,7 @@ class Op(click.Group):
         **extra: Any,
     ) -> click.Context:
         """click's, with wrong usage told in our words."""
+        mend_streams()
         with _in_our_words():
             try:
                 return super().make_context(info_name, args, parent, **extra)
@@ -289,7 +291,7 @@ def cli(ctx: click.Context) -> None:
         return
     try:
         _fill_options(ctx, ctx.invoked_subcommand)
-    except UsageError as error:
+    except PersonaError as error:
         if ctx.invoked_subcommand not in WITHOUT_SETTINGS:
             raise
         ctx.meta[SETTINGS_ERROR] = error

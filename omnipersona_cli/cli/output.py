@@ -14,6 +14,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,7 +85,18 @@ def _escaped(character: str) -> str:
 def answer(text: object) -> None:
     """A piece of the answer, on stdout. Text may have several lines; a path and a number have one,
     whatever is in them."""
+    if isinstance(text, Path) and not sys.stdout.isatty():
+        click.echo(_file_name(str(text)))
+        return
     click.echo(plain(str(text), lines=isinstance(text, str)), color=colour())
+
+
+def _file_name(name: str) -> bytes:
+    """A path for another program: plain, but with the bytes that are no Unicode."""
+    return b"".join(
+        os.fsencode(character if "\udc80" <= character <= "\udcff" else plain(character))
+        for character in name
+    )
 
 
 def answer_line(text: object) -> None:
@@ -101,7 +113,8 @@ def answer_json(value: Any) -> None:
     """The answer as one JSON object or array, on stdout."""
     import json
 
-    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    text = json.dumps(value, ensure_ascii=not unicode, indent=2, default=str)
     if not (text.isascii() and "\x7f" not in text):
         text = "".join(map(_json_escaped, text))
     click.echo(text)

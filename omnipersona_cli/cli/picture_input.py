@@ -44,14 +44,12 @@ def read_mask(file: str) -> Image:
 
 def _existing(source: str, what: str) -> Path:
     """The path; MissingError, with the nearest name, where there is no such file."""
-    from omnipersona_cli.errors import MissingError, nearest
+    from omnipersona_cli.errors import MissingError
+    from omnipersona_cli.reading import where_to_look
 
     path = Path(source)
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
-        folder = path.parent if path.parent.is_dir() else Path()
-        near = nearest(path.name, [entry.name for entry in folder.iterdir()])
-        hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
-        raise MissingError(f"there is no {what} {source}", hint=hint) from None
+        raise MissingError(f"there is no {what} {source}", hint=where_to_look(source)) from None
     return path

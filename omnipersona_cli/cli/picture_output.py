@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.cli import output
 from omnipersona_cli.concepts.container import sweep_temporaries
-from omnipersona_cli.errors import ResourceError, TakenError, UsageError
+from omnipersona_cli.errors import ResourceError, TakenError, UsageError, shell_word
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.picture import Metadata, Picture
@@ -62,7 +62,8 @@ class PictureOutput:
             if Path(target).suffix.lower() != ".png":
                 raise UsageError(
                     f"pictures are written as PNG, not {Path(target).suffix or 'without a suffix'}",
-                    hint=f"-o {Path(target).with_suffix('.png')}, or a folder: -o {target}/",
+                    hint=f"-o {shell_word(Path(target).with_suffix('.png'))}, or a folder: "
+                    f"-o {shell_word(target + '/')}",
                 )
             sweep_temporaries(Path(target).parent, Path(target).name)
             check_folder(Path(target).parent)
@@ -70,7 +71,7 @@ class PictureOutput:
             check_name(paths[-1])
             there = next((path for path in paths if os.path.lexists(path)), None)
             if there is not None and there.is_dir():
-                raise UsageError(f"{there} is a folder", hint=f"-o {there}/")
+                raise UsageError(f"{there} is a folder", hint=f"-o {shell_word(f'{there}/')}")
             if there is not None and not self.force:
                 raise TakenError(f"{there} is already there", hint="add --force to replace it")
         else:

@@ -7,7 +7,6 @@ file and ``OMNIPERSONA_LEARN_NO_REPORT`` as a variable.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from omnipersona_cli import config
-from omnipersona_cli.errors import UsageError, nearest
+from omnipersona_cli.errors import UsageError, nearest, shell_word
 from omnipersona_cli.reading import Tree
 
 PREFIX = "OMNIPERSONA"
@@ -140,7 +139,7 @@ def source_of(error: click.BadParameter) -> tuple[str, str]:
         found = place(ctx, long_name(option))
         if found:
             path, line = found
-            return f" ({path}, line {line})", f"mend that line: ${{EDITOR:-vi}} {shlex.quote(path)}"
+            return f" ({path}, line {line})", f"mend that line: ${{EDITOR:-vi}} {shell_word(path)}"
     return "", ""
 
 

@@ -21,10 +21,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
-from omnipersona_cli.errors import PackError, ResourceError, TakenError
+from omnipersona_cli.errors import PackError, ResourceError, TakenError, shell_word
 from omnipersona_cli.filetypes import file_type, tensors_of_others
 from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes
 from omnipersona_cli.reading import read_start as _start_of
@@ -250,7 +249,7 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
         return ResourceError(f"the disk is full: cannot write {path}", hint="df -h")
     if error.errno in {errno.ENOENT, errno.ENOTDIR} and not path.parent.is_dir():
         return ResourceError(
-            f"there is no folder {path.parent}", hint=f"mkdir -p {quote(str(path.parent))}"
+            f"there is no folder {path.parent}", hint=f"mkdir -p {shell_word(path.parent)}"
         )
     reason = (error.strerror or type(error).__name__).lower()
     return ResourceError(

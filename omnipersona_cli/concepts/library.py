@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from shlex import quote
 
 from omnipersona_cli.concepts import container, pack, undo
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact
@@ -24,6 +23,7 @@ from omnipersona_cli.errors import (
     ResourceError,
     UsageError,
     nearest,
+    shell_word,
 )
 from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
@@ -292,7 +292,7 @@ class Library:
         except OSError as error:
             raise ResourceError(
                 f"the library {self.folder} cannot be read: {_reason(error)}",
-                hint=f"ls -ld {quote(str(self.folder))}",
+                hint=f"ls -ld {shell_word(self.folder)}",
             ) from error
 
     @contextmanager
@@ -345,6 +345,6 @@ def _check_same(inside: str, path: Path) -> None:
     if inside != path.name.removesuffix(SUFFIX):
         raise PackError(
             f"{path.name} holds the concept <{inside}>",
-            hint=f"op concepts import {quote(str(path))} "
+            hint=f"op concepts import {shell_word(path)} "
             f"--name {path.name.removesuffix(SUFFIX)} --force",
         )

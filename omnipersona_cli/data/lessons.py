@@ -26,7 +26,7 @@ from omnipersona_cli.backend import Lesson, Span, Turn
 from omnipersona_cli.data.backdrop import backdrop
 from omnipersona_cli.data.decode import LONG_SIDE, open_photo
 from omnipersona_cli.data.photos import Finder, Photo
-from omnipersona_cli.errors import PhotoError
+from omnipersona_cli.errors import PhotoError, shell_word
 from omnipersona_cli.language.captions import name_in_caption, with_article
 from omnipersona_cli.language.facts import CLASS_ATTRIBUTE, answers_of, parse_fact, split_sentences
 
@@ -210,7 +210,7 @@ def load_triplets(folder: Path) -> list[EditTriplet]:
     except FileNotFoundError as error:
         raise PhotoError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example) from error
     except OSError as error:
-        raise PhotoError(f"{path} may not be read", hint=f"ls -l {path}") from error
+        raise PhotoError(f"{path} may not be read", hint=f"ls -l {shell_word(path)}") from error
     except ValueError as error:
         raise PhotoError(f"{_TRIPLETS_FILE} is not valid JSON: {error}", hint=example) from error
     keys = ("source", "instruction", "target")

@@ -23,10 +23,10 @@ from PIL import Image, ImageOps
 from omnipersona_cli.backend import Box
 from omnipersona_cli.data.decode import HEIC_HINT, Decoded, decode
 from omnipersona_cli.data.facts import FACT_FILES, FactSheet, read_facts
-from omnipersona_cli.errors import MissingError, PhotoError, nearest
+from omnipersona_cli.errors import MissingError, PhotoError, shell_word
 from omnipersona_cli.hookspecs import Region
 from omnipersona_cli.language.characters import harmless
-from omnipersona_cli.reading import Origin, read_text
+from omnipersona_cli.reading import Origin, read_text, where_to_look
 
 Finder = Callable[[Image.Image, str], Region | None]
 
@@ -215,7 +215,9 @@ def _entries(folder: Path) -> list[Path]:
     try:
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name.lower())
     except OSError as error:
-        raise PhotoError(f"the folder {folder} may not be read", hint=f"ls -ld {folder}") from error
+        raise PhotoError(
+            f"the folder {folder} may not be read", hint=f"ls -ld {shell_word(folder)}"
+        ) from error
     left_behind = {"thumbs.db", "desktop.ini"}
     return [
         entry
@@ -393,10 +395,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _not_there(path: Path) -> PhotoError:
-    siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = nearest(path.name, siblings)
-    hint = f"did you mean {path.parent / near}?" if near else f"ls {path.parent}"
-    return PhotoError(f"there is no {path}", hint=hint)
+    return PhotoError(f"there is no {path}", hint=where_to_look(path))
 
 
 def _no_photos(paths: Sequence[Path], subfolders: Sequence[str]) -> PhotoError:
@@ -404,7 +403,7 @@ def _no_photos(paths: Sequence[Path], subfolders: Sequence[str]) -> PhotoError:
     if subfolders:
         return PhotoError(
             f"no photos in {where}, only in its subfolders ({_list(subfolders)})",
-            hint=f"op learn {paths[0] / subfolders[0]} --name NAME",
+            hint=f"op learn {shell_word(paths[0] / subfolders[0])} --name NAME",
         )
     return PhotoError(
         f"no photos in {where}", hint="give a folder with 5 to 10 photos, or the files themselves"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path, PurePath
-from shlex import quote
 from tempfile import TemporaryFile
 
 import torch
@@ -36,7 +35,7 @@ from omnipersona_cli.engine.provenance import name_of_model
 from omnipersona_cli.engine.report import Report
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
+from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, shell_word
 from omnipersona_cli.language.mentions import to_turn
 
 PACK_ROOM = 1 << 20
@@ -304,7 +303,7 @@ def kept(
             raise
         raise type(error)(
             f"{error}; what was learned is in {beside}",
-            hint=f"op concepts import {quote(str(beside))}{_under(pack.name, keeping)}",
+            hint=f"op concepts import {shell_word(beside)}{_under(pack.name, keeping)}",
         ) from error
     return written, path, note
 

@@ -23,7 +23,7 @@ from omnipersona_cli.engine.card import Card, advice_on
 from omnipersona_cli.engine.examine import PLACES, numbered
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.report import Learned, Report
-from omnipersona_cli.errors import PersonaError, ResourceError
+from omnipersona_cli.errors import PersonaError, ResourceError, shell_word
 
 SHOWN_SIDE = 192
 """Photos are shown at most this large, in pixels."""
@@ -62,7 +62,9 @@ class Story:
 def check_page(path: Path, *, force: bool) -> None:
     """PersonaError for a page that would overwrite a file, before anything is learned."""
     if path.is_dir():
-        raise PersonaError(f"{path} is a folder", hint=f"--report {path / 'report.html'}")
+        raise PersonaError(
+            f"{path} is a folder", hint=f"--report {shell_word(path / 'report.html')}"
+        )
     if path.exists() and not force:
         raise PersonaError(f"{path} is already there", hint="name another page, or add --force")
 

@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 from omnipersona_cli.backend import BackendInfo, is_hub_id
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
+from omnipersona_cli.errors import (
+    MissingError,
+    PersonaError,
+    ResourceError,
+    UsageError,
+    nearest,
+    shell_word,
+)
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
 EMBEDDED = "embedded"
@@ -56,7 +62,8 @@ def locate(model: str, info: BackendInfo, *, single: bool = False) -> Path:
         return path.resolve()
     if path.is_file():
         raise UsageError(
-            f"{model} is a file, and {info.name} reads a folder", hint=f"--model {path.parent}"
+            f"{model} is a file, and {info.name} reads a folder",
+            hint=f"--model {shell_word(path.parent)}",
         )
     if path.is_absolute() or model.startswith((".", "~")):
         raise MissingError(f"there is no folder {model}", hint=fetch_command(info, model))
@@ -85,7 +92,7 @@ def fetch_command(info: BackendInfo, model: str = "") -> str:
     if not model or model == info.default_model or Path(model).expanduser().is_dir():
         return f"op backends fetch {info.name}"
     if is_hub_id(model):
-        return f"op backends fetch {info.name} --model {quote(model)}"
+        return f"op backends fetch {info.name} --model {shell_word(model)}"
     return f"--model takes a folder, or one of: {', '.join(info.models or (info.default_model,))}"
 
 

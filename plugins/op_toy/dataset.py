@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omnipersona_cli.errors import PersonaError
+from omnipersona_cli.errors import PersonaError, shell_word
 from op_toy.attributes import AROUND, ATTRIBUTES, NAMES, truth
 from op_toy.drawing import render, subject_mask
 from op_toy.words import WHERE, coat, describe, fact_answer, side, worn
@@ -77,7 +77,8 @@ def write_set(
     """Write a benchmark of ``concepts`` characters into the new folder ``folder``."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PersonaError(
-            f"{folder} is already there and not empty", hint=f"op bench export-toy {folder}-2"
+            f"{folder} is already there and not empty",
+            hint=f"op bench export-toy {shell_word(f'{folder}-2')}",
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)

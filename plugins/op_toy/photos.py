@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from omnipersona_cli.errors import PersonaError
+from omnipersona_cli.errors import PersonaError, shell_word
 from op_toy.drawing import render
 from op_toy.words import WHERE, describe
 from op_toy.world import (
@@ -70,7 +70,8 @@ def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise PersonaError(
-                f"{folder} is already there and not empty", hint=f"op toy photos {folder}-2"
+                f"{folder} is already there and not empty",
+                hint=f"op toy photos {shell_word(f'{folder}-2')}",
             )
         folder.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(toy_pictures(character, count, seed)):
