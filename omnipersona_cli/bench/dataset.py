@@ -32,9 +32,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
+from omnipersona_cli import reading
 from omnipersona_cli.data.decode import opened
 from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, nearest, shell_word
 from omnipersona_cli.language.mentions import check_name
+from omnipersona_cli.reading import Origin
 
 BenchTask = Literal["recognition", "vqa", "qa", "generation", "parg", "editing", "forgetting"]
 BENCH_TASKS: tuple[BenchTask, ...] = (
@@ -147,18 +149,12 @@ def read_dataset(root: Path, names: Sequence[str] = ()) -> Dataset:
 
 def read_json(path: Path) -> Any:
     """The value in a JSON file; MissingError without it, PersonaError where it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise MissingError(
             f"the data set lacks {path.name}: {path}", hint="copy the whole data set again"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PersonaError(f"{path} cannot be read", hint=f"ls -l {shell_word(path)}") from error
-    except ValueError as error:
-        raise PersonaError(
-            f"{path} is not valid JSON: {error}", hint=f"python -m json.tool {shell_word(path)}"
-        ) from error
+        )
+    hint = f"python -m json.tool {shell_word(path)}"
+    return reading.read_json(path, Origin(name=str(path), error=PersonaError, hint=hint))
 
 
 def _listed(root: Path) -> list[str]:

@@ -16,6 +16,8 @@ from omnipersona_cli.language.characters import harmless, one_line
 
 FACT_LENGTH = 300
 """The most characters a fact may have."""
+WORD_LENGTH = 64
+"""The most characters of a class word or a kind."""
 FACT_COUNT = 256
 """The most facts a pack may have."""
 
@@ -58,6 +60,17 @@ def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
             f' "<{name or "bo"}>\'s toy is a red ball"',
         )
     return Fact(text=cleaned, source=source)
+
+
+def clean_word(text: str) -> str:
+    """A class word or a kind as a pack may have it. Raises UsageError where it is too long."""
+    word = harmless(text)
+    if len(word) > WORD_LENGTH:
+        raise UsageError(
+            f"what it is may have {WORD_LENGTH} characters, and {word[:20]!a}… has {len(word)}",
+            hint="name it in a word or two: --kind dog; the rest is a fact: --fact TEXT",
+        )
+    return word
 
 
 def _whole_mentions(line: str) -> str:

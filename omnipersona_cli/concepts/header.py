@@ -23,7 +23,7 @@ from omnipersona_cli.concepts.digest import (
     seal,
     tensors_hash,
 )
-from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, Source, clean_fact
+from omnipersona_cli.concepts.facts import FACT_COUNT, WORD_LENGTH, Fact, Source, clean_fact
 from omnipersona_cli.errors import PackError
 from omnipersona_cli.language.mentions import NAME_PATTERN
 from omnipersona_cli.reading import Origin, parse_json
@@ -31,8 +31,6 @@ from omnipersona_cli.reading import Origin, parse_json
 FORMAT = "1.1"
 """What is written. A minor version above it is kept, because its keys are."""
 SLOT_PATTERN = r"[a-z0-9][a-z0-9._-]{0,63}"
-WORD_LENGTH = 64
-"""The most characters of a class word or a kind."""
 LINE_LENGTH = 400
 """The most characters of a licence, a date, and of what names the base of a slot."""
 SLOT_COUNT = 64

@@ -12,7 +12,6 @@ backend may encode it once.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -26,9 +25,10 @@ from omnipersona_cli.backend import Lesson, Span, Turn
 from omnipersona_cli.data.backdrop import backdrop
 from omnipersona_cli.data.decode import LONG_SIDE, open_photo
 from omnipersona_cli.data.photos import Finder, Photo
-from omnipersona_cli.errors import PhotoError, shell_word
+from omnipersona_cli.errors import PhotoError
 from omnipersona_cli.language.captions import name_in_caption, with_article
 from omnipersona_cli.language.facts import CLASS_ATTRIBUTE, answers_of, parse_fact, split_sentences
+from omnipersona_cli.reading import Origin, read_json
 
 RECOGNISE = (
     "is {name} here?",
@@ -205,32 +205,27 @@ def load_triplets(folder: Path) -> list[EditTriplet]:
     file names inside the folder. Raises PhotoError."""
     path = folder / _TRIPLETS_FILE
     example = 'it holds [{"source": "1.png", "instruction": "remove <bo>.", "target": "1b.png"}]'
-    try:
-        items = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise PhotoError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example) from error
-    except OSError as error:
-        raise PhotoError(f"{path} may not be read", hint=f"ls -l {shell_word(path)}") from error
-    except ValueError as error:
-        raise PhotoError(f"{_TRIPLETS_FILE} is not valid JSON: {error}", hint=example) from error
-    keys = ("source", "instruction", "target")
-    if not isinstance(items, list) or not all(
-        isinstance(item, dict) and all(isinstance(item.get(key), str) for key in keys)
-        for item in items
-    ):
-        raise PhotoError(f"{_TRIPLETS_FILE} is not a list of edits", hint=example)
+    if not path.exists():
+        raise PhotoError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example)
+    origin = Origin(name=str(path), error=PhotoError, hint=example)
+    items = read_json(path, origin)
     triplets = []
-    for item in items:
-        source, target = (_inside(folder, item[key]) for key in ("source", "target"))
+    for item in items if isinstance(items, list) else [None]:
+        named = item if isinstance(item, dict) else {}
+        files = [named.get("source"), named.get("target")]
+        instruction = named.get("instruction")
+        if not isinstance(instruction, str) or not all(isinstance(file, str) for file in files):
+            origin.refuse("is not a list of edits")
+        source, target = (_inside(folder, str(file)) for file in files)
         if source.size != target.size:
             raise PhotoError(
-                f"{item['source']} is {source.width} x {source.height} pixels, {item['target']} "
+                f"{files[0]} is {source.width} x {source.height} pixels, {files[1]} "
                 f"{target.width} x {target.height}",
                 hint="source and target of an edit must have one size",
             )
         source.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
         target.thumbnail((LONG_SIDE, LONG_SIDE), Image.Resampling.LANCZOS)
-        triplets.append(EditTriplet(source=source, instruction=item["instruction"], target=target))
+        triplets.append(EditTriplet(source=source, instruction=instruction, target=target))
     return triplets
 
 

@@ -26,6 +26,7 @@ from omnipersona_cli.concepts.pack import (
     write_pack,
 )
 from omnipersona_cli.concepts.upkeep import runs
+from omnipersona_cli.config import cache_folder
 from omnipersona_cli.engine.checkpoint import LEARNED
 from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
@@ -41,6 +42,7 @@ from omnipersona_cli.language.mentions import to_turn
 PACK_ROOM = 1 << 20
 """Bytes that must be free where a pack is to be written."""
 
+CACHE_HINT = "checkpoints go there; choose another place: export OMNIPERSONA_HOME=FOLDER"
 PLACE_HINT = "choose another place: -o FILE, or export OMNIPERSONA_HOME=FOLDER"
 
 
@@ -96,6 +98,10 @@ def check_places(keeping: Keeping) -> None:
     if keeping.out is not None and not keeping.resume and (refusal := _out_taken(keeping)):
         raise refusal
     _check_place(keeping.chosen_library.folder if keeping.out is None else keeping.out.parent)
+    _check_place(cache_folder(), hint=CACHE_HINT)
+    if keeping.out is None:
+        with keeping.chosen_library.changing():  # some file systems know no locks
+            pass
     if keeping.page is not None:
         check_page(keeping.page, force=keeping.force)
         _check_place(keeping.page.parent, hint="choose another place: --report FILE")

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, Lesson, Prompt, Turn
-from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, new_fact
+from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, clean_word, new_fact
 from omnipersona_cli.data.lessons import EditTriplet, build_lessons
 from omnipersona_cli.data.photos import Album, open_album
 from omnipersona_cli.errors import UsageError
@@ -111,8 +111,8 @@ def gather(subject: Subject, *, seed: int, backend: str) -> Material:
         kind=subject.kind or subject.class_word,
     )
     notes = list(album.notes)
-    class_word = subject.class_word or album.class_word or subject.kind
-    kind = subject.kind or album.kind or class_word
+    class_word = clean_word(subject.class_word or album.class_word or subject.kind)
+    kind = clean_word(subject.kind or album.kind) or class_word
     facts = _facts((*subject.facts, *album.facts), name)
     learned = [photo.image for photo in album.learning]
     others = [

@@ -90,7 +90,7 @@ def test_the_digest_follows_a_pixel(discs):
     ("harm", "error", "said"),
     [
         (lambda d: (d / "concept/train/bo/info.json").unlink(), MissingError, "info.json"),
-        (lambda d: (d / "test_data/bo.json").write_text("{oops"), PersonaError, "not valid JSON"),
+        (lambda d: (d / "test_data/bo.json").write_text("{oops"), PersonaError, "not proper JSON"),
         (lambda d: (d / "concepts_list.json").write_text("[]"), PersonaError, "no concept"),
         (lambda d: (d / "concepts_list.json").write_text("{}"), PersonaError, "list of texts"),
         (lambda d: (d / "concept/test/bo/other.png").unlink(), MissingError, "other.png"),
