@@ -57,7 +57,9 @@ def defaults(command: click.Command, settings: dict[str, Tree], *path: str) -> d
 
     Raises UsageError for a key that is neither an option nor a subcommand, with its file and line.
     """
-    shared = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    shared: dict[str, Tree] = {
+        key: value for key, value in settings.items() if not isinstance(value, dict)
+    }
     for key in shared:
         _check_known((key,), SHARED, "setting")
     section = settings.get(path[0], {})
