@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTS ?=
+# One process for each core, up to eight: each holds torch, and a model now and then, in memory.
+CORES ?= logical
 
 .PHONY: demo test lint docs attacks faults fuzz concurrency bench-toy clean
 
 demo: $(INSTALLED) ## teach nano a character, then ask, paint and edit; results in demo/
 	$(BIN)/python examples/demo.py demo
 
-test: $(INSTALLED) ## the whole suite, on the CPU and offline
-	$(BIN)/pytest $(TESTS)
+test: $(INSTALLED) ## the whole suite, on every core and offline; CORES=0 takes one
+	$(BIN)/pytest --numprocesses $(CORES) --maxprocesses 8 --dist worksteal $(TESTS)
 
 lint: $(INSTALLED) ## what the suite also checks, alone
 	$(BIN)/ruff check

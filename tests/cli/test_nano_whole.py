@@ -82,10 +82,11 @@ def test_learning_that_is_killed_leaves_the_library_whole_and_goes_on(
 def test_two_threads_learn_the_same_pack_twice(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    op("toy", "photos", "photos", "--seed", "7", folder=tmp_path)
+    op("toy", "photos", "photos", "--seed", "7", "--count", "4", folder=tmp_path)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.setenv(name, "2")
-    words = ("learn", "photos", "--name", "bo", "--steps", "6", "--samples", "0")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # a thread that waits takes no processor
+    words = ("learn", "photos", "--name", "bo", "--steps", "4", "--samples", "0")
     for out in ("one.opconcept", "two.opconcept"):
         op(*words, "-o", out, folder=tmp_path)
     assert (tmp_path / "one.opconcept").read_bytes() == (tmp_path / "two.opconcept").read_bytes()
