@@ -30,7 +30,7 @@ def taught(tmp_path: Path) -> Path:
     """A folder with a toy character's photos, some of them learned as <bo>."""
     op("toy", "photos", "photos", "--seed", "7", folder=tmp_path)
     op("gen", "a forest", "--seed", "1", "--metadata", "none", "-o", "before.png", folder=tmp_path)
-    op("learn", "photos", "--name", "bo", "--steps", "4", folder=tmp_path)
+    op("learn", "photos", "--name", "bo", "--steps", "4", "--samples", "1", folder=tmp_path)
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_learning_that_is_killed_leaves_the_library_whole_and_goes_on(
 ) -> None:
     pack = home / "data" / "concepts" / "bo.opconcept"
     kept = pack.read_bytes()
-    words = ("learn", "photos", "--name", "mam", "--steps", "200", "--seed", "3")
+    words = ("learn", "photos", "--name", "mam", "--steps", "60", "--samples", "0")
     process = subprocess.Popen(
         [sys.executable, "-m", "omnipersona_cli", *words],
         cwd=taught,
