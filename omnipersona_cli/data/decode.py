@@ -46,6 +46,7 @@ below it in learning. A pixel takes up to 12 bytes of memory on its way."""
 MOST_BYTES = 512 << 20
 """The largest file that is opened."""
 
+PICTURE_HINT = "give a JPEG, PNG or WebP picture"
 HEIC_HINT = "pip install pillow-heif, or save the photos as JPEG"
 
 FRAMES = "several frames or pages, the first is used"
@@ -141,8 +142,7 @@ def _named(source: Path | BinaryIO) -> Iterator[None]:
         yield
     except PhotoError as error:
         name = source.name if isinstance(source, Path) else "the picture on stdin"
-        hint = error.hint or "give a JPEG, PNG or WebP picture, for example photos/1.jpg"
-        raise PhotoError(f"{name}: {error}", hint=hint) from error
+        raise PhotoError(f"{name}: {error}", hint=error.hint) from error
 
 
 @contextmanager
@@ -229,7 +229,7 @@ def _identified(file: BinaryIO) -> Image.Image:
             return Image.open(file, formats=("HEIF",))
         kind = file_type(start)
         if kind is None:
-            raise PhotoError("not a picture") from None
+            raise PhotoError("not a picture", hint=PICTURE_HINT) from None
         raise PhotoError(f"not a picture but {kind.what}", hint=kind.hint) from None
 
 

@@ -419,7 +419,7 @@ def _none_usable(paths: Sequence[Path], remarks: Remarks) -> PhotoError:
         try:
             decode(paths[0])
         except PhotoError as error:  # what could be done about this one file
-            hint = error.hint or hint
+            hint = error.hint
     return PhotoError(
         f"no photo in {_list([str(path) for path in paths])} can be used: {reasons}", hint=hint
     )

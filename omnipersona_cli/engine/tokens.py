@@ -92,8 +92,6 @@ def from_slot(pack: Pack, backend: Backend) -> ConceptTokens:
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in slot.tensors.items()}
     for key in ("id", "und", "gen"):
         _check_rows(pack.name, key, tensors.get(key), backend)
-    if tensors["id"].shape[0] != 1:
-        raise PackError(f"<{pack.name}> has {tensors['id'].shape[0]} identifiers instead of one")
     return from_named_tensors(
         pack.name, {key: value.to(torch.float32) for key, value in tensors.items()}
     )
@@ -108,6 +106,8 @@ def _check_rows(name: str, key: str, rows: Tensor | None, backend: Backend) -> N
             f"{backend.info.name} needs rows of {backend.width}",
             hint=hint,
         )
+    if key == "id" and len(rows) != 1:
+        raise PackError(f"<{name}> has {len(rows)} identifiers instead of one", hint=hint)
     if not bool(torch.isfinite(rows).all()):
         raise PackError(f"the {key} tokens of <{name}> are not finite numbers", hint=hint)
     if rows.numel() and float(rows.float().norm(dim=1).max()) > backend.norm_limit * NORM_SLACK:

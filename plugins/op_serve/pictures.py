@@ -43,8 +43,7 @@ def opened(data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image:
     try:
         return decode(BytesIO(data), long_side=None).image
     except PhotoError as error:
-        hint = error.hint or "send a JPEG, PNG or WebP picture"
-        raise PhotoError(f"the picture is {error}", hint=hint) from error
+        raise PhotoError(f"the picture is {error}", hint=error.hint) from error
 
 
 def opened_mask(data: bytes) -> Image:

@@ -15,10 +15,11 @@ from op_serve.worker import BusyError, NotReadyError, Stopped
 
 
 class FieldError(UsageError):
-    """A field of a request has no sensible value; ``field`` is its name."""
+    """A field of a request has no sensible value; ``field`` is its name. Without a hint of its own
+    it points to the description, which says what the field may be."""
 
     def __init__(self, message: str, *, hint: str = "", field: str) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint or f"/openapi.json says what {field!r} may be")
         self.field = field
 
 
