@@ -21,9 +21,17 @@ hookspec = pluggy.HookspecMarker("omnipersona")
 hookimpl = pluggy.HookimplMarker("omnipersona")
 
 
+QUIET = "omnipersona.quiet"
+"""Where click's ``meta`` says that notes are not wanted."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CommandInfo:
-    """An extra command, listed without import. ``command`` is ``"module:click_command"``."""
+    """An extra command, listed without import. ``command`` is ``"module:click_command"``.
+
+    It gets ``-q`` and ``-v`` where it has none of its own; under ``-q`` the context of click has a
+    true ``meta[QUIET]``, and the command prints its answer alone.
+    """
 
     name: str
     summary: str

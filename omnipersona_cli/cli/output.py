@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omnipersona_cli.errors import PersonaError, UsageError
+from omnipersona_cli.hookspecs import QUIET as QUIET
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from omnipersona_cli.hookspecs import Progress
 
-QUIET = "omnipersona.quiet"
 VERBOSE = "omnipersona.verbose"
 WHEN_INTERRUPTED = "omnipersona.when_interrupted"
 """Where a command leaves the hint that is given after Ctrl-C, in ``meta``."""

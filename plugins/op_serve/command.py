@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -89,6 +90,7 @@ def opening(command: Any) -> Any:
     metavar="URL",
     help="A server whose pages may talk to this one.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print the address as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="Print the address alone.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every request.")
 def serve(
@@ -107,6 +109,7 @@ def serve(
     metadata: Any,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -142,7 +145,7 @@ def serve(
             origins=origins,
         ),
         say=lambda line: None if quiet else click.echo(line, err=True),
-        answer=click.echo,
+        answer=lambda address: click.echo(json.dumps({"address": address}) if as_json else address),
     )
 
 

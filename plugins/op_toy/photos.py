@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import secrets
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from omnipersona_cli.errors import PersonaError, shell_word
+from omnipersona_cli.hookspecs import QUIET
 from op_toy.drawing import render
 from op_toy.words import WHERE, describe
 from op_toy.world import (
@@ -63,7 +65,11 @@ def command() -> None:
 @click.option("--seed", type=int, help="Which character. [default: a new one]")
 @click.option("--count", default=10, show_default=True, type=click.IntRange(1, 500))
 @click.option("--size", default=64, show_default=True, type=click.IntRange(16, 1024))
-def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.pass_context
+def photos(
+    ctx: click.Context, folder: Path, seed: int | None, count: int, size: int, as_json: bool
+) -> None:
     """Draw one character's pictures and facts into FOLDER."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     character = draw_character(seed, held_out=True)
@@ -81,5 +87,8 @@ def photos(folder: Path, seed: int | None, count: int, size: int) -> None:
         raise PersonaError(
             f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
         ) from error
-    click.echo(f"drew {describe(character)} (seed {seed})", err=True)
-    click.echo(folder)
+    drawn = describe(character)
+    if not ctx.meta.get(QUIET):
+        click.echo(f"drew {drawn} (seed {seed})", err=True)
+    answer = {"path": str(folder), "seed": seed, "character": drawn, "photos": count}
+    click.echo(json.dumps(answer, indent=2) if as_json else folder)

@@ -1,5 +1,6 @@
 """`op toy photos`: a new character's folder."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from omnipersona_cli.cli.main import cli
 from omnipersona_cli.data.facts import read_facts
 from omnipersona_cli.language.facts import parse_fact
 from op_toy.photos import facts_text, toy_pictures
-from op_toy.words import WHERE
+from op_toy.words import WHERE, describe
 from op_toy.world import KINDS, draw_character, draw_facts, is_held_out
 
 
@@ -28,6 +29,18 @@ def folder(tmp_path: Path) -> Path:
     result = photos(str(path), "--seed", "7")
     assert result.exit_code == 0, result.output
     return path
+
+
+def test_it_answers_in_json_and_says_no_more_where_that_is_not_wanted(tmp_path: Path) -> None:
+    told = photos(str(tmp_path / "a"), "--seed", "7", "--count", "1", "--json", "-q")
+    assert told.stderr == ""
+    answer = json.loads(told.stdout)
+    assert answer == {
+        "path": str(tmp_path / "a"),
+        "seed": 7,
+        "character": describe(draw_character(7, held_out=True)),
+        "photos": 1,
+    }
 
 
 def test_it_draws_ten_pictures_and_the_facts(folder: Path) -> None:
