@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.answers import Streaming, as_data
 from omnipersona_cli.cli.picture_input import read_picture
@@ -24,23 +25,14 @@ LONGEST_NAME = 255
 @options.opening
 @options.seed
 @options.concept
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
-    help="The longest answer.",
-)
+@options.max_tokens
 @click.option("--exit-code", is_flag=True, help='Exit with 1 unless the answer is "yes".')
 @options.as_json
 @click.pass_context
 def command(
     ctx: click.Context,
     words: tuple[str, ...],
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
+    opening: Opening,
     seed: int | None,
     concepts: tuple[str, ...],
     max_tokens: int,
@@ -71,7 +63,7 @@ def command(
             concepts=concepts,
             max_tokens=max_tokens,
             seed=seed or 0,
-            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            opening=opening,
             on_progress=on_progress,
             on_text=None if as_json else streaming.piece,
         )

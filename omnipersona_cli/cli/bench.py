@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 
@@ -121,10 +122,7 @@ def export_toy(folder: Path, concepts: int, name: str, as_json: bool) -> None:
 @options.as_json
 def run(
     data: Path,
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
+    opening: Opening,
     concepts: str | None,
     tasks: str | None,
     methods: tuple[str, ...],
@@ -147,12 +145,11 @@ def run(
     from omnipersona_cli.bench.dataset import BENCH_TASKS
     from omnipersona_cli.bench.run import run as run_order
     from omnipersona_cli.bench.unit import Order
-    from omnipersona_cli.engine import Opening
 
     order = Order(
         data=data,
         out=out,
-        opening=Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+        opening=opening,
         concepts=_split(concepts),
         tasks=_split(tasks) or BENCH_TASKS,  # type: ignore[arg-type]  # checked by the run
         methods=methods or ("full",),

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.answers import Streaming, as_data
 from omnipersona_cli.cli.picture_input import read_picture
@@ -24,20 +25,11 @@ _REMEMBERED = 6
 @options.opening
 @options.seed
 @options.concept
-@click.option(
-    "--max-tokens",
-    type=click.IntRange(1, 10_000),
-    default=100,
-    show_default=True,
-    help="The longest answer.",
-)
+@options.max_tokens
 @options.as_json
 def command(
     image: str | None,
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
+    opening: Opening,
     seed: int | None,
     concepts: tuple[str, ...],
     max_tokens: int,
@@ -54,7 +46,6 @@ def command(
     from omnipersona_cli.language.mentions import names_in
 
     picture = read_picture(image) if image is not None else None
-    opening = engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype)
     opened = None
     meant = list(concepts)
     earlier: list[tuple[str, str]] = []

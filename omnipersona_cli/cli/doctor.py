@@ -31,9 +31,10 @@ PACKAGES = (
 @options.seed
 @options.as_json
 @click.pass_context
-def command(ctx: click.Context, /, as_json: bool, **opening: Any) -> None:
+def command(ctx: click.Context, /, as_json: bool, **_: Any) -> None:
     """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
-    opening["offline"] = bool(_forbidden())
+    settings = {name: value for name, value in ctx.params.items() if name != "as_json"}
+    settings["offline"] = bool(_forbidden())
     found = {
         "omnipersona": __version__,
         "python": platform.python_version(),
@@ -56,7 +57,7 @@ def command(ctx: click.Context, /, as_json: bool, **opening: Any) -> None:
         },
         "settings": [
             {"name": name, "value": value, "source": _source(ctx, name)}
-            for name, value in opening.items()
+            for name, value in settings.items()
         ],
         "settings_error": str(ctx.meta.get(options.SETTINGS_ERROR, "")) or None,
     }

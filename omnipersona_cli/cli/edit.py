@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from omnipersona_cli.backend import Box
-from omnipersona_cli.cli import output, painting
+from omnipersona_cli.backend import Box, Opening
+from omnipersona_cli.cli import output
+from omnipersona_cli.cli.painting import PaintingOptions, painting_options, tell_seed
 from omnipersona_cli.cli.picture_input import read_mask, read_picture
-from omnipersona_cli.cli.picture_output import PictureOutput
 
 
 class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
@@ -53,7 +53,7 @@ class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new cli
     show_default=True,
     help="How strongly to change it: scales the guidance.",
 )
-@painting.painting
+@painting_options
 def command(
     image: str,
     prompt: str,
@@ -61,22 +61,8 @@ def command(
     mask_means: Any,
     box: Box | None,
     strength: float,
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
-    count: int,
-    tries: int | None,
-    steps: int | None,
-    guidance: float | None,
-    seed: int | None,
-    concepts: tuple[str, ...],
-    no_replay: bool,
-    explain: bool,
-    metadata: Any,
-    out: str | None,
-    force: bool,
-    as_json: bool,
+    opening: Opening,
+    painting: PaintingOptions,
 ) -> None:
     """Change IMAGE as PROMPT says: "add <bo>", "remove <bo>", "replace the cat with <bo>".
 
@@ -89,38 +75,31 @@ def command(
     A mask is white where IMAGE may change and black where it must stay. Where part of the mask is
     transparent, --mask-means says what may change: what is transparent, or what is white.
     """
-    target = PictureOutput(
-        out=out,
-        words=f"{'' if image == '-' else Path(image).stem} {prompt}",
-        metadata=metadata,
-        force=force,
-        as_json=as_json,
-        explain=explain,
-    )
-    target.check(count)
+    words = f"{'' if image == '-' else Path(image).stem} {prompt}"
+    target = painting.output(words, pictures=painting.count)
     from omnipersona_cli import engine
 
     source = read_picture(image)
     region = None if mask is None else read_mask(mask)
-    seed = painting.tell_seed(seed)
+    seed = tell_seed(painting.seed)
     with output.progress() as on_progress:
         engine.edit(
             source,
             prompt,
-            concepts=concepts,
+            concepts=painting.concepts,
             mask=region,
             mask_means=mask_means,
             box=box,
-            count=count,
-            tries=tries,
-            steps=steps,
-            guidance=guidance,
+            count=painting.count,
+            tries=painting.tries,
+            steps=painting.steps,
+            guidance=painting.guidance,
             strength=strength,
             seed=seed,
-            replayed=not no_replay,
-            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            replayed=not painting.no_replay,
+            opening=opening,
             on_progress=on_progress,
-            on_trace=painting.show_trace if explain else None,
+            on_trace=painting.on_trace,
             on_picture=target.put,
         )
     target.finish()

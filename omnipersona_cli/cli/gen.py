@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
-from omnipersona_cli.cli import output, painting
-from omnipersona_cli.cli.picture_output import PictureOutput
+from omnipersona_cli.backend import Opening
+from omnipersona_cli.cli import output
+from omnipersona_cli.cli.painting import (
+    PaintingOptions,
+    Pixels,
+    painting_options,
+    prompts_from,
+    tell_seed,
+)
 from omnipersona_cli.errors import UsageError
 
 
@@ -18,35 +25,21 @@ from omnipersona_cli.errors import UsageError
     '  op gen --concept bo "in the snow" --seed 7 -o bo.png'
 )
 @click.argument("prompt", required=False)
-@click.option("--size", type=painting.Pixels(), metavar="WxH", help="Width and height in pixels.")
+@click.option("--size", type=Pixels(), metavar="WxH", help="Width and height in pixels.")
 @click.option(
     "--prompts", metavar="FILE", help="Paint every line of a file, instead of PROMPT; - is stdin."
 )
 @click.option(
     "--like", metavar="IMAGE", help="Make a picture of op gen again, with its settings and seed."
 )
-@painting.painting
+@painting_options
 def command(
     prompt: str | None,
     size: tuple[int, int] | None,
     prompts: str | None,
     like: str | None,
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
-    count: int,
-    tries: int | None,
-    steps: int | None,
-    guidance: float | None,
-    seed: int | None,
-    concepts: tuple[str, ...],
-    no_replay: bool,
-    explain: bool,
-    metadata: Any,
-    out: str | None,
-    force: bool,
-    as_json: bool,
+    opening: Opening,
+    painting: PaintingOptions,
 ) -> None:
     """Paint PROMPT, in which concepts stand by name: "<bo> at the beach".
 
@@ -64,48 +57,35 @@ def command(
     earlier = GenerationSettings(prompt="", packs={})
     if like is not None:
         earlier = settings_of(engine.read_about(Path(like)))
-    lines = painting.prompts_from(prompts) if prompts is not None else [prompt or earlier.prompt]
+    lines = prompts_from(prompts) if prompts is not None else [prompt or earlier.prompt]
     if not lines[0]:
         raise UsageError("what shall be painted?", hint='op gen "<bo> at the beach"')
-    if seed is None:
-        seed = earlier.seed
-    target = PictureOutput(
-        out=out,
-        words=lines[0],
-        metadata=metadata,
-        force=force,
-        as_json=as_json,
-        explain=explain,
-    )
-    target.check(count * len(lines))
-    seed = painting.tell_seed(seed)
-    opening = engine.Opening(
-        backend=backend or earlier.backend, model=model, device=device, dtype=dtype
-    )
+    target = painting.output(lines[0], pictures=painting.count * len(lines))
+    seed = tell_seed(earlier.seed if painting.seed is None else painting.seed)
+    opening = replace(opening, backend=opening.backend or earlier.backend)
     opened = None
     with output.progress() as on_progress:
         if len(lines) > 1:
-            names = dict.fromkeys([*concepts, *(name for line in lines for name in names_in(line))])
-            opened = engine.opened_for(
-                tuple(names), opening, task="generate", on_progress=on_progress
-            )
+            named = (name for line in lines for name in names_in(line))
+            names = tuple(dict.fromkeys([*painting.concepts, *named]))
+            opened = engine.opened_for(names, opening, task="generate", on_progress=on_progress)
         for line in lines:
             target.words = line
             engine.gen(
                 line,
-                concepts=concepts,
-                count=count,
-                tries=tries or 1,
+                concepts=painting.concepts,
+                count=painting.count,
+                tries=painting.tries or 1,
                 size=size or earlier.size,
-                steps=steps or earlier.steps,
-                guidance=earlier.guidance if guidance is None else guidance,
+                steps=painting.steps or earlier.steps,
+                guidance=earlier.guidance if painting.guidance is None else painting.guidance,
                 seed=seed,
-                replayed=not no_replay and (like is None or prompt is not None),
+                replayed=not painting.no_replay and (like is None or prompt is not None),
                 expected=earlier.packs,
                 backend=opened,
                 opening=opening,
                 on_progress=on_progress,
-                on_trace=painting.show_trace if explain else None,
+                on_trace=painting.on_trace,
                 on_picture=target.put,
             )
     target.finish()

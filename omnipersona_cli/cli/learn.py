@@ -7,12 +7,143 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.errors import MissingError
 
 if TYPE_CHECKING:
-    from omnipersona_cli.engine import Learned, Plan
-    from omnipersona_cli.engine.settings import Experts
+    from omnipersona_cli.engine import Keeping, Learned, Plan, Settings, Subject
+
+
+def _subject(
+    *, stated: tuple[str, ...], facts_file: Path | None = None, kind: str, **given: Any
+) -> Subject:
+    """What is learned, with the pictures that the options name."""
+    from omnipersona_cli import engine
+    from omnipersona_cli.data.facts import FactSheet, read_facts
+    from omnipersona_cli.data.lessons import load_triplets
+    from omnipersona_cli.data.photos import open_pictures
+
+    if facts_file is not None and not facts_file.is_file():
+        raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
+    sheet = read_facts(facts_file) if facts_file is not None else FactSheet()
+    if "negatives" in given:
+        given["negatives"] = open_pictures(given["negatives"])
+    if "edits" in given:
+        given["triplets"] = load_triplets(given.pop("edits"))
+    return engine.Subject(
+        class_word=kind or sheet.class_word,
+        kind=kind or sheet.kind,
+        facts=(*stated, *sheet.facts),
+        **given,
+    )
+
+
+def _settings(*, rate: float | None = None, **given: Any) -> Settings:
+    """How it is learned."""
+    from omnipersona_cli import engine
+
+    return engine.Settings(learning_rate=rate, **given)
+
+
+def _keeping(**given: Any) -> Keeping:
+    """Where it is kept."""
+    from omnipersona_cli import engine
+
+    return engine.Keeping(**given)
+
+
+_subject_options = options.together(
+    "subject",
+    _subject,
+    click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    click.option("--name", required=True, metavar="NAME", help="What to call it: bo, or <bo>."),
+    click.option("--kind", default="", metavar="WORD", help="What it is: dog, person, mug."),
+    click.option("--fact", "stated", multiple=True, metavar="TEXT", help="A fact; repeatable."),
+    click.option(
+        "--facts",
+        "facts_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="A file of facts, one a line, or YAML.",
+    ),
+    click.option(
+        "--negatives",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Pictures of other things, best of similar ones.",
+    ),
+    click.option(
+        "--edits",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Examples of edits, listed in triplets.json.",
+    ),
+)
+_settings_options = options.together(
+    "settings",
+    _settings,
+    click.option("--steps", type=int, help="Steps of learning; the backend knows how many."),
+    click.option("--batch-size", type=int, help="Lessons in each step."),
+    click.option("--rate", type=float, help="Learning rate."),
+    click.option(
+        "--understand-tokens",
+        type=int,
+        default=16,
+        show_default=True,
+        help="Tokens to understand by.",
+    ),
+    click.option(
+        "--generate-tokens", type=int, default=16, show_default=True, help="Tokens to paint by."
+    ),
+    click.option(
+        "--lambda-image", type=float, default=1.0, show_default=True, help="Weight of depiction."
+    ),
+    click.option(
+        "--lambda-edit", type=float, default=1.0, show_default=True, help="Weight of edits."
+    ),
+    click.option(
+        "--experts",
+        type=click.Choice(("none", "lora")),
+        default="none",
+        show_default=True,
+        help="Learn a low-rank expert for each task, where the backend offers them.",
+    ),
+    options.seed,
+)
+_keeping_options = options.together(
+    "keeping",
+    _keeping,
+    click.option(
+        "--previews",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Paint a picture there at every check, at a fixed seed.",
+    ),
+    click.option(
+        "--samples",
+        type=int,
+        default=4,
+        show_default=True,
+        help="Pictures painted for the report card, 0 to 4.",
+    ),
+    click.option(
+        "--report",
+        "page",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Write the report card as an HTML page, with your photos in it.",
+    ),
+    click.option(
+        "-o",
+        "--out",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write the pack there instead of into the library.",
+    ),
+    click.option("--resume", is_flag=True, help="Continue where Ctrl-C or a crash left off."),
+    click.option("--force", is_flag=True, help="Replace a concept of that name, and files."),
+)
 
 
 @click.command(
@@ -20,109 +151,17 @@ if TYPE_CHECKING:
     '  op learn photos/ --name bo --kind dog --fact "<bo>\'s toy is a red ball"\n'
     "  op learn photos/ --name bo --resume  |  op learn photos/ --name bo --report bo.html"
 )
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--name", required=True, metavar="NAME", help="What to call it: bo, or <bo>.")
-@click.option("--kind", default="", metavar="WORD", help="What it is: dog, person, mug.")
-@click.option("--fact", "stated", multiple=True, metavar="TEXT", help="A fact; repeatable.")
-@click.option(
-    "--facts",
-    "facts_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="A file of facts, one a line, or YAML.",
-)
-@click.option(
-    "--negatives",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Pictures of other things, best of similar ones.",
-)
-@click.option(
-    "--edits",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Examples of edits, listed in triplets.json.",
-)
+@_subject_options
 @options.opening
-@click.option("--steps", type=int, help="Steps of learning; the backend knows how many.")
-@click.option("--batch-size", type=int, help="Lessons in each step.")
-@click.option("--rate", type=float, help="Learning rate.")
-@click.option(
-    "--understand-tokens", type=int, default=16, show_default=True, help="Tokens to understand by."
-)
-@click.option(
-    "--generate-tokens", type=int, default=16, show_default=True, help="Tokens to paint by."
-)
-@click.option(
-    "--lambda-image", type=float, default=1.0, show_default=True, help="Weight of depiction."
-)
-@click.option("--lambda-edit", type=float, default=1.0, show_default=True, help="Weight of edits.")
-@click.option(
-    "--experts",
-    type=click.Choice(("none", "lora")),
-    default="none",
-    show_default=True,
-    help="Learn a low-rank expert for each task, where the backend offers them.",
-)
-@options.seed
-@click.option(
-    "--previews",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Paint a picture there at every check, at a fixed seed.",
-)
-@click.option(
-    "--samples",
-    type=int,
-    default=4,
-    show_default=True,
-    help="Pictures painted for the report card, 0 to 4.",
-)
-@click.option(
-    "--report",
-    "page",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the report card as an HTML page, with your photos in it.",
-)
-@click.option(
-    "-o",
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the pack there instead of into the library.",
-)
-@click.option("--resume", is_flag=True, help="Continue where Ctrl-C or a crash left off.")
-@click.option("--force", is_flag=True, help="Replace a concept of that name, and files.")
+@_settings_options
+@_keeping_options
 @click.option("--dry-run", is_flag=True, help="Say what would be learned from, and stop.")
 @options.as_json
 def command(
-    photos: tuple[Path, ...],
-    name: str,
-    kind: str,
-    stated: tuple[str, ...],
-    facts_file: Path | None,
-    negatives: Path | None,
-    edits: Path | None,
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
-    steps: int | None,
-    batch_size: int | None,
-    rate: float | None,
-    understand_tokens: int,
-    generate_tokens: int,
-    lambda_image: float,
-    lambda_edit: float,
-    experts: Experts,
-    seed: int | None,
-    previews: Path | None,
-    samples: int,
-    page: Path | None,
-    out: Path | None,
-    resume: bool,
-    force: bool,
+    subject: Subject,
+    opening: Opening,
+    settings: Settings,
+    keeping: Keeping,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -134,37 +173,7 @@ def command(
     as a page, the only file that shows the photos.
     """
     from omnipersona_cli import engine
-    from omnipersona_cli.data.facts import FactSheet, read_facts
-    from omnipersona_cli.data.lessons import load_triplets
-    from omnipersona_cli.data.photos import open_pictures
 
-    settings = engine.Settings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=rate,
-        understand_tokens=understand_tokens,
-        generate_tokens=generate_tokens,
-        lambda_image=lambda_image,
-        lambda_edit=lambda_edit,
-        experts=experts,
-        seed=seed or 0,
-    )
-    keeping = engine.Keeping(
-        out=out, force=force, resume=resume, previews=previews, page=page, samples=samples
-    )
-    if facts_file is not None and not facts_file.is_file():
-        raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
-    sheet = read_facts(facts_file) if facts_file is not None else FactSheet()
-    subject = engine.Subject(
-        photos=photos,
-        name=name,
-        class_word=kind or sheet.class_word,
-        kind=kind or sheet.kind,
-        facts=(*stated, *sheet.facts),
-        negatives=open_pictures(negatives) if negatives is not None else (),
-        triplets=load_triplets(edits) if edits is not None else (),
-    )
-    opening = engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype)
     if dry_run:
         show_plan(engine.plan(subject, settings, opening), as_json=as_json)
         return
@@ -177,9 +186,9 @@ def command(
         output.answer_json(as_data(learned))
     else:
         output.answer(learned.path)
-    show_report(learned, in_library=out is None)
-    if page is not None:
-        output.note(f"the report card with the photos in it: {page}")
+    show_report(learned, in_library=keeping.out is None)
+    if keeping.page is not None:
+        output.note(f"the report card with the photos in it: {keeping.page}")
 
 
 def show_report(learned: Learned, *, in_library: bool) -> None:

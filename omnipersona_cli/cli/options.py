@@ -1,6 +1,7 @@
 """Options that several commands share; each is a decorator.
 
-``@options.opening`` is what a command needs that opens a backend. Every command gets ``-q`` and
+``@options.opening`` is what a command needs that opens a backend; `together` hands such a group of
+options to its command as one value. Every command gets ``-q`` and
 ``-v`` from `talking`; they reach `omnipersona_cli.cli.output` through the context and are not
 parameters.
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import output
 
 if TYPE_CHECKING:
@@ -158,6 +161,13 @@ concept = click.option(
     shell_complete=complete_concepts,
     help="Concept to use, where the prompt does not name it; repeatable.",
 )
+max_tokens = click.option(
+    "--max-tokens",
+    type=click.IntRange(1, 10_000),
+    default=100,
+    show_default=True,
+    help="The longest answer.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 quiet = click.option(
     "-q",
@@ -179,9 +189,32 @@ verbose = click.option(
 )
 
 
-def opening(command: F) -> F:
-    """``-b``, ``--model``, ``--device``, ``--dtype``, ``--offline``: how to open a backend."""
-    return backend(model(device(dtype(offline(command)))))
+def together(
+    name: str, make: Callable[..., Any], *chosen: Callable[[F], F]
+) -> Callable[[F], Callable[..., Any]]:
+    """A decorator that adds the options ``chosen``, and hands what was given of them to the command
+    as one argument: ``name=make(option=value, ...)``. What was not given (None) is left out, so
+    that the defaults of ``make`` stand."""
+
+    def decorate(command: F) -> Callable[..., Any]:
+        @wraps(command)
+        def with_one_value(*arguments: Any, **given: Any) -> Any:
+            own = {key: given.pop(key) for key in keys}
+            made = make(**{key: value for key, value in own.items() if value is not None})
+            return command(*arguments, **given, **{name: made})
+
+        before = len(getattr(command, "__click_params__", ()))
+        for option in reversed(chosen):
+            option(with_one_value)
+        added = with_one_value.__click_params__[before:]  # type: ignore[attr-defined]
+        keys = [option.name for option in added if option.expose_value]
+        return with_one_value
+
+    return decorate
+
+
+opening = together("opening", Opening, backend, model, device, dtype, offline)
+"""``-b``, ``--model``, ``--device``, ``--dtype``, ``--offline``: how to open a backend."""
 
 
 def talking(command: click.Command) -> click.Command:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli.picture_output import PictureOutput
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.reading import TEXT_LIMIT, Origin, decode_text, read_text, said_size
 
 if TYPE_CHECKING:
+    from omnipersona_cli.engine.picture import Metadata
     from omnipersona_cli.engine.replay import Trace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,10 +72,47 @@ out = click.option(
 force = click.option("--force", is_flag=True, help="Write over files that are there.")
 
 
-def painting(command: F) -> F:
-    """The options of every command that makes pictures."""
-    for option in (
-        options.opening,
+@dataclass(frozen=True, kw_only=True)
+class PaintingOptions:
+    """What a person says of pictures to be made; None is the backend's own."""
+
+    count: int
+    tries: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int | None = None
+    concepts: tuple[str, ...] = ()
+    no_replay: bool = False
+    explain: bool = False
+    metadata: Metadata = "full"
+    out: str | None = None
+    force: bool = False
+    as_json: bool = False
+
+    def output(self, words: str, *, pictures: int) -> PictureOutput:
+        """Where they go, named by ``words``; refused now where ``pictures`` of them cannot."""
+        target = PictureOutput(
+            out=self.out,
+            words=words,
+            metadata=self.metadata,
+            force=self.force,
+            as_json=self.as_json,
+            explain=self.explain,
+        )
+        target.check(pictures)
+        return target
+
+    @property
+    def on_trace(self) -> Callable[[Trace], None] | None:
+        """What shows the trace, where it was asked for."""
+        return show_trace if self.explain else None
+
+
+def painting_options(command: F) -> Callable[..., Any]:
+    """The options of every command that makes pictures: ``opening`` and ``painting``."""
+    painting = options.together(
+        "painting",
+        PaintingOptions,
         count,
         tries,
         steps,
@@ -85,9 +125,8 @@ def painting(command: F) -> F:
         out,
         force,
         options.as_json,
-    )[::-1]:
-        command = option(command)
-    return command
+    )
+    return options.opening(painting(command))
 
 
 def show_trace(trace: Trace) -> None:

@@ -257,7 +257,7 @@ def _character(
         )
     figure.paste(coat)
     pen = _Pen(figure, side)
-    _markings(pen, character, main, dark, hx, hy, hr, bx, by, bw, bh, 1 + 0.15 * ears)
+    _markings(pen, character, main, dark, hx, hy, hr, bx, by, 1 + 0.15 * ears)
     left, top = round(x * size - side / 2), round(feet * size - side)
     canvas.paste(INK if character.colour != "black" else (150, 148, 160), (left, top), ink)
     canvas.paste(figure, (left, top), skin)
@@ -370,7 +370,7 @@ def _coat(pen: _Pen, character: Character) -> None:
 
 def _markings(
     pen: _Pen, character: Character, main: Colour, dark: Colour, hx: float, hy: float, hr: float,
-    bx: float, by: float, bw: float, bh: float, ear: float,
+    bx: float, by: float, ear: float,
 ) -> None:  # fmt: skip
     """What a kind has inside its silhouette: inner ears, mane, belly plate."""
     if character.kind == "lion":

@@ -120,7 +120,7 @@ def test_every_command_can_be_quiet_and_verbose(typed: str) -> None:
     [
         typed
         for typed, command in COMMANDS.items()
-        if typed.split()[1] in {**main.VERBS, **main.HOUSEKEEPING}
+        if typed != "op mcp"  # what it prints is the protocol
         and not (isinstance(command, click.Group) and not command.invoke_without_command)
     ],
 )
