@@ -278,9 +278,9 @@ def kept(
     *,
     before: Before,
     folder: Path,
-) -> tuple[Pack, Path, str]:
+) -> tuple[Pack, Path, tuple[str, ...]]:
     """Write the pack, read it back, and see that ``tokens`` came through to the bit. Returns the
-    pack that was read, where it lies, and a sentence where the concept changed meanwhile, or "".
+    pack that was read, where it lies, and a sentence where the concept changed meanwhile.
 
     The pack is first put into ``folder``, that of the run. Where it cannot be kept where it was
     wanted the error says so, and names the file: what was learned is never thrown away.
@@ -311,7 +311,7 @@ def kept(
             f"{error}; what was learned is in {beside}",
             hint=f"op concepts import {shell_word(beside)}{_under(pack.name, keeping)}",
         ) from error
-    return written, path, note
+    return written, path, (note,) if note else ()
 
 
 def _under(name: str, keeping: Keeping) -> str:

@@ -38,7 +38,6 @@ from omnipersona_cli.engine.keep import (
 )
 from omnipersona_cli.engine.material import Material, Subject, captioned, gather
 from omnipersona_cli.engine.optimise import optimise
-from omnipersona_cli.engine.page import Story, write_page
 from omnipersona_cli.engine.prepared import prepare
 from omnipersona_cli.engine.previews import Previews
 from omnipersona_cli.engine.progress import OnProgress, tell
@@ -120,11 +119,12 @@ def learn(
     began = time.monotonic()
     on_progress = on_progress or _silent
     check_places(keeping)
-    chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     on_progress(Progress(phase="reading photos"))
+    chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     material = gather(subject, seed=settings.seed, backend=chosen)
     sweep_done()
     before = pack_before(keeping, material, chosen)
+
     if backend is None:
         backend = registry.open_backend(opening, on_progress=on_progress)
     notes = (*material.notes, *_remarks(backend, material))
@@ -138,6 +138,7 @@ def learn(
         check_resumed(before, keeping, folder, slot_name(backend))
         resumed = _interrupted_run(folder, keeping, on_progress)
         groups, held_out = prepare(backend, material)
+
         previews = Previews(backend, keeping, on_progress)
         optimised = optimise(
             backend,
@@ -150,23 +151,24 @@ def learn(
             on_check=previews.on_check,
             on_progress=previews.on_progress,
         )
-        tokens = optimised.tokens
+
         on_progress(Progress(phase="checking"))
-        check_learned(backend, start, tokens, material)
+        check_learned(backend, start, optimised.tokens, material)
         examined = examine(
             backend,
-            tokens,
+            optimised.tokens,
             material,
             samples=keeping.samples,
             rising=optimised.best_step == hyper.steps,
             on_progress=on_progress,
         )
+
     report = report_of(optimised, examined, material, hyper)
     pack = packed(backend, optimised, material, hyper, report, before.pack)
-    pack, path, change = kept(pack, keeping, backend, tokens, before=before, folder=folder)
-    if change:
-        notes = (*notes, change)
-        tell(on_progress, (change,))
+    pack, path, changes = kept(
+        pack, keeping, backend, optimised.tokens, before=before, folder=folder
+    )
+    tell(on_progress, changes)
     forget_run(folder)
     learned = Learned(
         pack=pack,
@@ -176,17 +178,9 @@ def learn(
         seed=settings.seed,
         backend=backend.info.name,
         resumed_from=resumed.step if resumed else 0,
-        notes=notes,
+        notes=(*notes, *changes),
     )
-    if keeping.page is not None:
-        story = Story(
-            learned=learned,
-            material=material,
-            samples=examined.samples,
-            previews=tuple(previews.kept),
-            losses=tuple(previews.losses),
-        )
-        write_page(story, keeping.page)
+    previews.write_page(learned, material, examined)
     return learned
 
 

@@ -11,10 +11,13 @@ from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.engine.examine import Examined
 from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.engine.keep import Keeping
-from omnipersona_cli.engine.page import Preview
+from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.page import Preview, Story, write_page
 from omnipersona_cli.engine.progress import OnProgress
+from omnipersona_cli.engine.report import Learned
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.hookspecs import Progress
@@ -44,6 +47,20 @@ class Previews:
         if "loss" in event.metrics:
             self.losses.append((event.step, event.metrics["loss"]))
         self.tell(event)
+
+    def write_page(self, learned: Learned, material: Material, examined: Examined) -> None:
+        """The page of ``keeping``, with what was painted and the losses; nothing where it has
+        none."""
+        if self.keeping.page is None:
+            return
+        story = Story(
+            learned=learned,
+            material=material,
+            samples=examined.samples,
+            previews=tuple(self.kept),
+            losses=tuple(self.losses),
+        )
+        write_page(story, self.keeping.page)
 
     def _paint(self, tokens: ConceptTokens, check: Check) -> None:
         turn = to_turn(PROMPT.format(name=tokens.name))
