@@ -77,7 +77,7 @@ def test_hook_is_implemented_in_the_repository(hook: str, root: Path) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_hook_is_explained_to_plugin_authors(hook: str, root: Path) -> None:
-    assert f"`{hook}(" in (root / "plugins/README.md").read_text(encoding="utf-8")
+    assert f"\n## {hook}(" in (root / "docs/write-a-plugin.md").read_text(encoding="utf-8")
 
 
 def test_our_own_plugins_load_and_nothing_of_them_is_left_out() -> None:

@@ -19,7 +19,6 @@ from omnipersona_cli.cli.main import cli
 ROOT = Path(__file__).parent.parent
 NOT_EXECUTED = "<!-- not executed -->"
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "backends/README.md", "plugins/README.md")
-AUTHORS = PAGES[3:]
 EXECUTED = {
     "README.md": {"learn", "ask", "gen", "edit", "concepts", "toy"},
     "docs/index.md": {"learn", "ask", "gen", "edit", "toy"},
@@ -111,16 +110,6 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
     assert [link for link in links if not (path.parent / link).exists()] == []
-
-
-def test_python_in_the_pages_for_authors_is_valid() -> None:
-    for page in AUTHORS:
-        blocks = re.findall(
-            r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL
-        )
-        assert blocks
-        for block in blocks:
-            exec(compile(block, page, "exec"), {"__name__": "example"})
 
 
 def test_backends_of_the_table_are_the_ones_installed() -> None:
