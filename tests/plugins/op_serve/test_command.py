@@ -31,14 +31,18 @@ def test_op_serve_prints_its_address_serves_and_stops(bo_home: Path) -> None:
             match = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/\?token=(\S{20,})", address)
             assert match is not None, address
             url, token = match.groups()
-            until(lambda: httpx2.get(f"{url}/health").status_code == 200)
-            page = httpx2.get(address, follow_redirects=True)
+            with httpx2.Client(timeout=60) as client:
+                until(lambda: client.get(f"{url}/health").status_code == 200)
+                page = client.get(address, follow_redirects=True)
+                client.cookies.clear()
+                models = client.get(
+                    f"{url}/v1/models", headers={"authorization": f"Bearer {token}"}
+                )
             assert page.status_code == 200 and "omnipersona studio" in page.text
-            models = httpx2.get(f"{url}/v1/models", headers={"authorization": f"Bearer {token}"})
             assert [one["id"] for one in models.json()["data"]] == ["nano", "nano/bo"]
         finally:
             server.send_signal(signal.SIGINT)
-        rest, said = server.communicate(timeout=30)
+        rest, said = server.communicate(timeout=60)
     assert rest == "" and "Traceback" not in said and said.endswith("stopped\n"), said
 
 
