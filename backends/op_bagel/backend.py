@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from operator import is_
 from typing import Protocol, cast
 
 import torch
@@ -32,6 +31,7 @@ from omnipersona_cli.backend import (
     Turn,
 )
 from omnipersona_cli.errors import TaskError
+from omnipersona_cli.family.codes import over_all
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
@@ -56,6 +56,16 @@ UNCHANGED = 14.0
 
 REMEMBERED = 4
 """Pictures whose features are kept, because several questions are asked about one picture."""
+
+INTRODUCED = 8
+"""Sets of concepts whose turns are kept as keys and values, for every prompt that follows."""
+
+AT_ONCE = 4096
+"""Picture tokens that are painted as one batch: those of one picture of 1024 x 1024 pixels."""
+
+TOGETHER = 1024
+"""From so many tokens of a picture on, the branches of guidance run one after another: each keeps
+the machine busy alone, and a batch of them would copy their contexts."""
 
 
 class Tokenizer(Protocol):
@@ -92,6 +102,16 @@ class Fit:
     lesson: Callable[[Image], Image] = rgb
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Contexts:
+    """What a picture is painted behind: all of it, and for guidance what is without the request,
+    and what is without pictures."""
+
+    full: Cache
+    no_text: Cache | None = None
+    no_image: Cache | None = None
+
+
 class BagelBackend:
     """One opened BAGEL. ``longest`` is the norm that concept tokens need where the model was
     pretrained with some. ``read_rest`` reads the weights that only painting and concept tokens
@@ -117,13 +137,13 @@ class BagelBackend:
         self.bagel, self.vae, self.tokenizer = bagel.requires_grad_(False), vae, tokenizer
         self.vae.requires_grad_(False)
         self.fit = fit
-        self._read_rest = read_rest
+        self._unread = [] if read_rest is None else [read_rest]
         self.guidance, self.edit_guidance, self.shift = guidance, edit_guidance, shift
         self.width = bagel.config.llm.hidden_size
         self.device = str(bagel.device)
         table = bagel.language_model.model.embed_tokens.weight
         self.norm_limit = max(longest, norm_limit(table))
-        self._kept: tuple[list[Tensor], list[int], Cache] | None = None
+        self._introductions: OrderedDict[bytes, Cache] = OrderedDict()
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
         self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -270,17 +290,14 @@ class BagelBackend:
         self._need_rest()
         with torch.inference_mode():
             full = self._context(prompt, None)
-            tokens = sample_latents(
-                self.bagel,
-                full,
-                noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
-                grid=grid,
-                guidance=_with_scale(self.guidance, guidance),
-                steps=self.info.steps if steps is None else steps,
-                shift=self.shift,
-                on_step=_counted(on_step),
-            )
-        for one in tokens:
+        for one in self._sampled(
+            Contexts(full=full),
+            grid,
+            guidance=_with_scale(self.guidance, guidance),
+            steps=steps,
+            seeds=seeds,
+            on_step=on_step,
+        ):
             yield self._decode(one, grid)
 
     def edit(
@@ -304,22 +321,54 @@ class BagelBackend:
             prefix = self._introduced(prompt.concepts)
             *before, request = self._turns(prompt)
             prefix = self.bagel.prefill(before, cache=prefix)
-            full = self.bagel.prefill([*pictures, request], cache=prefix)
-            tokens = sample_latents(
-                self.bagel,
-                full,
-                no_text=self.bagel.prefill(pictures),
-                no_image=self.bagel.prefill([request], cache=prefix),
-                noise=noise_tokens(grid, self.bagel.config.latent_width, seeds),
-                grid=grid,
-                guidance=_with_scale(self.edit_guidance, guidance),
-                steps=self.info.steps if steps is None else steps,
-                shift=self.shift,
-                on_step=_counted(on_step),
-            )
+            no_text = self.bagel.prefill(pictures)
+            if prefix.length:
+                full = self.bagel.prefill([*pictures, request], cache=prefix)
+            else:
+                full = self.bagel.prefill([request], cache=no_text)
+                no_text = full.beginning(no_text)
+            no_image = self.bagel.prefill([request], cache=prefix)
         restored = self._decode(source, grid)
-        for one in tokens:
+        for one in self._sampled(
+            Contexts(full=full, no_text=no_text, no_image=no_image),
+            grid,
+            guidance=_with_scale(self.edit_guidance, guidance),
+            steps=steps,
+            seeds=seeds,
+            on_step=on_step,
+        ):
             yield keep_unchanged(image, restored, self._decode(one, grid))
+
+    def _sampled(
+        self,
+        contexts: Contexts,
+        grid: Grid,
+        *,
+        guidance: Guidance,
+        steps: int | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None,
+    ) -> Iterator[Tensor]:
+        """Latent tokens [n, latent width] of a picture per seed, a few painted at once."""
+        cells = grid[0] * grid[1]
+        few = max(1, AT_ONCE // cells)
+        batches = [seeds[first : first + few] for first in range(0, len(seeds), few)]
+        for number, some in enumerate(batches):
+            with torch.inference_mode():
+                tokens = sample_latents(
+                    self.bagel,
+                    contexts.full,
+                    no_text=contexts.no_text,
+                    no_image=contexts.no_image,
+                    noise=noise_tokens(grid, self.bagel.config.latent_width, some),
+                    grid=grid,
+                    guidance=guidance,
+                    steps=self.info.steps if steps is None else steps,
+                    shift=self.shift,
+                    together=cells < TOGETHER,
+                    on_step=_counted(over_all(on_step, number, len(batches))),
+                )
+            yield from tokens
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Nothing to remark."""
@@ -329,9 +378,8 @@ class BagelBackend:
 
     def _need_rest(self) -> None:
         """Read the weights that understanding without concepts does without, once."""
-        if self._read_rest is not None:
-            read, self._read_rest = self._read_rest, None
-            read()
+        while self._unread:
+            self._unread.pop()()
 
     def _introduce(self, tokens: ConceptTokens) -> Text:
         self._need_rest()
@@ -367,19 +415,20 @@ class BagelBackend:
         return [self._turn(turn, concepts) for turn in prompt.turns]
 
     def _introduced(self, concepts: Sequence[ConceptTokens]) -> Cache | None:
-        """Keys and values of the concepts' own turns. The last answer is kept: the questions of one
-        calibration, or of one conversation, share it."""
+        """Keys and values of the concepts' own turns, kept for every prompt that follows."""
         if not concepts:
             return None
         rows = [row for tokens in concepts for row in (tokens.id, tokens.und, tokens.gen)]
-        moment = [row._version if not row.is_inference() else 0 for row in rows]
-        if self._kept is not None:
-            kept_rows, kept_moment, cache = self._kept
-            same = len(rows) == len(kept_rows) and all(map(is_, rows, kept_rows))
-            if same and moment == kept_moment:
-                return cache
-        cache = self.bagel.prefill([self._introduce(tokens) for tokens in concepts])
-        self._kept = rows, moment, cache
+        digest = blake2b(digest_size=16)
+        for row in rows:
+            digest.update(repr(row.shape).encode() + row.detach().float().cpu().numpy().tobytes())
+        key = digest.digest()
+        cache = self._introductions.pop(key, None)
+        if cache is None:
+            cache = self.bagel.prefill([self._introduce(tokens) for tokens in concepts])
+        self._introductions[key] = cache
+        if len(self._introductions) > INTRODUCED:
+            self._introductions.popitem(last=False)
         return cache
 
     def _context(self, prompt: Prompt, image: Image | None) -> Cache:

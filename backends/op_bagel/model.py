@@ -85,6 +85,15 @@ class Cache:
             else None,
         )
 
+    def beginning(self, earlier: Cache) -> Cache:
+        """`earlier`, which this cache was grown from, in the memory of this one."""
+        rows = earlier.length
+        return replace(
+            earlier,
+            keys=tuple(k[:, :rows] for k in self.keys),
+            values=tuple(v[:, :rows] for v in self.values),
+        )
+
     def at(self, position: int) -> Cache:
         """The same contexts, but what follows them starts at `position`."""
         return replace(self, positions=torch.full_like(self.positions, position))

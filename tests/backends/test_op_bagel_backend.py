@@ -1,5 +1,6 @@
 """BAGEL as a backend, on a tiny random model: routing, pictures, and what it refuses."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from op_bagel import backend
 from op_bagel.backend import REMEMBERED, BagelBackend, Fit, keep_unchanged
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.packing import Text
 from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
@@ -246,6 +248,42 @@ def test_guidance_leans_away_from_a_context_that_knows_nothing_of_the_concept(
     known, bare = without[1:]
     assert known is not None and bare is not None and known.length == bare.length
     assert all(map(torch.equal, known.keys, bare.keys)), "the source alone"
+
+
+def test_a_concept_is_introduced_once_for_all_prompts_and_again_when_it_has_moved(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    introduced: list[str] = []
+
+    def spy(tokens: ConceptTokens) -> Text:
+        introduced.append(tokens.name)
+        return BagelBackend._introduce(tiny, tokens)
+
+    monkeypatch.setattr(tiny, "_introduce", spy)
+    tokens = replace(tokens, und=tokens.und * 0.9)  # no other test has asked about these
+    mam = replace(tokens, name="mam", und=tokens.und * 0.5)
+    for some in (tokens, mam, copy_of(tokens)):
+        for question in ("is <bo> here?", "what is <bo>?"):
+            tiny.score(Prompt(turns=(to_turn(question),), concepts=(some,)), ("yes",))
+    assert introduced == ["bo", "mam"]
+    moved = replace(tokens, gen=tokens.gen + 1e-4)
+    tiny.score(Prompt(turns=(to_turn("what is <bo>?"),), concepts=(moved,)), ("yes",))
+    assert introduced == ["bo", "mam", "bo"]
+
+
+def test_pictures_painted_a_few_at_once_and_branch_by_branch_are_those_of_one_batch(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = Prompt(turns=(to_turn("add <bo>"),), concepts=(tokens,))
+    plain: Any = {"mask": None, "steps": 2, "guidance": None, "seeds": (0, 1, 2)}
+    whole = list(tiny.edit(picture(2), prompt, **plain))
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(backend, "AT_ONCE", 1)
+    monkeypatch.setattr(backend, "TOGETHER", 0)
+    parts = tiny.edit(picture(2), prompt, on_step=lambda *step: steps.append(step), **plain)
+    for one, other in zip(whole, parts, strict=True):
+        assert np.abs(np.asarray(one, dtype=int) - np.asarray(other)).max() <= 1
+    assert steps == [(done, 6) for done in range(1, 7)]
 
 
 # -- keep_unchanged --------------------------------------------------------------------------------

@@ -354,6 +354,16 @@ def test_every_step_is_reported_and_the_last_state_is_the_picture(model: Bagel) 
     assert guided == [0.4 < step.t <= 1.0 for step in steps]
 
 
+def test_what_a_cache_was_grown_from_lies_in_its_memory(model: Bagel) -> None:
+    begun = model.prefill([Text((3, 4, 5))])
+    whole = model.prefill([Text((6, 7))], cache=begun)
+    shared = whole.beginning(begun)
+    assert torch.equal(shared.keys[0], begun.keys[0]) and torch.equal(
+        shared.positions, begun.positions
+    )
+    assert shared.keys[0].data_ptr() == whole.keys[0].data_ptr()
+
+
 def test_a_renorm_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown renorm"):
         Guidance(renorm="local")  # type: ignore[arg-type]
