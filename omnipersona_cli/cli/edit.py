@@ -94,6 +94,7 @@ def command(
             tries=painting.tries,
             steps=painting.steps,
             guidance=painting.guidance,
+            fast=painting.fast,
             strength=strength,
             seed=seed,
             replayed=not painting.no_replay,

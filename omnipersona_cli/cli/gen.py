@@ -79,6 +79,7 @@ def command(
                 size=size or earlier.size,
                 steps=painting.steps or earlier.steps,
                 guidance=earlier.guidance if painting.guidance is None else painting.guidance,
+                fast=painting.fast or earlier.fast,
                 seed=seed,
                 replayed=not painting.no_replay and (like is None or prompt is not None),
                 expected=earlier.packs,

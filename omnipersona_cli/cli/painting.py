@@ -55,6 +55,9 @@ steps = click.option("--steps", type=click.IntRange(1, 1000), help="Steps of pai
 guidance = click.option(
     "--guidance", type=click.FloatRange(0, 100), help="How closely to follow the words."
 )
+fast = click.option(
+    "--fast", is_flag=True, help="In less time, where the backend can (op backends show NAME)."
+)
 no_replay = click.option(
     "--no-replay", is_flag=True, help="Do not say first what is known about the concepts."
 )
@@ -80,6 +83,7 @@ class PaintingOptions:
     tries: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    fast: bool = False
     seed: int | None = None
     concepts: tuple[str, ...] = ()
     no_replay: bool = False
@@ -117,6 +121,7 @@ def painting_options(command: F) -> Callable[..., Any]:
         tries,
         steps,
         guidance,
+        fast,
         options.seed,
         options.concept,
         no_replay,

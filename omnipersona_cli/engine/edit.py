@@ -73,6 +73,7 @@ def edit(
     tries: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    fast: bool = False,
     strength: float = 1.0,
     seed: int | None = None,
     replayed: bool = True,
@@ -95,6 +96,7 @@ def edit(
     model itself recognises the concepts best (least, for a removal); its ``seed`` alone paints it
     again. None is `TRIES` where a concept is to be added, else one; where a few places are tried,
     one at each.
+    ``fast`` paints as the backend's ``info.fast`` says; TaskError where it cannot.
     ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
     of each picture says how the edit was made, and ``about["recognised"]`` the probability that
     each mentioned concept is in it now.
@@ -121,6 +123,7 @@ def edit(
         library=library,
         task="edit",
         picture=source,
+        fast=fast,
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)

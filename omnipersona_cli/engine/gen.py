@@ -37,6 +37,7 @@ def gen(
     size: tuple[int, int] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    fast: bool = False,
     seed: int | None = None,
     replayed: bool = True,
     expected: Mapping[str, str] | None = None,
@@ -52,9 +53,11 @@ def gen(
     With more than one of ``tries`` each picture is painted so often, and that is kept in which the
     model itself recognises the concepts best; its ``seed`` alone paints it again. ``size`` is
     (width, height) in pixels; None is the backend's default, as for ``steps`` and ``guidance``.
+    ``fast`` paints as the backend's ``info.fast`` says, with its own default of ``steps``.
     ``on_trace`` is called before anything is painted, ``on_picture`` after each picture.
     ``expected`` are pack hashes of an earlier picture: a note says where they changed.
-    Raises what `open_request` raises, TaskError for a size that the backend does not paint.
+    Raises what `open_request` raises, TaskError for a size that the backend does not paint,
+    or where it cannot paint ``fast``.
     """
     checked_count(count)
     check_sampling(steps=steps, guidance=guidance, size=size, tries=tries)
@@ -66,6 +69,7 @@ def gen(
         opening=opening,
         library=library,
         task="generate",
+        fast=fast,
         on_progress=on_progress,
     )
     check_size(request.backend.info, size)

@@ -30,6 +30,7 @@ class GenerationSettings:
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    fast: bool = False
     size: tuple[int, int] | None = None
     backend: str = ""
     packs: Mapping[str, str]
@@ -61,7 +62,7 @@ def provenance_of(
         "steps": info.steps if steps is None else steps,
         "guidance": info.guidance if guidance is None else guidance,
         "size": list(image.size),
-    }
+    } | ({"fast": True} if request.fast else {})
 
 
 def name_of_model(model: str) -> str:
@@ -95,6 +96,7 @@ def settings_of(about: Mapping[str, Any]) -> GenerationSettings:
         seed=seed if isinstance(seed, int) and 0 <= seed < SEEDS else None,
         steps=steps if _is_int(steps) else None,
         guidance=float(guidance) if isinstance(guidance, (int, float)) else None,
+        fast=about.get("fast") is True,
         size=(size[0], size[1]) if isinstance(size, list) and whole else None,
         backend=str(about.get("backend", "")),
         packs={str(name): str(value) for name, value in packs.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from PIL.Image import Image
 
@@ -16,6 +17,7 @@ from omnipersona_cli.backend import (
     Backend,
     BackendInfo,
     ConceptTokens,
+    FastBackend,
     Prompt,
     Task,
     Turn,
@@ -45,7 +47,8 @@ ANY = Opening()
 class Request:
     """The words, the concepts they mention, and the opened backend.
 
-    ``notes`` are for a person, one sentence each; ``hints`` say what to try instead.
+    ``notes`` are for a person, one sentence each; ``hints`` say what to try instead. ``fast`` is
+    true where the backend paints as its `fast` says.
     """
 
     text: str
@@ -53,6 +56,7 @@ class Request:
     packs: Mapping[str, Pack]
     concepts: tuple[ConceptTokens, ...]
     notes: tuple[str, ...] = ()
+    fast: bool = False
 
     @property
     def facts(self) -> dict[str, tuple[str, ...]]:
@@ -81,14 +85,15 @@ def open_request(
     library: Library | None = None,
     task: Task,
     picture: Image | None = None,
+    fast: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Request:
-    """Find what ``text`` mentions and open what it needs.
+    """Find what ``text`` mentions and open what it needs, to paint ``fast`` if so asked.
 
     ``concepts`` are used even where the text does not mention them. An already opened ``backend``
     is taken as it is. Raises UsageError for a text that is empty or too long, MissingError for a
     concept that is not in the library, SlotError where no backend knows all of them, TaskError
-    where the backend does not do ``task``.
+    where the backend does not do ``task``, or not fast.
     """
     text = checked_text(text)
     library = Library() if library is None else library
@@ -99,10 +104,14 @@ def open_request(
     if backend is None:
         backend = _opened(packs, opening, task, on_progress)
     check_task(backend.info, task)
+    if fast:
+        backend = _faster(backend)
     tokens = tuple(from_slot(packs[name], backend) for name in names)
     pictures = () if picture is None else (picture,)
     notes = [*_unmentioned(text, names, library), *backend.remarks(texts=(text,), photos=pictures)]
-    return Request(text=text, backend=backend, packs=packs, concepts=tokens, notes=tuple(notes))
+    return Request(
+        text=text, backend=backend, packs=packs, concepts=tokens, notes=tuple(notes), fast=fast
+    )
 
 
 def opened_for(
@@ -160,6 +169,17 @@ def check_task(info: BackendInfo, task: Task) -> None:
         f"{info.name} does not {verb}",
         hint=f"these do: {', '.join(able)} (-b {able[0]})" if able else "see `op backends`",
     )
+
+
+def _faster(backend: Backend) -> Backend:
+    """``backend``, painting in less time; TaskError where it has no way to."""
+    if not backend.info.fast:
+        able = [name for name, info in registry.backends().items() if info.fast]
+        raise TaskError(
+            f"{backend.info.name} has no faster way to paint",
+            hint=f"leave out --fast; these have one: {', '.join(able)}",
+        )
+    return cast(FastBackend, backend).faster()
 
 
 def check_size(info: BackendInfo, size: tuple[int, int] | None) -> None:

@@ -32,6 +32,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ from torch import Tensor
 from omnipersona_cli.backend import (
     Backend,
     ConceptTokens,
+    FastBackend,
     Lesson,
     OnStep,
     Opening,
@@ -338,6 +340,23 @@ class BackendContract:
         _, second = _paint(backend, prompt, seeds=(5, 6))
         (alone,) = _paint(backend, prompt, seeds=(6,))
         assert _near(second, alone)
+
+    def test_painting_faster_changes_painting_alone(
+        self, backend: Backend, tokens: ConceptTokens
+    ) -> None:
+        assert bool(backend.info.fast) == hasattr(backend, "faster"), "who can must say so"
+        if not backend.info.fast:
+            return
+        quick = cast(FastBackend, backend).faster()
+        assert quick.info == replace(backend.info, fast="", steps=quick.info.steps)
+        assert quick.fingerprint == backend.fingerprint and backend.info.fast
+        question = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
+        scores = [one.score(question, ["yes", "no"]) for one in (quick, backend)]
+        assert torch.equal(*scores)
+        prompt = Prompt(turns=(to_turn("a picture of <bo>"),), concepts=(tokens,))
+        one, other, again = (next(iter(_paint(quick, prompt, seeds=(seed,)))) for seed in (5, 6, 5))
+        assert one.size == backend.info.sizes[0]
+        assert one.tobytes() == again.tobytes() != other.tobytes()
 
     def test_painting_reports_its_steps(self, backend: Backend) -> None:
         steps: list[tuple[int, int]] = []

@@ -26,6 +26,7 @@ from op_bagel.sampling import (
     Guidance,
     SamplingStep,
     decode_text,
+    extrapolated,
     noise_tokens,
     sample_latents,
     score,
@@ -352,6 +353,16 @@ def test_every_step_is_reported_and_the_last_state_is_the_picture(model: Bagel) 
     assert torch.equal(steps[-1].state, final)
     guided = ["no_text" in step.branches for step in steps]
     assert guided == [0.4 < step.t <= 1.0 for step in steps]
+
+
+def test_the_second_order_solver_is_exact_where_velocity_is_linear_in_time() -> None:
+    # but for its first step, which has no step before it: there the line is followed from the next
+    times = [0.9, 0.7, 0.4, 0.0]
+    slope = torch.tensor([[[2.0]]])
+    x = torch.zeros(1, 1, 1)
+    for before, t, after in zip(times, times[1:], times[2:], strict=False):
+        x = x - (t - after) * extrapolated(slope * t, t, after, (before, slope * before))
+    assert x.item() == pytest.approx(-(0.7**2))
 
 
 def test_what_a_cache_was_grown_from_lies_in_its_memory(model: Bagel) -> None:

@@ -35,6 +35,7 @@ KEYS = {
     "memory_by_model",
     "steps",
     "guidance",
+    "fast",
     "learn_steps",
     "learn_rate",
     "batch",

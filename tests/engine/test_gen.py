@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -113,6 +114,23 @@ def test_a_picture_says_how_it_was_made_and_can_be_made_again(paint, tmp_path):
         expected=recipe.packs,
     )[0]
     assert again.image.tobytes() == picture.image.tobytes()
+
+
+def test_a_backend_without_a_faster_way_says_which_have_one(paint):
+    with pytest.raises(TaskError, match="no faster way") as raised:
+        paint("<bo>", seed=1, fast=True)
+    assert "--fast" in raised.value.hint and "nano" in raised.value.hint
+
+
+def test_a_picture_that_was_painted_fast_says_so_and_is_made_again_fast(tmp_path):
+    (usual,), (quick,) = (gen("a red cat in the snow", seed=3, fast=fast) for fast in (False, True))
+    assert "fast" not in usual.about and not settings_of(usual.about).fast
+    assert quick.about["steps"] < usual.about["steps"] and quick.about["backend"] == "nano"
+    near = np.abs(np.asarray(quick.image, dtype=int) - np.asarray(usual.image)).mean()
+    assert 0 < near < 8
+    recipe = settings_of(read_about(save_png(quick, tmp_path / "quick.png")))
+    again = gen(recipe.prompt, seed=recipe.seed, steps=recipe.steps, fast=recipe.fast)
+    assert again[0].image.tobytes() == quick.image.tobytes()
 
 
 def test_metadata_can_be_little_or_nothing(paint, tmp_path):
