@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family import experts
 from omnipersona_cli.family.codes import kept_codes, over_all
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.speculative import WINDOW
 from omnipersona_cli.family.text import (
     answered,
     cross_entropies,
@@ -80,6 +82,8 @@ class Emu3Backend:
     ) -> None:
         self.info, self.model, self.sources = info, model, sources
         self.device, self.dtype = device, dtype
+        self.window = 0
+        """Codes that are drawn ahead while painting."""
         self.fingerprint = loading.fingerprint_of(sources)
         self.width = next(iter(sources.values())).width
         self._read: dict[Path, LoadedCheckpoint] = {}
@@ -100,6 +104,12 @@ class Emu3Backend:
         if source.folder not in self._read:
             self._read[source.folder] = loading.read(source, self.device, self.dtype)
         return self._read[source.folder]
+
+    def faster(self) -> Emu3Backend:
+        """Drawing codes ahead; the checkpoints that are read are shared."""
+        other = copy(self)
+        other.info, other.window = replace(self.info, fast=""), WINDOW
+        return other
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -357,6 +367,7 @@ class Emu3Backend:
                     generator=torch.Generator().manual_seed(seed),
                     known=known,
                     free=free,
+                    window=self.window,
                     on_step=over_all(on_step, number, len(seeds)),
                 )
             yield pictures.to_image(pictures.decode(model.emu3, codes), model.processor)

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.speculative import draw_ahead
 from op_emu3.layout import length
 from op_emu3.loading import LoadedCheckpoint
 
@@ -28,6 +29,7 @@ def sample(
     known: Tensor | None = None,
     free: Tensor | None = None,
     static: bool | None = None,
+    window: int = 0,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Codes [rows, columns] of one picture, from the input rows of two prompts [P_i, d]: what is
@@ -38,13 +40,21 @@ def sample(
     Where ``free`` [rows, columns] is false, the code is that of ``known``: masked regeneration.
     Ends of lines are where they belong and never asked for; they and known codes are read at once
     before the next code that is free, so that a step is a free code. ``static`` chooses a cache of
-    fixed size; without it, accelerators have one.
+    fixed size; without it, accelerators have one. With a ``window`` so many codes are drawn ahead
+    (`omnipersona_cli.family.speculative`): others at the same seed, of the same distribution.
     """
     rows, columns = grid
     count = rows * columns
     language, device = model.language, model.device
     if guidance == 1.0:
         prompts = prompts[:1]  # u + 1 * (c - u) is c
+    if window:
+        reader = _Reader(model, prompts, guidance, temperature)
+        lines = _lines(grid, len(model.head), known, free)
+        drawn = draw_ahead(
+            reader, reader.first, lines, generator=generator, window=window, on_step=on_step
+        )
+        return torch.tensor(drawn.codes, device=device).view(rows, columns + 1)[:, :-1]
     state, mask = side_by_side(prompts)
     settings = language.config
     roomy = device.type != "cpu" if static is None else static
@@ -90,6 +100,67 @@ def sample(
     return torch.tensor(codes, device=device).view(rows, columns)
 
 
+def _lines(
+    grid: tuple[int, int], end: int, known: Tensor | None, free: Tensor | None
+) -> list[int | None]:
+    """What stands in each place of the lines: known codes, and ``end`` where a line ends."""
+    lines: list[list[int | None]] = [[None] * grid[1] + [end] for _ in range(grid[0])]
+    if known is not None and free is not None:
+        for row, column in (~free).nonzero().tolist():
+            lines[row][column] = int(known[row, column])
+    return [code for line in lines for code in line]
+
+
+class _Reader:
+    """Lines of codes behind both prompts; ``first`` [codes] are the chances behind the prompts."""
+
+    def __init__(
+        self,
+        model: LoadedCheckpoint,
+        prompts: Sequence[Tensor],
+        guidance: float,
+        temperature: float,
+    ) -> None:
+        self.model, self.guidance, self.temperature = model, guidance, temperature
+        self.cache = DynamicCache(config=model.language.config)
+        state, self.mask = side_by_side(prompts)
+        places = self.mask.cumsum(1) - 1
+        self.last = places[:, -1:]
+        self.first = self._chances(state, places.clamp(min=0), 1)[0]
+
+    def read(self, codes: Sequence[int]) -> Tensor:
+        """Codes, or the number of codes for the end of a line -> chances [n, codes] behind each."""
+        model, count = self.model, len(codes)
+        end = len(model.head)
+        ids = [model.end_of_line if code == end else model.first + code for code in codes]
+        rows = model.table(torch.tensor(ids, device=model.device))
+        places = self.last + torch.arange(1, count + 1, device=model.device)
+        self.last = places[:, -1:]
+        self.mask = torch.cat([self.mask, torch.ones_like(places)], dim=1)
+        return self._chances(rows.expand(len(places), -1, -1), places, count)
+
+    def forget(self, count: int) -> None:
+        """The ``count`` codes that were read last are forgotten."""
+        self.cache.crop(-count)
+        self.last = self.last - count
+        self.mask = self.mask[:, : self.mask.shape[1] - count]
+
+    def _chances(self, rows: Tensor, places: Tensor, count: int) -> Tensor:
+        read = self.model.language(
+            inputs_embeds=rows,
+            attention_mask=self.mask,
+            position_ids=places,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        logits = (read.last_hidden_state[:, -count:] @ self.model.head.T).float()
+        scores = _guided(logits, self.guidance)
+        if self.temperature <= 0:
+            return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).float()
+        best, which = scores.topk(min(LIKELIEST, scores.shape[-1]))
+        return torch.zeros_like(scores).scatter(-1, which, (best / self.temperature).softmax(-1))
+
+
 def side_by_side(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Rows [P_i, d] as one batch [n, P, d], padded on the left, and its mask [n, P]."""
     longest = max(len(prompt) for prompt in prompts)
@@ -104,7 +175,7 @@ def side_by_side(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _guided(logits: Tensor, guidance: float) -> Tensor:
-    """[codes] of one row or two."""
+    """[..., codes] of one row or two."""
     if len(logits) == 1:
         return logits[0]
     return logits[1] + guidance * (logits[0] - logits[1])

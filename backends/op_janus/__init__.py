@@ -31,6 +31,7 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=8,
+    fast="several codes are drawn ahead and checked in one pass (same distribution)",
     notes=(
         "FreedomIntelligence/Janus-4o-7B edits natively; a copy is known by its folder's name.",
         "Learning needs 13 or 36 GB (1B or 7B), and 6 or 17 GB with --batch-size 1.",

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, JanusForConditionalGeneration, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.speculative import draw_ahead
 
 RunLayers = Callable[..., Tensor]
 """The language model: (inputs_embeds [B, L, d], cache) -> last hidden states [B, L, d]."""
@@ -42,6 +43,7 @@ def sample(
     known: Tensor | None = None,
     free: Tensor | None = None,
     static: bool | None = None,
+    window: int = 0,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
@@ -54,7 +56,8 @@ def sample(
     The random number of a place in the picture does not depend on the places before it, and all of
     them are drawn beforehand: a step waits for nothing that is not on the device. ``static``
     chooses a cache of fixed size; without it, accelerators have one (on a processor the growing one
-    is a tenth faster over 576 codes).
+    is a tenth faster over 576 codes). With a ``window`` so many codes are drawn ahead
+    (`omnipersona_cli.family.speculative`): others at the same seed, of the same distribution.
     """
     sight: Any = model.config.vision_config
     count = sight.num_image_tokens
@@ -62,6 +65,15 @@ def sample(
     counts = [number for number, weight in enumerate(weights) if weight]
     rows, device = prompts[counts], prompts.device
     scale = torch.tensor([weights[number] for number in counts], device=device)
+    asked = [True] * count if known is None or free is None else free.tolist()
+    if window:
+        reader = _Reader(model, run, rows, scale, temperature)
+        given = [None] * count if known is None else known.tolist()
+        places = [None if free else code for code, free in zip(given, asked, strict=True)]
+        drawn_codes = draw_ahead(
+            reader, reader.first, places, generator=generator, window=window, on_step=on_step
+        ).codes
+        return torch.tensor(drawn_codes, device=device)
     chance = torch.rand(count, generator=generator).to(device)
     roomy = device.type != "cpu" if static is None else static
     cache: Cache = (
@@ -69,7 +81,6 @@ def sample(
         if roomy
         else DynamicCache(config=settings)
     )
-    asked = [True] * count if known is None or free is None else free.tolist()
     codes: list[Tensor] = []
     for index in range(count):
         if asked[index]:
@@ -89,6 +100,41 @@ def sample(
         if on_step:
             on_step(index + 1, count)
     return torch.stack(codes)
+
+
+class _Reader:
+    """Codes behind the prompts of all branches; ``first`` [V] are the chances of the first one."""
+
+    def __init__(
+        self,
+        model: JanusForConditionalGeneration,
+        run: RunLayers,
+        rows: Tensor,
+        scale: Tensor,
+        temperature: float,
+    ) -> None:
+        self.model, self.run, self.scale, self.temperature = model, run, scale, temperature
+        self.cache = DynamicCache(config=model.config.get_text_config())
+        self.dtype = rows.dtype
+        self.first = self._chances(rows, 1)[0]
+
+    def read(self, codes: Sequence[int]) -> Tensor:
+        """Codes -> chances [n, V] behind each."""
+        ids = torch.tensor([codes], device=self.scale.device)
+        rows = self.model.prepare_embeddings_for_image_generation(ids).to(self.dtype)
+        return self._chances(rows.expand(len(self.scale), -1, -1), len(codes))
+
+    def forget(self, count: int) -> None:
+        """The ``count`` codes that were read last are forgotten."""
+        self.cache.crop(-count)
+
+    def _chances(self, rows: Tensor, count: int) -> Tensor:
+        states = self.run(inputs_embeds=rows, past_key_values=self.cache, use_cache=True)
+        logits = self.model.model.generation_head(states[:, -count:]).float()
+        scores = torch.einsum("b,bnv->nv", self.scale, logits)
+        if self.temperature <= 0:
+            return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).float()
+        return (scores / self.temperature).softmax(-1)
 
 
 def sampled(scores: Tensor, chance: Tensor) -> Tensor:

@@ -155,6 +155,16 @@ def test_the_cache_of_fixed_size_changes_nothing(model: LoadedCheckpoint) -> Non
     assert torch.equal(greedy(model, grid, static=True), greedy(model, grid, static=False))
 
 
+def test_codes_that_are_drawn_ahead_are_the_best_ones_too(model: LoadedCheckpoint) -> None:
+    grid = (4, 6)
+    known = torch.randint(0, 64, grid, generator=torch.Generator().manual_seed(1))
+    region = torch.zeros(grid, dtype=torch.bool)
+    region[1:3, 2:4] = True
+    for free in (torch.ones_like(region), region):
+        ahead = greedy(model, grid, known=known, free=free, window=5)
+        assert torch.equal(ahead, greedy(model, grid, known=known, free=free))
+
+
 def test_the_sizes_offered_are_those_of_the_description(emu3: Emu3Backend) -> None:
     assert layout.sizes(layout.areas_within(512 * 512, 1024 * 1024), 9216) == INFO.sizes
     assert emu3.info.sizes == SIZES

@@ -185,6 +185,16 @@ def test_both_caches_give_the_same_codes(janus: JanusBackend) -> None:
     assert torch.equal(greedy(janus, rows, static=True), greedy(janus, rows, static=False))
 
 
+def test_codes_that_are_drawn_ahead_are_the_best_ones_too(janus: JanusBackend) -> None:
+    rows = prompt_rows(janus, SCENE)
+    region = torch.zeros(janus.count, dtype=torch.bool)
+    region[[6, 7, 10]] = True
+    for free in (torch.ones_like(region), region):
+        some = {"known": janus._encode(photos()[0]), "free": free}
+        ahead = greedy(janus, rows, window=5, **some)  # type: ignore[arg-type]
+        assert torch.equal(ahead, greedy(janus, rows, **some))
+
+
 def test_another_size_is_refused(janus: JanusBackend) -> None:
     with pytest.raises(TaskError, match="cannot paint"):
         check_size(janus.info, (512, 512))
