@@ -544,6 +544,9 @@ def test_golden_bagel_batch2(case: Callable[[str], Case], model: Bagel) -> None:
         samples = [[Noise(x, grid, t)] for x, grid in zip(noised, grids, strict=True)]
         packed = pack(samples, config)
         assert torch.equal(packed.latent_ids, vectors["in.packed_vae_position_ids"])
+        assert torch.equal(packed.text_ids, vectors["in.packed_text_ids"])
+        places = packed.positions[:, 0] + cache.positions[packed.sample]
+        assert torch.equal(places[packed.order], vectors["in.packed_position_ids"])
         vectors.near(model(packed, cache).velocity, "velocity")
     single = [
         model.velocity(cache, x[None], t, model.drawing(1, grid))[0]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,21 @@ from safetensors.torch import load_file, save_file
 from tiny_bagel import CONFIG, tokenizer, write_tiny
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, Opening, Prompt
+from omnipersona_cli.backend import (
+    Backend,
+    ConceptTokens,
+    Lesson,
+    Opening,
+    Prompt,
+    Task,
+)
+from omnipersona_cli.engine.checkpoint import read_checkpoint, write_checkpoint
+from omnipersona_cli.engine.heldout import HeldOut
+from omnipersona_cli.engine.optimise import Optimised, optimise
+from omnipersona_cli.engine.settings import Hyperparameters
+from omnipersona_cli.engine.tokens import named_tensors
 from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_bagel.backend import BagelBackend
@@ -217,6 +231,41 @@ class TestOpenedFromTheReleasedLayout(BackendContract):
     @pytest.fixture
     def encoder_calls(self, backend: BagelBackend) -> Iterator[Callable[[], int]]:
         yield lambda: backend.encoded
+
+    def test_learning_that_was_interrupted_ends_in_the_same_bits(
+        self,
+        backend: BagelBackend,
+        tokens: ConceptTokens,
+        lessons: dict[Task, list[Lesson]],
+        tmp_path: Path,
+        again: Callable[[Opening], Backend],
+    ) -> None:
+        hyper = Hyperparameters(steps=2, batch_size=3, learning_rate=0.02, seed=1)
+
+        def optimised(model: Backend, **more: Any) -> Optimised:
+            groups = {task: model.prepare(some) for task, some in lessons.items()}
+            asked = groups.pop("understand")
+            return optimise(
+                model, tokens, {"yes": asked, **groups}, HeldOut(lessons=asked), hyper, **more
+            )
+
+        def stop(event: Progress) -> None:
+            if event.phase == "learning" and event.step == 1:
+                raise KeyboardInterrupt
+
+        whole = optimised(backend)
+        with pytest.raises(KeyboardInterrupt):
+            optimised(backend, save=lambda one: write_checkpoint(one, tmp_path), on_progress=stop)
+        left = read_checkpoint(tmp_path)
+        assert left is not None and left.step == 1
+        resumed = optimised(
+            again(Opening(device="cpu", dtype=str(backend.bagel.dtype)[6:])), resumed=left
+        )
+        assert resumed.losses == whole.losses and resumed.checks == whole.checks
+        found = named_tensors(resumed.tokens)
+        assert all(
+            torch.equal(rows, found[key]) for key, rows in named_tensors(whole.tokens).items()
+        )
 
 
 def unread(backend: BagelBackend) -> int:
