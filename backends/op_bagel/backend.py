@@ -99,6 +99,21 @@ class PreparedLesson:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dropout:
+    """Shares of painting lessons that are learned from without the request, the source's latents or
+    its features, each by itself: guidance paints behind such contexts too.
+
+    The concept's own turn is never dropped. The backbone is frozen and knows the context without it
+    already; a lesson without it would move nothing. A dropped picture takes no position, as in the
+    context without pictures that painting uses. The paper says nothing of this.
+    """
+
+    request: float = 0.0
+    latents: float = 0.0
+    features: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fit:
     """Bring a picture to the size that the autoencoder and the ViT want; before that, a picture
     that is learned from to the size that learning can afford."""
@@ -143,6 +158,7 @@ class BagelBackend:
         self.bagel, self.vae, self.tokenizer = bagel.requires_grad_(False), vae, tokenizer
         self.vae.requires_grad_(False)
         self.fit = fit
+        self.dropout = Dropout()
         self._unread = [] if read_rest is None else [read_rest]
         self.guidance, self.edit_guidance, self.shift = guidance, edit_guidance, shift
         self.width = bagel.config.llm.hidden_size
@@ -471,19 +487,26 @@ class BagelBackend:
     def _painted(
         self, lesson: PreparedLesson, tokens: ConceptTokens, draw: torch.Generator
     ) -> Sample:
+        def kept(share: float) -> bool:
+            if not share or not torch.is_grad_enabled():  # held-out lessons are read whole
+                return True
+            return float(torch.rand((), generator=draw)) >= share
+
+        assert lesson.target is not None  # for the type checker: painting lessons have one
         context: list[Segment] = []
         if lesson.source is not None and lesson.features is not None:
-            context += [Latent(lesson.source, lesson.grid), Vit(features=lesson.features)]
-        assert lesson.target is not None  # for the type checker: painting lessons have one
-        target = lesson.target
+            if kept(self.dropout.latents):
+                context.append(Latent(lesson.source, lesson.grid))
+            if kept(self.dropout.features):
+                context.append(Vit(features=lesson.features))
+        if kept(self.dropout.request):
+            context.append(self._request(lesson, tokens))
         for _ in range(NOISES):
             t = training_time(
                 torch.randn((), generator=draw), self.bagel.config.timestep_shift_train
             )
-            noise = torch.randn(target.shape, generator=draw).to(target.device)
-            if not context or not isinstance(context[-1], Noise):
-                context.append(self._request(lesson, tokens))
-            context.append(Noise(target, lesson.grid, float(t), noise))
+            noise = torch.randn(lesson.target.shape, generator=draw).to(lesson.target.device)
+            context.append(Noise(lesson.target, lesson.grid, float(t), noise))
         return context
 
     # -- frozen encoders -----------------------------------------------------------------------

@@ -31,7 +31,7 @@ from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.tensors import mapped, stored_tensors
 from omnipersona_cli.family.weights import locate, public_name
 from op_bagel import INFO
-from op_bagel.backend import BagelBackend, Fit
+from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import GEN, Bagel
 from op_bagel.pictures import SizeRule, rgb
@@ -275,7 +275,7 @@ def open_backend(opening: Opening) -> BagelBackend:
         fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
 
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
-    return BagelBackend(
+    backend = BagelBackend(
         info=_info(config),
         model=public_name(name),
         fingerprint=fingerprint(checkpoint.folder, files, name),
@@ -290,6 +290,9 @@ def open_backend(opening: Opening) -> BagelBackend:
         shift=3.0,
         read_rest=read_rest,
     )
+    # the shares with which the release's trainer is started
+    backend.dropout = Dropout(request=0.1, latents=0.3, features=0.3)
+    return backend
 
 
 def fit_of(config: BagelConfig) -> Fit:

@@ -143,6 +143,7 @@ class Frame:
     cos: Tensor  # [N, 1, Dh / 2]
     sin: Tensor
     mask: Tensor | None  # [B, 1, L, P + L]
+    apart: tuple[int, ...] | None  # rows of each sample where each attends alone
 
     def rotate(self, x: Tensor) -> Tensor:
         """Rotary positions, half layout: [N, heads, Dh] -> the same."""
@@ -207,6 +208,20 @@ class ExpertsAttention(nn.Module):
         k = self.k_proj_moe_gen(x).view(len(x), self.kv_heads, self.head_dim)
         v = self.v_proj_moe_gen(x).view(len(x), self.kv_heads, self.head_dim)
         return self.q_norm_moe_gen(q), self.k_norm_moe_gen(k), v
+
+    def attend_apart(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, rows: Sequence[int]
+    ) -> Tensor:
+        """As `attend`, but sample by sample, so that nothing is computed for padding: sample b has
+        `rows[b]` rows of its own, and nothing in its past is padding."""
+        length, past = q.shape[1], k.shape[1] - q.shape[1]
+        found = []
+        for b, n in enumerate(rows):
+            own, all_of_it = slice(b, b + 1), past + n
+            seen = mask[own, :, :n, :all_of_it]
+            one = self.attend(q[own, :n], k[own, :all_of_it], v[own, :all_of_it], seen)
+            found.append(F.pad(one, (0, 0, 0, length - n)))
+        return torch.cat(found)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """q [B, L, H, Dh] over k, v [B, P + L, Hkv, Dh] -> [B * L, H * Dh]."""
@@ -286,7 +301,10 @@ class Layer(nn.Module):
             return Rows(und=und[:0], gen=None), k, v  # the keys and values were all that is needed
 
         # One attention over the rows of both experts.
-        attended = self.self_attn.attend(q, k, v, frame.mask)
+        if frame.apart is None or frame.mask is None:
+            attended = self.self_attn.attend(q, k, v, frame.mask)
+        else:
+            attended = self.self_attn.attend_apart(q, k, v, frame.mask, frame.apart)
 
         # Back to two streams. In the last layer, only the rows that a head reads go on.
         und_place, gen_place = frame.place[: len(und)], frame.place[len(und) :]
@@ -504,6 +522,7 @@ class Bagel(nn.Module):
             cos=angle.cos().to(self.dtype),
             sin=angle.sin().to(self.dtype),
             mask=mask,
+            apart=packed.apart if cache is None or cache.mask is None else None,
         )
 
     # --- heads ----------------------------------------------------------------------------

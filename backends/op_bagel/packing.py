@@ -93,6 +93,12 @@ class Noise:
 
 
 Segment = Text | Vit | Latent | Noise
+
+APART = 256
+"""Rows of the longest sample from which on attention may run sample by sample."""
+
+WASTE = 1.25
+"""How much more than needed attention over padded samples works before it runs sample by sample."""
 Sample = Sequence[Segment]
 
 
@@ -107,6 +113,7 @@ class Packed:
     batch: int
     length: int
     und_rows: int
+    apart: tuple[int, ...] | None  # rows of each sample where each is to attend alone
     lengths: Tensor  # [B] rows of each sample
     advance: Tensor  # [B] positions that each sample takes
     gather: Tensor  # [B * L] row at each flat place (padding: row 0)
@@ -387,6 +394,7 @@ class _Build:
             batch=batch,
             length=length,
             und_rows=und_rows,
+            apart=tuple(self.lengths) if _wasteful(self.lengths, length) else None,
             lengths=_long(self.lengths),
             advance=_long(self.advance),
             gather=gather,
@@ -460,6 +468,12 @@ def _axes(places: Sequence[Place]) -> Tensor:
     return torch.tensor(
         [(place,) * 3 if isinstance(place, int) else place for place in places], dtype=torch.long
     )
+
+
+def _wasteful(lengths: Sequence[int], length: int) -> bool:
+    """Whether attention over samples padded to `length` rows works much for nothing."""
+    needed = sum(own**2 for own in lengths)
+    return length >= APART and len(lengths) * length**2 > WASTE * needed
 
 
 def _long(values: Sequence[int]) -> Tensor:

@@ -16,10 +16,10 @@ from omnipersona_cli.errors import SlotError
 from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
-from op_bagel.backend import REMEMBERED, BagelBackend, Fit, keep_unchanged
+from op_bagel.backend import REMEMBERED, BagelBackend, Dropout, Fit, keep_unchanged
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, Cache, initialise
-from op_bagel.packing import Text
+from op_bagel.packing import Latent, Noise, Text, Vit
 from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
@@ -186,6 +186,22 @@ def test_each_picture_is_encoded_once(tiny: BagelBackend) -> None:
     before = tiny.encoded
     tiny.prepare(lessons)
     assert tiny.encoded - before == 3  # one look, two latents
+
+
+def test_shares_of_painting_lessons_are_learned_from_without_part_of_their_context(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (edit,) = tiny.prepare([lesson("edit")])
+    shares = {Text: 0.1, Latent: 0.3, Vit: 0.5}
+    monkeypatch.setattr(tiny, "dropout", Dropout(request=0.1, latents=0.3, features=0.5))
+    draw = torch.Generator().manual_seed(0)
+    many = [[*map(type, tiny._painted(edit, tokens, draw))] for _ in range(400)]
+    assert all(kinds[-2:] == [Noise, Noise] for kinds in many)
+    for kind, share in shares.items():
+        assert sum(kind not in kinds for kinds in many) / 400 == pytest.approx(share, abs=0.06)
+    with torch.no_grad():  # a held-out lesson
+        whole = [*map(type, tiny._painted(edit, tokens, draw))]
+    assert whole == [Latent, Vit, Text, Noise, Noise]
 
 
 def test_a_few_looks_are_remembered_and_can_still_be_learned_from(

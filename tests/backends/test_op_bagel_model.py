@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from op_bagel import packing
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import GEN, Bagel, Cache, Outputs, initialise
 from op_bagel.packing import (
@@ -121,6 +122,26 @@ def test_batch_equals_its_samples_alone(model: Bagel) -> None:
     for batch in (together, aligned):
         torch.testing.assert_close(batch.velocity, torch.cat([one.velocity for one in alone]))
         torch.testing.assert_close(batch.ce, torch.cat([one.ce for one in alone]))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_attention_sample_by_sample_equals_that_over_padded_samples(
+    model: Bagel, behind: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "APART", 1)
+    monkeypatch.setattr(packing, "WASTE", 1.0)
+    found = []
+    for apart in (True, False):
+        rows = slots()
+        mixed = [[intro(rows), *sample[1:]] for sample in samples()]
+        cache = model.prefill([intro(rows)]) if behind else None
+        packed = pack(mixed, CONFIG, multiple=16)
+        assert packed.apart == tuple(packed.lengths.tolist())
+        outputs = model(packed if apart else replace(packed, apart=None), cache)
+        torch.autograd.backward(outputs.ce.sum() + outputs.mse.sum())
+        found.append([outputs.ce, outputs.velocity, *(one.grad for one in rows)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-6)
 
 
 def test_heads_without_rows_give_nothing_and_the_others_train(model: Bagel) -> None:
