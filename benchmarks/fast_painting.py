@@ -2,6 +2,7 @@
 
     python benchmarks/fast_painting.py
     python benchmarks/fast_painting.py --random
+    python benchmarks/fast_painting.py --compiled
 
 On nano: the same noises are painted by four solvers at equal numbers of evaluations of the model
 (an evaluation is one context: a guided step has two), and each picture is held against the one that
@@ -10,7 +11,8 @@ PSNR of that, and processor seconds a picture, decoding left out. Concepts are c
 has never seen, their tokens as learning starts from them.
 
 ``--random`` times an edit's three contexts on a random model of 512 x 8 layers, branch by branch
-and as one batch. Its pictures mean nothing, and no error is printed.
+and as one batch. Its pictures mean nothing, and no error is printed. ``--compiled`` tells what
+`torch.compile` costs on nano, and from how many steps on it pays.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from torch import Tensor
 
 from omnipersona_cli.backend import Opening, Prompt
 from omnipersona_cli.language.mentions import to_turn
-from op_bagel.config import BagelConfig, DecoderConfig, ViTConfig
+from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import Latent, Text
 from op_bagel.pictures import unpatchify
@@ -147,11 +149,16 @@ class Painter:
         return (decoded.clamp(-1, 1) + 1) * 127.5
 
 
-def on_nano(characters: int, seeds: int, counts: Sequence[int]) -> None:
-    """The table of solvers."""
+def opened() -> NanoBackend:
+    """nano, on the processor."""
     nano = open_backend(Opening(device="cpu"))
     assert isinstance(nano, NanoBackend)
-    painter = Painter(nano, characters, seeds)
+    return nano
+
+
+def on_nano(characters: int, seeds: int, counts: Sequence[int]) -> None:
+    """The table of solvers."""
+    painter = Painter(opened(), characters, seeds)
     wanted = painter.pixels(painter.paint("Heun", MANY)[0])
     click.echo(f"nano, {len(wanted)} pictures against Heun in {MANY} steps, one thread\n")
     click.echo("| evaluations | solver | squared error | PSNR | seconds a picture |")
@@ -179,6 +186,9 @@ def on_random(rounds: int, side: int) -> None:
             image_size=64, patch_size=16,
         ),
         vae=VAEConfig(ch=32, ch_mult=(1, 1, 1, 1), z_channels=16, num_res_blocks=1),
+        special_tokens=SpecialTokens(
+            bos_token_id=0, eos_token_id=1, start_of_image=2, end_of_image=3
+        ),
     )  # fmt: skip
     model = Bagel(config)
     initialise(model, 0)
@@ -208,11 +218,37 @@ def on_random(rounds: int, side: int) -> None:
     click.echo(table(interleaved(ways, rounds=rounds), what="an edit"))
 
 
+def compiled(nano: NanoBackend) -> None:
+    """Processor seconds of compiling nano's layers, and of a step before and after."""
+    model = nano.bagel
+    full = model.prefill([Text(tuple(range(4, 24)))])
+    stacked, layout = Cache.stack([full, model.empty_cache()]), model.drawing(2, (4, 4))
+    x = noise_tokens((4, 4), model.config.latent_width, (0, 1))
+
+    def seconds(steps: int) -> float:
+        began = time.process_time()
+        for index in range(steps):
+            model.velocity(stacked, x, 1 - index / steps, layout)
+        return (time.process_time() - began) / steps
+
+    seconds(3)
+    plain = seconds(24)
+    model._run = torch.compile(model._run)  # type: ignore[method-assign]
+    compiling = seconds(1)
+    seconds(3)
+    after = seconds(24)
+    click.echo(f"compiling takes {compiling:.1f} s, a step {after * 1e3:.1f} ms after it and")
+    click.echo(
+        f"{plain * 1e3:.1f} ms before: it pays after {compiling / (plain - after):.0f} steps"
+    )
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--characters", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--evaluations", multiple=True, type=click.IntRange(3), default=(8, 10, 12, 24))
 @click.option("--random", "random_model", is_flag=True, help="Time a random model instead.")
+@click.option("--compiled", "compile_it", is_flag=True, help="Time torch.compile instead.")
 @click.option("--rounds", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--side", type=click.IntRange(32), default=512, show_default=True, help="Pixels.")
 @torch.no_grad()
@@ -221,6 +257,7 @@ def main(
     seeds: int,
     evaluations: tuple[int, ...],
     random_model: bool,
+    compile_it: bool,
     rounds: int,
     side: int,
 ) -> None:
@@ -228,6 +265,8 @@ def main(
     torch.set_num_threads(1)
     if random_model:
         on_random(rounds, side)
+    elif compile_it:
+        compiled(opened())
     else:
         on_nano(characters, seeds, evaluations)
 
