@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnipersona_cli.concepts import container, pack, undo
+from omnipersona_cli.concepts.bases import forget_bases
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, nearest
 from omnipersona_cli.language.mentions import check_name, names_in
@@ -119,6 +120,7 @@ def forget(library: Library, name: str) -> tuple[str, ...]:
             path.unlink()
             gone.append("the pack")
         container.sync_folder(library.folder)
+        forget_bases(library)
     if not gone:
         guess = nearest(name, library.names())
         hint = f"did you mean <{guess}>? op concepts" if guess else "op concepts"

@@ -42,7 +42,7 @@ from omnipersona_cli.engine.prepared import prepare
 from omnipersona_cli.engine.previews import Previews
 from omnipersona_cli.engine.progress import OnProgress, tell
 from omnipersona_cli.engine.report import Learned, report_of
-from omnipersona_cli.engine.request import ANY, Opening, memory_errors
+from omnipersona_cli.engine.request import ANY, Opening, memory_errors, open_model
 from omnipersona_cli.engine.settings import Hyperparameters, Settings
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors, slot_name
 from omnipersona_cli.hookspecs import Progress
@@ -126,7 +126,7 @@ def learn(
     before = pack_before(keeping, material, chosen)
 
     if backend is None:
-        backend = registry.open_backend(opening, on_progress=on_progress)
+        backend = open_model(opening, on_progress)
     notes = (*material.notes, *_remarks(backend, material))
     tell(on_progress, notes)
     hyper = settings.hyperparameters(backend.info)

@@ -24,6 +24,7 @@ from omnipersona_cli.backend import (
     is_hub_id,
 )
 from omnipersona_cli.backend import Opening as Opening
+from omnipersona_cli.concepts.bases import known_base, remember_base
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.data.colour import normalised
@@ -202,14 +203,24 @@ def _opened(
 ) -> Backend:
     chosen = _choose(packs, opening)
     check_task(registry.backend_info(chosen.backend), task)
-    return registry.open_backend(chosen, on_progress=on_progress)
+    return open_model(chosen, on_progress)
+
+
+def open_model(opening: Opening, on_progress: OnProgress | None = None) -> Backend:
+    """`registry.open_backend`; a folder of weights is remembered, for the concepts that are learned
+    on it."""
+    backend = registry.open_backend(opening, on_progress=on_progress)
+    remember_base(backend.fingerprint, opening.model)
+    return backend
 
 
 def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
-    """The backend that a person names, else one for which every pack has a slot, nano first."""
-    if opening.backend or not packs:
-        name = opening.backend or registry.DEFAULT_BACKEND
-        return replace(opening, backend=name)
+    """The backend that a person names, else one for which every pack has a slot, nano first; with
+    the weights that the concepts were learned on, where nobody names others."""
+    if not packs:
+        return replace(opening, backend=opening.backend or registry.DEFAULT_BACKEND)
+    if opening.backend:
+        return opening if opening.model else _with_base(packs, opening)
     installed = registry.backends()
     fitting: dict[str, str] | None = None
     for pack in packs.values():
@@ -224,11 +235,39 @@ def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     if not able:
         raise _no_common_backend(packs)
     name = registry.DEFAULT_BACKEND if registry.DEFAULT_BACKEND in able else min(able)
-    base = able[name]
-    learned_on = base if "/" in base and base != installed[name].default_model else None
-    if learned_on and not opening.model:
-        _check_base(next(iter(packs)), learned_on, name)
-    return replace(opening, backend=name, model=opening.model or learned_on)
+    chosen = replace(opening, backend=name)
+    return chosen if opening.model else _with_base(packs, chosen)
+
+
+def _with_base(packs: Mapping[str, Pack], opening: Opening) -> Opening:
+    """``opening`` with the weights of ``opening.backend`` that the first pack was learned on: its
+    default ones where it knows them, else those of a hub id, else those of a folder.
+
+    Raises SlotError where nobody knows the folder.
+    """
+    info = registry.backends().get(opening.backend)
+    concept, pack = next(iter(packs.items()))
+    bases = {
+        str(slot.about.get("base", "")): str(slot.about.get("fingerprint", ""))
+        for slot in pack.slots.values()
+        if slot.about.get("backend") == opening.backend
+    }
+    if info is None or not bases or info.default_model in bases:
+        return opening
+    base, fingerprint = next(iter(bases.items()))
+    if "/" in base:
+        _check_base(concept, base, opening.backend)
+        return replace(opening, model=base)
+    folder = known_base(fingerprint)
+    if folder is None:
+        plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,95}", base)
+        place = f"FOLDER/{base}" if plain else "FOLDER"
+        raise SlotError(
+            f"<{concept}> was learned on weights of {opening.backend} in a folder called "
+            f"{base[:60]!a}, and where that is now is not known here",
+            hint=f"say where: -b {opening.backend} --model {place}",
+        )
+    return replace(opening, model=folder)
 
 
 def _check_base(concept: str, base: str, backend: str) -> None:

@@ -68,7 +68,14 @@ def test_all_four_verbs_and_a_model_that_learning_does_not_change(
     run(*forest, "-o", "before.png")
     few = ("--understand-tokens", "4", "--generate-tokens", "4", "--steps", "3")
     run("learn", "photos", "--name", "bo", *few, *family.learn)
-    assert run("ask", "photos/0.png", "is <bo> here?") in ("yes", "no", "not sure")
+    (pack,) = tmp_path.rglob("bo.opconcept")
+    assert str(tmp_path).encode() not in pack.read_bytes()
+    ask = ("ask", "photos/0.png", "is <bo> here?", "--device", "cpu")
+    assert op(*ask).stdout.strip() in ("yes", "no", "not sure"), "the folder is remembered"
+    Path("tiny").rename("moved")
+    gone = op(*ask)
+    assert gone.exit_code == 1 and "'tiny'" in gone.stderr and "--model FOLDER/tiny" in gone.stderr
+    Path("moved").rename("tiny")
     run("gen", "<bo> at sea", *family.paint, "-o", "sea.png")
     assert Image.open("sea.png").size == (64, 64)
     run("edit", "sea.png", "add <bo>", "--box", family.box, *family.paint, "-o", "added.png")
