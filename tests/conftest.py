@@ -46,6 +46,14 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def plain_numbers() -> Iterator[None]:
+    """Models open in float32, whatever this processor is good at: results are compared closely."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omnipersona_cli.family.device.has_bfloat16", lambda: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """One thread: tensors here are small, and equal threads give equal sums."""
     import torch

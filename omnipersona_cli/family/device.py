@@ -48,18 +48,29 @@ def choose_device(device: str, *, best: str = "") -> str:
     here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return best or next((name for name, present in here.items() if present), "cpu")
-    if not here.get(device.partition(":")[0], True):
+    kind, _, number = device.partition(":")
+    absent = kind == "cuda" and number and int(number) >= torch.cuda.device_count()
+    if absent or not here.get(kind, True):
         raise MissingError(f"there is no {device} device here", hint="leave out --device")
     return device
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions that multiply in bfloat16 (AVX-512 BF16, AMX, Arm's):
+    weights take half the memory there, and a product half the time. Without them, or where torch
+    cannot tell, bfloat16 is slower than float32."""
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(there for name, there in told.items() if "bf16" in name)
 
 
 def choose_dtype(
     dtype: str | None, device: str, *, backend: str, known: Sequence[str] = tuple(DTYPES)
 ) -> torch.dtype:
-    """The dtype of the weights. None and "auto" are float32 on the CPU and for a backend that has
-    nothing else among ``known``, and bfloat16 on accelerators. Raises UsageError for others."""
+    """The dtype of the weights. None and "auto" are bfloat16 on accelerators and on a processor
+    that multiplies in it, float32 on others and for a backend that has nothing else among
+    ``known``. Raises UsageError for others."""
     if dtype in (None, "auto"):
-        half = device != "cpu" and "bfloat16" in known
+        half = "bfloat16" in known and (device != "cpu" or has_bfloat16())
         return torch.bfloat16 if half else torch.float32
     if dtype not in known:
         hint = f"--dtype takes {', '.join(known)}" if len(known) > 1 else "leave out --dtype"
