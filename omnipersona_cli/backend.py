@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,20 @@ Box = tuple[int, int, int, int]
 """A part of a picture in pixels: (left, top, right, bottom); right and bottom are just outside."""
 
 OnStep = Callable[[int, int], None]
-"""Called with (steps done, steps in all) while a picture is being painted."""
+"""Called with (steps done, steps in all) while something long is done: a picture is painted,
+weights are read, pictures are encoded."""
+
+
+T = TypeVar("T")
+
+
+def counted(items: Sequence[T], on_step: OnStep | None) -> Iterator[T]:
+    """The items in turn; ``on_step`` is told when one is done with."""
+    for number, item in enumerate(items):
+        yield item
+        if on_step is not None:
+            on_step(number + 1, len(items))
+
 
 Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""
@@ -112,13 +125,15 @@ class Opening:
     its own name). ``model`` is a hub id or a folder, None the backend's ``default_model``.
     ``device`` "auto" is the best of this machine's for this backend, "cpu" where it has no other.
     ``dtype`` None or "auto" is the backend's own for that device. A device that is not here is a
-    MissingError, a dtype that the backend does not run in a UsageError.
+    MissingError, a dtype that the backend does not run in a UsageError. ``on_step``, where there
+    is one, is told how much of the weights is read.
     """
 
     backend: str = ""
     model: str | None = None
     device: str = "auto"
     dtype: str | None = None
+    on_step: OnStep | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +250,17 @@ class Backend(Protocol):
         say more, as much as those need."""
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Trainable tokens [1, d], [understand, d], [generate, d], started from the backbone's own
-        features of the photos; no row is longer than ``norm_limit``."""
+        features of the photos; no row is longer than ``norm_limit``. ``on_step`` counts photos."""
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """Low-rank experts per task that change nothing yet, under the names "lora.<task>.….A" and
@@ -250,14 +272,26 @@ class Backend(Protocol):
         they enter the language model. A backbone of several checkpoints opens only the one that
         understands."""
 
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[Prepared]:
-        """Everything frozen, computed once: vision features, image codes or latents, token ids."""
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[Prepared]:
+        """Everything frozen, computed once: vision features, image codes or latents, token ids.
+        ``on_step`` counts pictures."""
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """One scalar per task present in the batch. Heads run only where a label is; no vision
-        tower or image encoder runs in here. ``seed`` fixes time steps, noise and dropout."""
+        tower or image encoder runs in here. ``seed`` fixes time steps, noise and dropout.
+
+        At most ``at_once`` lessons keep activations for the way back at the same time (0: as many
+        as the backend thinks right for the device); values and gradients are those of the whole
+        batch, but for rounding."""
+
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """For each understanding lesson the mean cross-entropy of its answer's tokens, float32 [n],
+        without gradients. What lessons share is read once: yes and no of one picture cost hardly
+        more than one of the two."""
 
     def say(
         self,

@@ -240,9 +240,10 @@ def open_backend(
 ) -> Backend:
     """Import the backend that ``opening`` names, or the default one, and build its model.
 
-    The one place that opens. Reports ``Progress(phase="loading NAME")``. Raises MissingError for a
-    name that is not installed and for a package that the backend needs and that is not here,
-    ResourceError where memory runs out; whatever else the opener raises passes through.
+    The one place that opens. Reports ``Progress(phase="loading NAME")``, and how far reading is.
+    Raises MissingError for a name that is not installed and for a package that the backend needs
+    and that is not here, ResourceError where memory runs out; whatever else the opener raises
+    passes through.
 
     Where ``info.threads`` says so, torch is told to use fewer processor threads. That holds for the
     whole process: torch has no narrower setting that its backward pass obeys. Setting
@@ -250,12 +251,18 @@ def open_backend(
     """
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
+    on_step = None
     if on_progress is not None:
-        on_progress(Progress(phase=f"loading {name}"))
+        tell, phase = on_progress, f"loading {name}"
+        tell(Progress(phase=phase))
+
+        def on_step(done: int, total: int) -> None:
+            tell(Progress(phase=phase, step=done, total=total))
+
     try:
         opener = load(info.opens)
         with memory_errors(name):
-            backend = cast(Backend, opener(replace(opening, backend=name)))
+            backend = cast(Backend, opener(replace(opening, backend=name, on_step=on_step)))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing.startswith(("op_", "omnipersona")) or not missing:

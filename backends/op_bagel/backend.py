@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import groupby
 from typing import Protocol, cast
 
 import torch
@@ -30,9 +31,11 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
     Turn,
+    counted,
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all
+from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
@@ -167,6 +170,7 @@ class BagelBackend:
         self.norm_limit = max(longest, norm_limit(table))
         self.solver: Solver = "euler"
         self._introductions: OrderedDict[bytes, Cache] = OrderedDict()
+        self.most = most_positions(bagel.config.llm, self.device, size=bagel.dtype.itemsize)
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
         self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -181,12 +185,22 @@ class BagelBackend:
     # -- learning ------------------------------------------------------------------------------
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Starts from k-means centres of the photos' features in both experts' eyes."""
         with torch.inference_mode():
-            features = torch.cat([self._features(photo) for photo in photos])
-            latents = torch.cat([self._encode(photo)[0] for photo in photos])
+            seen = [
+                (self._features(photo), self._encode(photo)[0])
+                for photo in counted(photos, on_step)
+            ]
+            features, latents = (torch.cat(rows) for rows in zip(*seen, strict=True))
             rows = self.bagel.vae2llm(latents.to(self.bagel.dtype))
         und = kmeans(features.float(), understand, seed)
         gen = kmeans(rows.float(), generate, seed)
@@ -209,11 +223,14 @@ class BagelBackend:
         return torch.stack([self._features(image).float().mean(0) for image in images]).cpu()
 
     @torch.no_grad()
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[PreparedLesson]:
         """ViT features, latents and ids, each picture once."""
         features: dict[int, Tensor] = {}
         latents: dict[int, tuple[Tensor, Grid]] = {}
-        for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
+        # pictures are told apart by identity: the lessons keep them alive
+        for lesson in counted(lessons, on_step):
             look, target = lesson.image, lesson.target
             if look is not None and id(look) not in features:
                 features[id(look)] = self._features(self.fit.lesson(look))
@@ -241,17 +258,48 @@ class BagelBackend:
         )
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """Cross-entropy of answers; flow-matching error of pictures (paper, section 3.2)."""
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
+        pieces = self._pieces(lessons, at_once)
+        if len(pieces) == 1:
+            whole = self._losses(lessons, tokens, draw)
+            return {task: losses.mean() for task, losses in whole.items()}
+        sums: dict[Task, list[Tensor]] = {}
+        counts: dict[Task, int] = {}
+        for piece in pieces:
+            for task, losses in self._losses(piece, tokens, draw).items():
+                sums.setdefault(task, []).append(settled(losses.sum(), tokens.parameters()))
+                counts[task] = counts.get(task, 0) + losses.numel()
+        return {task: torch.stack(parts).sum() / counts[task] for task, parts in sums.items()}
+
+    def _pieces(
+        self, lessons: Sequence[PreparedLesson], at_once: int
+    ) -> list[Sequence[PreparedLesson]]:
+        """The whole batch where it fits, else neighbours of one task."""
+        lengths = [_positions(lesson) for lesson in lessons]
+        if len(lessons) <= at_once or (not at_once and sum(lengths) <= self.most):
+            return [lessons]
+        found: list[Sequence[PreparedLesson]] = []
+        for _, group in groupby(lessons, key=lambda lesson: lesson.task):
+            mine = list(group)
+            lengths = [_positions(lesson) for lesson in mine]
+            found += in_pieces(mine, lengths, most=self.most, at_once=at_once)
+        return found
+
+    def _losses(
+        self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens, draw: torch.Generator
+    ) -> dict[Task, Tensor]:
+        """Cross-entropies [K] of answers' tokens and squared errors [M, latent width] of what is
+        drawn, by task."""
         found: dict[Task, Tensor] = {}
         asked = [lesson for lesson in lessons if lesson.task == "understand"]
         if asked:
             frozen = replace(tokens, gen=tokens.gen.detach())
             outputs, _ = self._run([self._answered(one, frozen) for one in asked], frozen)
-            found["understand"] = outputs.ce.mean()
+            found["understand"] = outputs.ce
         painted = [lesson for lesson in lessons if lesson.task != "understand"]
         if painted:
             frozen = replace(tokens, und=tokens.und.detach())
@@ -263,7 +311,31 @@ class BagelBackend:
                 of_task = torch.tensor([one.task == task for one in painted], device=noised.device)
                 mine = of_task[noised]
                 if mine.any():
-                    found[task] = outputs.mse[mine].mean()
+                    found[task] = outputs.mse[mine]
+        return found
+
+    @torch.inference_mode()
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """Lessons about one picture go on from one reading of it."""
+        concept = self._introduced((tokens,))
+        of_picture: dict[int, list[int]] = {}
+        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
+            of_picture.setdefault(id(lesson.features), []).append(number)
+        found = torch.zeros(len(lessons), device=tokens.id.device)
+        for numbers in of_picture.values():
+            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
+            seen = mine[0].features
+            context = (
+                concept if seen is None else self.bagel.prefill([Vit(features=seen)], cache=concept)
+            )
+            samples: list[Sample] = [
+                [self._request(one, tokens), Text(one.answer, loss=True)] for one in mine
+            ]
+            packed = pack(samples, self.bagel.config, self.bagel.device)
+            losses = self.bagel(packed, context).ce.float()
+            counts = packed.label_sample.bincount(minlength=len(mine))
+            sums = losses.new_zeros(len(mine)).index_add(0, packed.label_sample, losses)
+            found[numbers] = (sums / counts).to(found)
         return found
 
     # -- answering -----------------------------------------------------------------------------
@@ -553,6 +625,13 @@ def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
     near = changed.filter(ImageFilter.MedianFilter(3)).filter(ImageFilter.MaxFilter(5))
     mask = near.resize(source.size, images.Resampling.BILINEAR)
     return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
+
+
+def _positions(lesson: PreparedLesson) -> int:
+    """How long a lesson is, without its words."""
+    pictures = 0 if lesson.features is None else len(lesson.features)
+    pictures += 0 if lesson.source is None else len(lesson.source)
+    return pictures + (0 if lesson.target is None else NOISES * len(lesson.target))
 
 
 def _counted(on_step: OnStep | None) -> Callable[[SamplingStep], None] | None:

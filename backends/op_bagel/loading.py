@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import torch
 from PIL.Image import Image, Resampling
 from torch import nn
 
-from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
+from omnipersona_cli.backend import BackendInfo, FreeSizes, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import fingerprint, silently
 from omnipersona_cli.family.device import choose_device, choose_dtype
@@ -181,10 +181,11 @@ def needed_for_painting(name: str) -> bool:
 def fill(
     module: nn.Module,
     path: Path,
-    names: Iterable[str],
+    names: Sequence[str],
     *,
     device: torch.device | str,
     dtype: torch.dtype,
+    on_step: OnStep | None = None,
 ) -> None:
     """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
 
@@ -195,7 +196,7 @@ def fill(
     # a tensor that is made in inference mode could never serve a gradient
     with torch.inference_mode(False), torch.no_grad():
         stored = mapped(path, hint=HINT)
-        for name in names:
+        for name in counted(names, on_step):
             owner, leaf = _owner(module, name)
             value = stored[name].to(device=device, dtype=dtype)
             owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
@@ -267,11 +268,13 @@ def open_backend(opening: Opening) -> BagelBackend:
     check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder)
     later = {name for name in checkpoint.shapes if needed_for_painting(name)}
     now = [name for name in checkpoint.shapes if name not in later]
-    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype)
+    on_step = opening.on_step
+    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype, on_step=on_step)
 
     def read_rest() -> None:
-        fill(bagel, checkpoint.weights, sorted(later), device=device, dtype=dtype)
-        names = checkpoint.autoencoder_shapes
+        rest = sorted(later)
+        fill(bagel, checkpoint.weights, rest, device=device, dtype=dtype, on_step=on_step)
+        names = list(checkpoint.autoencoder_shapes)
         fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
 
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)

@@ -15,15 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
-from transformers import DynamicCache
 
 from omnipersona_cli.backend import (
     TASKS,
@@ -36,23 +35,28 @@ from omnipersona_cli.backend import (
     Prepared,
     Prompt,
     Task,
+    counted,
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family import experts
 from omnipersona_cli.family.codes import kept_codes, over_all
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.pictures import Encoded
+from omnipersona_cli.family.pieces import in_pieces, settled
+from omnipersona_cli.family.prefix import SharedPrefix
 from omnipersona_cli.family.speculative import WINDOW
 from omnipersona_cli.family.text import (
     answered,
     cross_entropies,
     log_probabilities,
+    mean_losses,
     padded,
     stream,
     with_answer,
 )
 from omnipersona_cli.family.tokens import start_tokens, usual_length
 from op_emu3 import INFO, layout, loading, pictures, prompts
-from op_emu3.lessons import PreparedLesson, few_at_a_time, settled
+from op_emu3.lessons import PreparedLesson
 from op_emu3.loading import CheckpointFiles, LoadedCheckpoint
 from op_emu3.sampling import sample
 
@@ -63,13 +67,15 @@ authors' trainer)."""
 LONG = 1024
 """From this many positions on, learning keeps no activations but those between layers."""
 TOGETHER = 4608
-"""Positions of one forward of learning: a picture of 512 pixels and its prompt."""
+"""Positions of one forward of learning: a picture of 512 pixels, 4,163 positions in each of 32
+layers, and its prompt. The graphs of a whole batch fit nowhere."""
 STARTING = 8192
 """The most codes of photos that tokens start from."""
 
 
 class Emu3Backend:
-    """One Emu3, or a pair of them; a checkpoint is read when a task first needs it."""
+    """One Emu3, or a pair of them; a checkpoint is read when a task first needs it, which
+    ``on_step`` is told of."""
 
     def __init__(
         self,
@@ -79,7 +85,9 @@ class Emu3Backend:
         sources: Mapping[Task, CheckpointFiles],
         device: str,
         dtype: torch.dtype,
+        on_step: OnStep | None = None,
     ) -> None:
+        self.on_step = on_step
         self.info, self.model, self.sources = info, model, sources
         self.device, self.dtype = device, dtype
         self.window = 0
@@ -87,6 +95,8 @@ class Emu3Backend:
         self.fingerprint = loading.fingerprint_of(sources)
         self.width = next(iter(sources.values())).width
         self._read: dict[Path, LoadedCheckpoint] = {}
+        self._prefix: dict[Path, SharedPrefix] = {}
+        self._codes: dict[tuple[Path, tuple[int, int]], Encoded] = {}
 
     @cached_property
     def norm_limit(self) -> float:
@@ -102,7 +112,7 @@ class Emu3Backend:
                 hint="leave out --model, or see which weights do: op backends show emu3",
             )
         if source.folder not in self._read:
-            self._read[source.folder] = loading.read(source, self.device, self.dtype)
+            self._read[source.folder] = loading.read(source, self.device, self.dtype, self.on_step)
         return self._read[source.folder]
 
     def faster(self) -> Emu3Backend:
@@ -114,16 +124,27 @@ class Emu3Backend:
     # -- learning ------------------------------------------------------------------------------
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Centres of the embeddings that the photos' codes have in the checkpoint that will see
         the tokens, at the norm of its words."""
         reader = self.opened("understand" if "understand" in self.sources else "generate")
         painter = self.opened("generate" if "generate" in self.sources else "understand")
+        models = [reader] if reader is painter else [reader, painter]
+        both = [(model, photo) for model in models for photo in photos]
+        found = [(model, self._look(model, photo)) for model, photo in counted(both, on_step)]
+        codes = [[code for model, code in found if model is one] for one in (reader, painter)]
         return start_tokens(
             name,
-            features=_features(reader, photos, seed),
-            codes=_features(painter, photos, seed),
+            features=_features(reader, codes[0], seed),
+            codes=_features(painter, codes[1], seed),
             understand=understand,
             generate=generate,
             seed=seed,
@@ -144,21 +165,23 @@ class Emu3Backend:
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the codes' embeddings in the checkpoint that understands, [n, d]."""
         model = self.opened("understand" if "understand" in self.sources else "generate")
-        codes = (_look(model, image).flatten() for image in images)
+        codes = (self._look(model, image).flatten() for image in images)
         return torch.stack([model.table(one + model.first).float().mean(0) for one in codes]).cpu()
 
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[PreparedLesson]:
         """The image tokenizer runs here, once for each picture and shape, and nowhere else."""
         known: dict[tuple[int, Path, tuple[int, int]], Tensor] = {}
 
         def codes(model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
             key = (id(image), model.source.folder, grid)
             if key not in known:
-                known[key] = _encode(model, image, grid)
+                known[key] = self._encode(model, image, grid)
             return known[key]
 
         found = []
-        for lesson in lessons:
+        for lesson in counted(lessons, on_step):
             model = self.opened(lesson.task)
             shown = lesson.image if lesson.task == "understand" else lesson.target
             grid = None if shown is None else layout.grid_for(shown.size, _modest(model))
@@ -180,7 +203,7 @@ class Emu3Backend:
         return found
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """Mean cross-entropy of answers' tokens, and of codes (of those that an edit changed).
 
@@ -193,26 +216,68 @@ class Emu3Backend:
         for task in TASKS:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine and task == "understand":
-                found[task] = self._answers_loss(mine, tokens)
-            elif mine:
+                found[task] = self._answers_loss(mine, tokens, at_once)
+            elif mine:  # pictures are of several sizes: one at a time
                 found[task] = self._codes_loss(mine, tokens, task, draw)
         return found
 
-    def _answers_loss(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
+    def _answers_loss(
+        self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens, at_once: int
+    ) -> Tensor:
         model = self.opened("understand")
         answers = [prompts.answer(model, lesson.answer) for lesson in lessons]
         count = sum(len(ids) for ids in answers)
         sizes = [1 if lesson.picture is None else lesson.picture.numel() for lesson in lessons]
         parts = []
-        for group in few_at_a_time(list(zip(lessons, answers, strict=True)), sizes, TOGETHER):
+        both = list(zip(lessons, answers, strict=True))
+        for piece in in_pieces(both, sizes, most=TOGETHER, at_once=at_once):
             pairs = []
-            for lesson, ids in group:
+            for lesson, ids in piece:
                 asked = prompts.question(model, (lesson.request,), (tokens,), lesson.picture)
-                pairs.append(with_answer(asked, ids, model.table))
+                pairs.append(with_answer(torch.cat(asked), ids, model.table))
             with _running(model, (tokens,), "understand"):
                 loss = _cross_entropies(model, pairs).sum() / count
                 parts.append(settled(loss, tokens.parameters()))
         return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """Lessons about one picture go on from one reading of it."""
+        model = self.opened("understand")
+        of_picture: dict[int, list[int]] = {}
+        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
+            of_picture.setdefault(id(lesson.picture), []).append(number)
+        found = torch.zeros(len(lessons), device=tokens.id.device)
+        for numbers in of_picture.values():
+            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
+            asked = [prompts.question(model, (it.request,), (tokens,), it.picture) for it in mine]
+            answers = [prompts.answer(model, one.answer) for one in mine]
+            rows = [rest for _, rest in asked]
+            losses = self._answered(model, asked[0][0], rows, answers, (tokens,))
+            found[numbers] = mean_losses(losses, answers).to(found)
+        return found
+
+    def _answered(
+        self,
+        model: LoadedCheckpoint,
+        shared: Tensor,
+        asked: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        concepts: Sequence[ConceptTokens],
+    ) -> Tensor:
+        """Cross-entropies [K] of answers' tokens, each after ``shared`` [P, d] and its own rows of
+        ``asked``."""
+        run = partial(_run, model, concepts)
+        cache = self._prefix_of(model).read(shared, run, count=len(asked), concepts=concepts)
+        pairs = [
+            with_answer(rows, ids, model.table) for rows, ids in zip(asked, answers, strict=True)
+        ]
+        rows = padded([row for row, _ in pairs])
+        states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+        return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)
+
+    def _prefix_of(self, model: LoadedCheckpoint) -> SharedPrefix:
+        return self._prefix.setdefault(model.source.folder, SharedPrefix(model.language.config))
 
     def _codes_loss(
         self,
@@ -262,19 +327,18 @@ class Emu3Backend:
     ) -> Iterator[str]:
         """Token by token, with a cache."""
         model = self.opened("understand")
-        cache = DynamicCache(config=model.language.config)
+        run = partial(_run, model, prompt.concepts)
+        with torch.no_grad():
+            codes = None if image is None else self._look(model, image)
+            shared, asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
+            cache = self._prefix_of(model).read(shared, run, concepts=prompt.concepts)
 
         def scores_after(token: int | None) -> Tensor:
-            if token is None:
-                codes = None if image is None else _look(model, image)
-                rows = prompts.question(model, prompt.turns, prompt.concepts, codes)
-            else:
+            rows = asked
+            if token is not None:
                 rows = model.table(torch.tensor([token], device=model.device))
-            with _running(model, prompt.concepts, "understand"):
-                read = model.language(
-                    inputs_embeds=rows[None], past_key_values=cache, use_cache=True
-                )
-            scores: Tensor = model.emu3.lm_head(read.last_hidden_state[0, -1])
+            states = run(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+            scores: Tensor = model.emu3.lm_head(states[0, -1])
             return scores
 
         end = model.end_of_text
@@ -287,13 +351,13 @@ class Emu3Backend:
     def score(
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
-        """Log-probability of each answer, its end included, all in one forward."""
+        """Log-probability of each answer, its end included; the picture is read once for all, and
+        for the next question about it."""
         model = self.opened("understand")
-        codes = None if image is None else _look(model, image)
-        asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
+        codes = None if image is None else self._look(model, image)
+        shared, asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
         ids = [prompts.answer(model, answer) for answer in answers]
-        with _running(model, prompt.concepts, "understand"):
-            losses = _cross_entropies(model, [with_answer(asked, one, model.table) for one in ids])
+        losses = self._answered(model, shared, [asked] * len(ids), ids, prompt.concepts)
         return log_probabilities(losses, ids)
 
     # -- painting ------------------------------------------------------------------------------
@@ -331,7 +395,7 @@ class Emu3Backend:
         area = min(model.source.areas, key=lambda trained: abs(trained - own))
         grid = layout.grid_for(image.size, area)
         free = ~kept_codes(mask, grid).view(grid)
-        known = _encode(model, image, grid)
+        known = self._encode(model, image, grid)
         painted = self._paint(model, prompt, "edit", grid, guidance, seeds, on_step, known, free)
         for picture in painted:
             yield picture.resize(image.size, Resampling.BICUBIC)
@@ -372,6 +436,17 @@ class Emu3Backend:
                 )
             yield pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
 
+    # -- pictures ------------------------------------------------------------------------------
+
+    def _encode(self, model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
+        key = model.source.folder, grid
+        if key not in self._codes:
+            self._codes[key] = Encoded(partial(_codes_of, model, grid))
+        return self._codes[key](image)
+
+    def _look(self, model: LoadedCheckpoint, image: Image) -> Tensor:
+        return self._encode(model, image, layout.grid_for(image.size, _modest(model)))
+
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Nothing to warn of: it was trained on photographs and on any words."""
         return ()
@@ -380,7 +455,7 @@ class Emu3Backend:
 # -- pictures of a checkpoint ----------------------------------------------------------------------
 
 
-def _encode(model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
+def _codes_of(model: LoadedCheckpoint, grid: tuple[int, int], image: Image) -> Tensor:
     return pictures.encode(model.emu3, pictures.to_tensor(image, grid, model.processor))
 
 
@@ -390,13 +465,9 @@ def _modest(model: LoadedCheckpoint) -> int:
     return min(model.source.areas)
 
 
-def _look(model: LoadedCheckpoint, image: Image) -> Tensor:
-    return _encode(model, image, layout.grid_for(image.size, _modest(model)))
-
-
-def _features(model: LoadedCheckpoint, photos: Sequence[Image], seed: int) -> Tensor:
+def _features(model: LoadedCheckpoint, looked: Sequence[Tensor], seed: int) -> Tensor:
     """Embeddings [n, d] of the photos' codes, or of so many of them as a start needs."""
-    codes = torch.cat([_look(model, photo).flatten() for photo in photos])
+    codes = torch.cat([one.flatten() for one in looked])
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
     rows: Tensor = model.table(codes[order[:STARTING].to(codes.device)] + model.first)
     return rows
@@ -414,6 +485,13 @@ def _running(
         model.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
     ):
         yield
+
+
+def _run(model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
+    """Last hidden states [B, L, d] of the checkpoint that answers."""
+    with _running(model, concepts, "understand"):
+        states: Tensor = model.language(**inputs).last_hidden_state
+    return states
 
 
 def _states(model: LoadedCheckpoint, rows: Tensor) -> Tensor:
@@ -458,4 +536,5 @@ def open_backend(opening: Opening) -> Backend:
         sources=found,
         device=device,
         dtype=choose_dtype(opening.dtype, device, backend="emu3"),
+        on_step=opening.on_step,
     )

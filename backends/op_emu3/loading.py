@@ -33,7 +33,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from omnipersona_cli.backend import TASKS, Task
+from omnipersona_cli.backend import TASKS, OnStep, Task
 from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
@@ -156,10 +156,12 @@ def old_name(name: str, files: Mapping[str, Path]) -> str:
     return old + name.removeprefix(start)
 
 
-def read(source: CheckpointFiles, device: str, dtype: torch.dtype) -> LoadedCheckpoint:
+def read(
+    source: CheckpointFiles, device: str, dtype: torch.dtype, on_step: OnStep | None = None
+) -> LoadedCheckpoint:
     """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
     tokenizer = _tokenizer(source)
-    with silently():
+    with silently(on_step):
         emu3: Any = Emu3ForConditionalGeneration.from_pretrained(
             source.folder,
             config=_configuration(source.folder),

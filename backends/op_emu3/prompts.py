@@ -29,8 +29,9 @@ def question(
     turns: Sequence[Turn],
     concepts: Sequence[ConceptTokens],
     codes: Tensor | None,
-) -> Tensor:
-    """Rows [L, d] up to where the answer begins; ``codes`` [rows, columns] of a picture, if any."""
+) -> tuple[Tensor, Tensor]:
+    """Rows up to where the answer begins, in two: those [P, d] that every question about the
+    picture shares, none without one, and the others [L, d]. ``codes`` [rows, columns] are its."""
     names = [concept.name for concept in concepts]
     introduction = [*introduced(names, "understand"), " "] if names else []
     asked: list[Piece] = []
@@ -40,11 +41,13 @@ def question(
     before: list[Piece] = [layout.BOS, layout.SYSTEM, *introduction, "USER: "]
     after: list[Piece] = [*asked, " ASSISTANT:"]
     if codes is None:
-        return rows_of(model, [*before, *after], concepts)
+        whole = rows_of(model, [*before, *after], concepts)
+        return whole[:0], whole
     start = [*before, layout.opening((codes.shape[0], codes.shape[1]))]
     end: list[Piece] = [layout.EOF, layout.EOI, *after]
     picture = model.table(lines_of(model, codes))
-    return torch.cat([rows_of(model, start, concepts), picture, rows_of(model, end, concepts)])
+    shared = torch.cat([rows_of(model, start, concepts), picture])
+    return shared, rows_of(model, end, concepts)
 
 
 def request(

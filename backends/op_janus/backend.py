@@ -9,6 +9,7 @@ EOI`; the other Janus models know no such prompt and repaint a region of the cod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +20,6 @@ import torch.nn.functional as F
 from PIL.Image import Image, Resampling
 from torch import Tensor
 from transformers import (
-    DynamicCache,
     JanusForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
@@ -34,14 +34,19 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
     Turn,
+    counted,
 )
 from omnipersona_cli.family import experts
 from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.pictures import Encoded
+from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
+from omnipersona_cli.family.prefix import SharedPrefix
 from omnipersona_cli.family.speculative import WINDOW
 from omnipersona_cli.family.text import (
     answered,
     cross_entropies,
     log_probabilities,
+    mean_losses,
     padded,
     stream,
     with_answer,
@@ -61,6 +66,8 @@ from op_janus.sampling import guided, guided_by_source, sample
 
 USER, ASSISTANT = "<|User|>: ", "\n\n<|Assistant|>:"
 BOI, EOI = "<begin_of_image>", "<end_of_image>"
+PROMPT = 100
+"""Positions of a prompt with its concept, for cutting batches into pieces."""
 DROPPED = 0.1
 """Share of image lessons whose prompt is padded out, where an adapter is learned: it runs in the
 unconditional branch too. Tokens alone are absent from that branch, so that such a row would teach
@@ -118,6 +125,11 @@ class JanusBackend:
         self.edits = info.tasks["edit"] == "native"
         self.window = 0
         """Codes that are drawn ahead while painting."""
+        text = janus.config.get_text_config()
+        self.prefix = SharedPrefix(text)
+        self.most = most_positions(text, self.device, size=self.table.weight.itemsize)
+        self._look = Encoded(self._seen)
+        self._encode = Encoded(self._codes)
 
     def faster(self) -> JanusBackend:
         """Drawing codes ahead; the weights are shared."""
@@ -128,14 +140,25 @@ class JanusBackend:
     # -- learning ------------------------------------------------------------------------------
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Centres of what Janus sees in the photos: SigLIP's features for understanding, the
         embeddings of their codes for painting, both at the norm of words."""
+        features, codes = [], []
+        for photo in counted(photos, on_step):
+            features.append(self._look(photo))
+            codes.append(self._paint_rows(self._encode(photo)))
         return start_tokens(
             name,
-            features=torch.cat([self._look(photo)[0] for photo in photos]),
-            codes=torch.cat([self._paint_rows(self._encode(photo)) for photo in photos]),
+            features=torch.cat(features),
+            codes=torch.cat(codes),
             understand=understand,
             generate=generate,
             seed=seed,
@@ -148,19 +171,28 @@ class JanusBackend:
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of SigLIP's features after the aligner, [n, d]."""
-        return torch.stack([self._look(image)[0].float().mean(0) for image in images]).cpu()
+        return torch.stack([self._look(image).float().mean(0) for image in images]).cpu()
 
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[PreparedLesson]:
         """SigLIP and the image tokenizer run here, once for each picture, and nowhere else."""
-        features: dict[int, Tensor] = {}
-        codes: dict[int, Tensor] = {}
+        shown: dict[int, Image] = {}
+        painted: dict[int, Image] = {}
         for lesson in lessons:
             looks = lesson.task == "understand" or (lesson.task == "edit" and self.edits)
-            if looks and lesson.image is not None and id(lesson.image) not in features:
-                features[id(lesson.image)] = self._look(lesson.image)[0]
+            if looks and lesson.image is not None:
+                shown[id(lesson.image)] = lesson.image
             for image in (lesson.target, lesson.image) if lesson.task != "understand" else ():
-                if image is not None and id(image) not in codes:
-                    codes[id(image)] = self._encode(image)
+                if image is not None:
+                    painted[id(image)] = image
+        features: dict[int, Tensor] = {}
+        codes: dict[int, Tensor] = {}
+        for key in counted([*shown, *(key for key in painted if key not in shown)], on_step):
+            if key in shown:
+                features[key] = self._look(shown[key])
+            if key in painted:
+                codes[key] = self._encode(painted[key])
         return [self._prepared(lesson, features, codes) for lesson in lessons]
 
     def _prepared(
@@ -185,7 +217,7 @@ class JanusBackend:
         )
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """Mean cross-entropy of answers' tokens, and of codes (of those that an edit changed)."""
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
@@ -194,24 +226,62 @@ class JanusBackend:
         for task in TASKS:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine and task == "understand":
-                found["understand"] = self._answers_loss(mine, tokens)
+                found["understand"] = self._answers_loss(mine, tokens, at_once)
             elif mine:
-                found[task] = self._codes_loss(mine, tokens, task, draw)
+                found[task] = self._codes_loss(mine, tokens, task, draw, at_once)
         return found
 
-    def _answers_loss(self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> Tensor:
-        pairs = []
-        for lesson in lessons:
-            asked = self._question((lesson.request,), (tokens,), lesson.features)
-            pairs.append(with_answer(asked, self._answer(lesson.answer), self.table))
-        return self._cross_entropies(pairs, (tokens,)).mean()
-
-    def _cross_entropies(
-        self, pairs: Sequence[tuple[Tensor, Tensor]], concepts: Sequence[ConceptTokens]
+    def _answers_loss(
+        self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens, at_once: int
     ) -> Tensor:
-        """Cross-entropies [K] of the answers in pairs of rows and labels."""
+        answers = [self._answer(lesson.answer) for lesson in lessons]
+        count = sum(map(len, answers))
+        lengths = [PROMPT + (0 if one.features is None else len(one.features)) for one in lessons]
+        both = list(zip(lessons, answers, strict=True))
+        parts = []
+        for piece in in_pieces(both, lengths, most=self.most, at_once=at_once):
+            pairs = []
+            for lesson, answer in piece:
+                asked = torch.cat(self._question((lesson.request,), (tokens,), lesson.features))
+                pairs.append(with_answer(asked, answer, self.table))
+            with self._experts("understand", (tokens,)):
+                states = self._states(inputs_embeds=padded([row for row, _ in pairs]))
+                labels = [labels for _, labels in pairs]
+                loss = cross_entropies(states, labels, self.janus.lm_head).sum() / count
+                parts.append(settled(loss, tokens.parameters()))
+        return torch.stack(parts).sum()
+
+    @torch.no_grad()
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """Lessons about one picture go on from one reading of it."""
+        of_picture: dict[int, list[int]] = {}
+        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
+            of_picture.setdefault(id(lesson.features), []).append(number)
+        found = torch.zeros(len(lessons), device=tokens.id.device)
+        for numbers in of_picture.values():
+            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
+            asked = [self._question((one.request,), (tokens,), one.features) for one in mine]
+            answers = [self._answer(one.answer) for one in mine]
+            losses = self._answered(asked[0][0], [rest for _, rest in asked], answers, (tokens,))
+            found[numbers] = mean_losses(losses, answers).to(found)
+        return found
+
+    def _answered(
+        self,
+        shared: Tensor,
+        asked: Sequence[Tensor],
+        answers: Sequence[Tensor],
+        concepts: Sequence[ConceptTokens],
+    ) -> Tensor:
+        """Cross-entropies [K] of answers' tokens, each after ``shared`` [P, d] and its own rows of
+        ``asked``."""
+        run = partial(self._run, "understand", concepts)
+        cache = self.prefix.read(shared, run, count=len(asked), concepts=concepts)
+        pairs = [
+            with_answer(rows, ids, self.table) for rows, ids in zip(asked, answers, strict=True)
+        ]
         rows = padded([row for row, _ in pairs])
-        states = self._run("understand", concepts, inputs_embeds=rows, use_cache=False)
+        states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)
         return cross_entropies(states, [labels for _, labels in pairs], self.janus.lm_head)
 
     def _codes_loss(
@@ -220,26 +290,50 @@ class JanusBackend:
         tokens: ConceptTokens,
         task: Task,
         draw: torch.Generator,
+        at_once: int,
     ) -> Tensor:
-        rows, starts = [], []
-        for lesson in lessons:
-            chance = float(torch.rand((), generator=draw))
-            detailed = chance >= UNDETAILED
-            prompt = self._request(lesson.request, (tokens,), task, lesson.source, detailed)
-            if tokens.extra and lesson.source is None and chance < DROPPED:
-                prompt = self._without(prompt)
-            codes = cast(Tensor, lesson.codes)
-            rows.append(torch.cat([prompt, self._paint_rows(codes[:-1])]))
-            starts.append(len(prompt) - 1)  # the row of BOI foretells the first code
-        states = self._run(task, (tokens,), inputs_embeds=padded(rows), use_cache=False)
-        wanted, asked = [], []
-        for number, (lesson, start) in enumerate(zip(lessons, starts, strict=True)):
-            codes = cast(Tensor, lesson.codes)
-            free = torch.ones_like(codes, dtype=torch.bool) if lesson.free is None else lesson.free
-            wanted.append(codes[free])
-            asked.append(states[number, start : start + len(codes)][free])
-        logits = self.janus.model.generation_head(torch.cat(asked)).float()
-        return F.cross_entropy(logits, torch.cat(wanted))
+        free = [
+            torch.ones_like(cast(Tensor, one.codes), dtype=torch.bool)
+            if one.free is None
+            else one.free
+            for one in lessons
+        ]
+        count = sum(int(places.sum()) for places in free)
+        seen = 0 if lessons[0].source is None else 2 * self.count
+        lengths = [PROMPT + seen + self.count] * len(lessons)
+        both = list(zip(lessons, free, strict=True))
+        parts = []
+        for piece in in_pieces(both, lengths, most=self.most, at_once=at_once):
+            prompts = [self._asked_to_paint(lesson, tokens, task, draw) for lesson, _ in piece]
+            codes = [cast(Tensor, lesson.codes) for lesson, _ in piece]
+            rows = [
+                torch.cat([prompt, self._paint_rows(one[:-1])])
+                for prompt, one in zip(prompts, codes, strict=True)
+            ]
+            with self._experts(task, (tokens,)):
+                states = self._states(inputs_embeds=padded(rows))
+                asked = [
+                    # the row of BOI foretells the first code
+                    states[number, len(prompts[number]) - 1 :][: self.count][places]
+                    for number, (_, places) in enumerate(piece)
+                ]
+                logits = self.janus.model.generation_head(torch.cat(asked)).float()
+                wanted = torch.cat(
+                    [one[places] for one, (_, places) in zip(codes, piece, strict=True)]
+                )
+                loss = F.cross_entropy(logits, wanted, reduction="sum") / count
+                parts.append(settled(loss, tokens.parameters()))
+        return torch.stack(parts).sum()
+
+    def _asked_to_paint(
+        self, lesson: PreparedLesson, tokens: ConceptTokens, task: Task, draw: torch.Generator
+    ) -> Tensor:
+        """The prompt [P, d] of a lesson, a part of it dropped as the authors' trainer does."""
+        chance = float(torch.rand((), generator=draw))
+        detailed = chance >= UNDETAILED
+        prompt = self._request(lesson.request, (tokens,), task, lesson.source, detailed)
+        bare = tokens.extra and lesson.source is None and chance < DROPPED
+        return self._without(prompt) if bare else prompt
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -253,21 +347,17 @@ class JanusBackend:
         seed: int = 0,
     ) -> Iterator[str]:
         """Token by token, with a cache."""
-        cache = DynamicCache(config=self.janus.config.get_text_config())
+        run = partial(self._run, "understand", prompt.concepts)
+        with torch.no_grad():
+            features = None if image is None else self._look(image)
+            shared, asked = self._question(prompt.turns, prompt.concepts, features)
+            cache = self.prefix.read(shared, run, concepts=prompt.concepts)
 
         def scores_after(token: int | None) -> Tensor:
-            if token is None:
-                features = None if image is None else self._look(image)[0]
-                rows = self._question(prompt.turns, prompt.concepts, features)
-            else:
+            rows = asked
+            if token is not None:
                 rows = self.table(torch.tensor([token], device=self.device))
-            states = self._run(
-                "understand",
-                prompt.concepts,
-                inputs_embeds=rows[None],
-                past_key_values=cache,
-                use_cache=True,
-            )
+            states = run(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
             scores: Tensor = self.janus.lm_head(states[0, -1])
             return scores[: len(self.tokenizer)]  # the table has rows that are no token
 
@@ -281,12 +371,13 @@ class JanusBackend:
     def score(
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
-        """Log-probability of each answer, its end included, all in one forward."""
-        features = None if image is None else self._look(image)[0]
-        asked = self._question(prompt.turns, prompt.concepts, features)
+        """Log-probability of each answer, its end included; the picture is read once for all, and
+        for the next question about it."""
+        features = None if image is None else self._look(image)
+        shared, asked = self._question(prompt.turns, prompt.concepts, features)
         ids = [self._answer(answer) for answer in answers]
-        pairs = [with_answer(asked, one, self.table) for one in ids]
-        return log_probabilities(self._cross_entropies(pairs, prompt.concepts), ids)
+        losses = self._answered(shared, [asked] * len(ids), ids, prompt.concepts)
+        return log_probabilities(losses, ids)
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -328,7 +419,7 @@ class JanusBackend:
         known = self._encode(image)
         with torch.no_grad():
             if self.edits:
-                source = SourcePicture(features=self._look(image)[0], codes=known)
+                source = SourcePicture(features=self._look(image), codes=known)
                 rows = self._request(turn, concepts, "edit", source)
                 part = self._request(turn, concepts, "edit", source, detailed=False)
                 branches = torch.stack([rows, part, self._without(rows)])
@@ -383,11 +474,20 @@ class JanusBackend:
 
     def _run(self, task: Task, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
         """Last hidden states [B, L, d], under the concepts' experts of this task."""
-        with experts.using(
-            self.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
-        ):
+        with self._experts(task, concepts):
             states: Tensor = self.language(**inputs).last_hidden_state
         return states
+
+    def _states(self, **inputs: Any) -> Tensor:
+        """Last hidden states [B, L, d] of whole sequences, under the experts that are on."""
+        states: Tensor = self.language(**inputs, use_cache=False).last_hidden_state
+        return states
+
+    def _experts(
+        self, task: Task, concepts: Sequence[ConceptTokens]
+    ) -> AbstractContextManager[None]:
+        extras = [tokens.extra for tokens in concepts]
+        return experts.using(self.language, experts.LLAMA_LINEARS, extras, task)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
@@ -398,7 +498,9 @@ class JanusBackend:
 
     def _question(
         self, turns: Sequence[Turn], concepts: Sequence[ConceptTokens], features: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Rows of a question up to where the answer begins, in two: those [P, d] that every
+        question about the picture shares, none without a picture, and the others [L, d]."""
         names = [concept.name for concept in concepts]
         shown = [*introduced(names, "understand"), "\n\n"] if names else []
         asked: list[Piece] = []
@@ -408,9 +510,11 @@ class JanusBackend:
         before: list[Piece] = [str(self.tokenizer.bos_token), *shown, USER]
         after: list[Piece] = [*asked, ASSISTANT]
         if features is None:
-            return self._rows([*before, *after], concepts)
+            whole = self._rows([*before, *after], concepts)
+            return whole[:0], whole
         first = self._rows([*before, BOI], concepts)
-        return torch.cat([first, features.to(first), self._rows([f"{EOI}\n", *after], concepts)])
+        shared = torch.cat([first, features.to(first)])
+        return shared, self._rows([f"{EOI}\n", *after], concepts)
 
     def _request(
         self,
@@ -446,10 +550,10 @@ class JanusBackend:
         ids = [*self._ids(f" {text}"), int(cast(int, self.tokenizer.eos_token_id))]
         return torch.tensor(ids, device=self.table.weight.device)
 
-    def _look(self, image: Image) -> Tensor:
-        return pictures.look(self.janus, pictures.to_tensor(image, self.side))
+    def _seen(self, image: Image) -> Tensor:
+        return pictures.look(self.janus, pictures.to_tensor(image, self.side))[0]
 
-    def _encode(self, image: Image) -> Tensor:
+    def _codes(self, image: Image) -> Tensor:
         return pictures.encode(self.janus, pictures.to_tensor(image, self.side))[0]
 
     def _paint_rows(self, codes: Tensor) -> Tensor:

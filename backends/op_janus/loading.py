@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
 
-from omnipersona_cli.backend import Backend, Opening
+from omnipersona_cli.backend import Backend, OnStep, Opening
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
@@ -57,9 +57,9 @@ def open_backend(opening: Opening) -> Backend:
         checkpoint.require(files, named, why=why, backend="janus")
     tokenizer = _tokenizer(folder)
     if authors:
-        janus: Any = _converted(folder, config, files, kind)
+        janus: Any = _converted(folder, config, files, kind, opening.on_step)
     else:
-        janus = _native(folder, files, kind)
+        janus = _native(folder, files, kind, opening.on_step)
     sight: Any = janus.config.vision_config
     edit = "native" if edits_natively(name, folder) else INFO.tasks["edit"]
     return JanusBackend(
@@ -122,7 +122,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _native(
-    folder: Path, files: Mapping[str, Path], kind: torch.dtype
+    folder: Path, files: Mapping[str, Path], kind: torch.dtype, on_step: OnStep | None
 ) -> JanusForConditionalGeneration:
     """The layout of transformers."""
 
@@ -133,7 +133,7 @@ def _native(
         )
         return found
 
-    with silently():
+    with silently(on_step):
         config = configured(configuration, folder, backend="janus")
         wanted = _wanted(config, folder)
         check_shapes(files, wanted, backend="janus")
@@ -145,14 +145,18 @@ def _native(
 
 
 def _converted(
-    folder: Path, config: Mapping[str, Any], files: Mapping[str, Path], kind: torch.dtype
+    folder: Path,
+    config: Mapping[str, Any],
+    files: Mapping[str, Path],
+    kind: torch.dtype,
+    on_step: OnStep | None,
 ) -> JanusForConditionalGeneration:
     """The authors' layout, its tensors renamed as they are read; nothing is written."""
     theirs = configured(
         lambda: original.configuration(config, files, folder=folder), folder, backend="janus"
     )
     tensors = original.converted(files, _wanted(theirs, folder))
-    with silently():
+    with silently(on_step):
         janus: Any = JanusForConditionalGeneration.from_pretrained(
             None, config=theirs, state_dict=tensors, dtype=kind
         )

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Opening
+from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from op_bagel.backend import BagelBackend, Fit
@@ -59,14 +59,23 @@ class NanoBackend(BagelBackend):
     encoder: ConceptEncoder
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """What the concept encoder reads off the photos; more slots than it has repeat with a
         little noise, fewer are cut off."""
         chosen = list(photos)[:16]
         with torch.inference_mode():
-            vit = torch.stack([self._rows(photo) for photo in chosen])[None]
-            latents = torch.stack([self._encode(photo)[0] for photo in chosen])[None]
+            seen = [
+                (self._rows(photo), self._encode(photo)[0]) for photo in counted(chosen, on_step)
+            ]
+            vit, latents = (torch.stack(rows)[None] for rows in zip(*seen, strict=True))
             slots = self.encoder(vit, latents)[0].clone()
         generator = torch.Generator().manual_seed(seed)
 

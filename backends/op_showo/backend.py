@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -24,10 +25,12 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
     Turn,
+    counted,
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all
-from omnipersona_cli.family.text import answered, stream
+from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
+from omnipersona_cli.family.text import answered, mean_losses, stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_showo import placing, prompts
 from op_showo.magvit import Magvit, fit, to_image
@@ -78,17 +81,26 @@ class ShowoBackend:
         self.width = net.config.llm.hidden_size
         self.device = str(net.device)
         self.norm_limit = norm_limit(net.table)
+        self.most = most_positions(net.showo.config, self.device, size=net.table.itemsize)
 
     # -- learning ------------------------------------------------------------------------------
 
     @torch.no_grad()
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Centres of the embeddings of the photos' codes; the head's row for the identifier starts
         as that of image code 0, where UniCTokens' new row finds itself too."""
         vocab = self.net.config.vocab
-        codes = torch.cat([self.pictures.encode(photo) for photo in photos]).flatten()
+        looked = [self.pictures.encode(photo) for photo in counted(photos, on_step)]
+        codes = torch.cat(looked).flatten()
         rows = self.net.table[codes.to(self.net.device) + vocab.image_offset].float().cpu()
         und, gen = (
             kmeans(rows, count, seed + number)
@@ -119,20 +131,22 @@ class ShowoBackend:
         return torch.stack([self.pictures.features(image) for image in images])
 
     @torch.no_grad()
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[PreparedLesson]:
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[PreparedLesson]:
         """Codes of every picture, and the keys and values of reading it, as far as memory goes."""
         observed: dict[int, Observed] = {}
         codes: dict[int, Tensor] = {}
-        for lesson in lessons:  # pictures are told apart by identity: the lessons keep them alive
+        # pictures are told apart by identity: the lessons keep them alive
+        for lesson in counted(lessons, on_step):
             if lesson.task == "understand" and id(lesson.image) not in observed:
-                observed[id(lesson.image)] = self.pictures.see(lesson.image)
+                one = observed[id(lesson.image)] = self.pictures.see(lesson.image)
+                if not self.pictures.full:
+                    self.pictures.prefix(one)
             painted = (lesson.target, lesson.image if lesson.task == "edit" else None)
             for image in painted:
                 if image is not None and id(image) not in codes:
                     codes[id(image)] = self.pictures.encode(image)[0]
-        for one in observed.values():
-            if not self.pictures.full:
-                self.pictures.prefix(one)
         return [self._prepared(lesson, observed, codes) for lesson in lessons]
 
     def _prepared(
@@ -158,7 +172,7 @@ class ShowoBackend:
         )
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """Cross-entropy of answers, and of the codes that a lesson hides (Show-o, section 3.3).
 
@@ -166,19 +180,39 @@ class ShowoBackend:
         concept token, so that it would teach nothing.
         """
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
-        concepts = self._rows((tokens,))
         draw = torch.Generator().manual_seed(seed)
         tasks: tuple[Task, ...] = ("understand", "generate", "edit")
         found: dict[Task, Tensor] = {}
         for task in tasks:
             mine = [lesson for lesson in lessons if lesson.task == task]
-            if mine:
-                of = (
-                    self._answers_loss(mine, concepts)
-                    if task == "understand"
-                    else self._codes_loss(mine, concepts, draw)
-                )
-                found[task] = of.mean()
+            of_piece = (
+                self._answers_loss if task == "understand" else partial(self._codes_loss, draw=draw)
+            )
+            parts, count = [], 0
+            lengths = [self.net.config.image_tokens + self.net.config.text_length] * len(mine)
+            for piece in in_pieces(mine, lengths, most=self.most, at_once=at_once):
+                losses = of_piece(piece, self._rows((tokens,)))
+                parts.append(settled(losses.sum(), tokens.parameters()))
+                count += len(losses)
+            if parts:
+                found[task] = torch.stack(parts).sum() / count
+        return found
+
+    @torch.no_grad()
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """What reading a picture leaves behind serves every lesson about it."""
+        concepts = self._rows((tokens,))
+        of_picture: dict[bytes, list[int]] = {}
+        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
+            of_picture.setdefault(cast(Observed, lesson.observed).key, []).append(number)
+        found = torch.zeros(len(lessons), device=tokens.id.device)
+        for numbers in of_picture.values():
+            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
+            answers = [
+                torch.tensor([*placing.answer_ids(one.answer, concepts, self.tokenizer), 0])
+                for one in mine
+            ]
+            found[numbers] = mean_losses(self._answers_loss(mine, concepts), answers).to(found)
         return found
 
     def _answers_loss(self, lessons: Sequence[PreparedLesson], concepts: ConceptRows) -> Tensor:

@@ -9,7 +9,7 @@ downloaded here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from omnipersona_cli.backend import Backend, Opening
+from omnipersona_cli.backend import Backend, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.weights import fetch_command, locate
@@ -58,11 +58,20 @@ def open_backend(opening: Opening) -> Backend:
     kind = choose_dtype(opening.dtype, device, backend="showo")
     folder = locate(name, INFO)
     shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
-    return _opened(str(folder), shown, device, kind)
+    return _opened(str(folder), shown, device, kind, _Telling(opening.on_step))
+
+
+@dataclass(frozen=True)
+class _Telling:
+    """Who is told how far reading is; it makes no difference to what is read."""
+
+    on_step: OnStep | None = field(compare=False)
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBackend:
+def _opened(
+    folder: str, name: str, device: str, dtype: torch.dtype, telling: _Telling
+) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
     files = _Files(folder=Path(folder), name=name)
     phi, vq_folder = files.component("phi-1_5"), files.component("magvitv2")
@@ -80,7 +89,7 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype) -> ShowoBac
     with torch.device("meta"):
         net, magvit = Showo(config), Magvit(vq)
     seals = [identity(files.folder / "config.json")]
-    seals.append(fill(net, files.folder, dtype, files.again(name)))
+    seals.append(fill(net, files.folder, dtype, files.again(name), telling.on_step))
     again = files.again(COMPONENTS["magvitv2"])
     seals.append(fill(magvit, vq_folder, torch.float32, again))
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
@@ -186,7 +195,13 @@ class _Files:
         return locate(COMPONENTS[name], INFO)
 
 
-def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
+def fill(
+    module: nn.Module,
+    folder: Path,
+    dtype: torch.dtype,
+    hint: str,
+    on_step: OnStep | None = None,
+) -> str:
     """Give a module on the meta device its tensors; floating ones are cast to ``dtype``.
 
     Returns what identifies the weights. MissingError names the file and the tensor where one is
@@ -198,7 +213,7 @@ def fill(module: nn.Module, folder: Path, dtype: torch.dtype, hint: str) -> str:
         raise MissingError(f"there are no tensors in {weight_files(folder, hint)[0]}", hint=hint)
     seal = sha256()
     ready: dict[str, Tensor] = {}
-    for name, (path, tensor) in sorted(found.items()):
+    for name, (path, tensor) in counted(sorted(found.items()), on_step):
         if name not in wanted:
             raise MissingError(f"{path} has a tensor {name} that the model lacks", hint=hint)
         if tensor.shape != wanted[name].shape:

@@ -115,12 +115,20 @@ class _Around:
         self.norm_limit = backend.norm_limit
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """The inner backend's."""
         return self.inner.new_tokens(
-            name, understand=understand, generate=generate, photos=photos, seed=seed
-        )
+            name, understand=understand, generate=generate, photos=photos, seed=seed,
+            on_step=on_step,
+        )  # fmt: skip
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """The inner backend's."""
@@ -130,19 +138,25 @@ class _Around:
         """The inner backend's."""
         return self.inner.see(images)
 
-    def prepare(self, lessons: Sequence[Any]) -> Sequence[Prepared]:
+    def prepare(
+        self, lessons: Sequence[Any], *, on_step: OnStep | None = None
+    ) -> Sequence[Prepared]:
         """The inner backend's."""
-        return self.inner.prepare(lessons)
+        return self.inner.prepare(lessons, on_step=on_step)
 
     def read(self, prompt: Prompt) -> Prompt:
         """The prompt as the inner backend gets it."""
         return prompt
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """The inner backend's."""
-        return self.inner.loss(batch, tokens, seed=seed)
+        return self.inner.loss(batch, tokens, seed=seed, at_once=at_once)
+
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """The inner backend's."""
+        return self.inner.answer_losses(lessons, tokens)
 
     def say(
         self,
@@ -217,10 +231,14 @@ class SharedTokens(_Around):
     get the mean of the two groups, which therefore move as one."""
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """The loss of the shared group."""
-        return self.inner.loss(batch, shared(tokens), seed=seed)
+        return self.inner.loss(batch, shared(tokens), seed=seed, at_once=at_once)
+
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """Those of the shared group."""
+        return self.inner.answer_losses(lessons, shared(tokens))
 
     def read(self, prompt: Prompt) -> Prompt:
         """The prompt with the shared group of every concept."""

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from omnipersona_cli.backend import OnStep, counted
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 
 T = TypeVar("T")
@@ -122,18 +123,25 @@ def places(files: Mapping[str, Path]) -> str:
 
 
 @contextmanager
-def silently() -> Iterator[None]:
+def silently(on_step: OnStep | None = None) -> Iterator[None]:
     """Without transformers' bars and warnings: what they would say is checked here, and there is
-    one bar at a time."""
+    one bar at a time. ``on_step`` counts the weights that `from_pretrained` reads inside."""
     from transformers.utils import logging
+
+    def hooked(make: Callable[..., Any], args: tuple[Any, ...], more: dict[str, Any]) -> Any:
+        if args and more.get("desc") == "Loading weights":
+            return counted(list(args[0]), on_step)
+        return make(*args, **more)
 
     told: Any = logging
     verbosity, bar = told.get_verbosity(), told.is_progress_bar_enabled()
     told.set_verbosity_error()
     told.disable_progress_bar()
+    before = told.set_tqdm_hook(hooked)
     try:
         yield
     finally:
+        told.set_tqdm_hook(before)
         told.set_verbosity(verbosity)
         if bar:
             told.enable_progress_bar()

@@ -81,6 +81,12 @@ def cross_entropies(
     return F.cross_entropy(head(states[at]).float(), wanted[at], reduction="none")
 
 
+def mean_losses(losses: Tensor, answers: Sequence[Tensor]) -> Tensor:
+    """The mean cross-entropy [n] of each answer from those [K] of all their tokens; float32."""
+    parts = torch.split(losses, [len(ids) for ids in answers])
+    return torch.stack([part.mean() for part in parts]).float()
+
+
 def log_probabilities(losses: Tensor, answers: Sequence[Tensor]) -> Tensor:
     """The log-probability [n] of each answer from the cross-entropies [K] of all their tokens;
     float32, on the CPU."""

@@ -254,6 +254,57 @@ class BackendContract:
         for task in first:
             assert torch.equal(first[task], again[task])
 
+    def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
+        self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
+    ) -> None:
+        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        found = []
+        for at_once in (len(batch), 1):
+            own = copy_of(tokens, trainable=True)
+            losses = backend.loss(batch, own, seed=3, at_once=at_once)
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+            found.append((losses, [value.grad for value in own.parameters()]))
+        (whole, gradients), (pieces, theirs) = found
+        for task in whole:
+            assert torch.allclose(pieces[task], whole[task], rtol=1e-4)
+        for one, other in zip(gradients, theirs, strict=True):
+            assert one is not None and other is not None
+            assert float((one - other).norm()) <= 1e-3 * float(one.norm())
+
+    def test_answers_are_weighed_as_their_lessons_are_one_by_one(
+        self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
+    ) -> None:
+        if "understand" not in lessons:
+            pytest.skip("it does not understand")
+        both = [
+            replace(lesson, answer=answer)
+            for lesson in lessons["understand"]
+            for answer in ("yes", "no")
+        ]
+        batch = backend.prepare(both)
+        with torch.no_grad():
+            alone = [backend.loss([one], tokens, seed=0)["understand"] for one in batch]
+        found = backend.answer_losses(batch, tokens)
+        assert found.shape == (len(both),) and found.dtype == torch.float32
+        assert not found.requires_grad
+        assert torch.allclose(found.cpu(), torch.stack(alone).cpu(), rtol=1e-3, atol=1e-4)
+
+    def test_long_work_counts_its_pictures(
+        self, backend: Backend, lessons: dict[Task, list[Lesson]], photos: list[Image]
+    ) -> None:
+        for work in (
+            lambda on_step: backend.prepare(
+                [lesson for task in lessons for lesson in lessons[task]], on_step=on_step
+            ),
+            lambda on_step: backend.new_tokens(
+                "bo", understand=4, generate=3, photos=photos, seed=0, on_step=on_step
+            ),
+        ):
+            steps: list[tuple[int, int]] = []
+            work(lambda done, total, told=steps: told.append((done, total)))
+            assert [done for done, _ in steps] == list(range(1, len(steps) + 1))
+            assert steps and {total for _, total in steps} == {len(steps)}
+
     def test_learning_runs_no_frozen_encoder(
         self,
         backend: Backend,
@@ -262,7 +313,8 @@ class BackendContract:
         encoder_calls: Callable[[], int],
     ) -> None:
         before = encoder_calls()
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        unseen = [_flipped(lesson) for task in lessons for lesson in lessons[task]]
+        batch = backend.prepare(unseen)
         prepared = encoder_calls()
         assert prepared > before, "the counter sees the encoders"
         trainable = copy_of(tokens, trainable=True)
@@ -439,6 +491,15 @@ def _moved(
         for name, value in (("id", trainable.id), ("und", trainable.und), ("gen", trainable.gen))
         if value.grad is not None and bool(value.grad.abs().max() > 0)
     }
+
+
+def _flipped(lesson: Lesson) -> Lesson:
+    """The lesson upside down: pictures that nobody has encoded before and remembered."""
+    image, target = (
+        None if one is None else one.transpose(images.Transpose.FLIP_TOP_BOTTOM)
+        for one in (lesson.image, lesson.target)
+    )
+    return replace(lesson, image=image, target=target)
 
 
 def _answers_without_concept(backend: Backend, photo: Image) -> list[bytes]:

@@ -28,6 +28,7 @@ from omnipersona_cli.backend import (
     Prepared,
     Prompt,
     Task,
+    counted,
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.tokens import check_width, norm_limit, trainable
@@ -83,11 +84,19 @@ class SketchBackend:
         self.norm_limit = norm_limit(self.words)
 
     def new_tokens(
-        self, name: str, *, understand: int, generate: int, photos: Sequence[Image], seed: int
+        self,
+        name: str,
+        *,
+        understand: int,
+        generate: int,
+        photos: Sequence[Image],
+        seed: int,
+        on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Small noise around the mean of the photos' features."""
         generator = torch.Generator().manual_seed(seed)
-        centre = torch.stack([self._look(photo) for photo in photos]).mean(0)
+        looked = [self._look(photo) for photo in counted(photos, on_step)]
+        centre = torch.stack(looked).mean(0)
 
         def rows(count: int) -> Tensor:
             return trainable(0.1 * centre + 0.02 * torch.randn(count, _WIDTH, generator=generator))
@@ -104,7 +113,9 @@ class SketchBackend:
         """The colours of the squares, [n, d]."""
         return torch.stack([self._look(image) for image in images])
 
-    def prepare(self, lessons: Sequence[Lesson]) -> Sequence[Prepared]:
+    def prepare(
+        self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
+    ) -> Sequence[Prepared]:
         """Features of every picture, a bag of words of every text."""
         return [
             SketchLesson(
@@ -114,13 +125,14 @@ class SketchBackend:
                 target=None if lesson.target is None else self._look(lesson.target),
                 answer=lesson.answer,
             )
-            for lesson in lessons
+            for lesson in counted(lessons, on_step)
         ]
 
     def loss(
-        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int
+        self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
-        """Cross-entropy of the answer, mean squared error of the colours."""
+        """Cross-entropy of the answer, mean squared error of the colours. It keeps next to nothing
+        for the way back, so that ``at_once`` has no say."""
         generator = torch.Generator().manual_seed(seed)
         losses: dict[Task, list[Tensor]] = {}
         for lesson in batch:
@@ -136,6 +148,12 @@ class SketchBackend:
                 loss = (painted - lesson.target + noise).square().mean() * 10
             losses.setdefault(lesson.task, []).append(loss)
         return {task: torch.stack(values).mean() for task, values in losses.items()}
+
+    @torch.no_grad()
+    def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
+        """Each lesson's own loss."""
+        losses = [self.loss([one], tokens, seed=0)["understand"] for one in lessons]
+        return torch.stack(losses)
 
     def say(
         self,

@@ -293,7 +293,7 @@ def test_an_answer_about_a_picture_is_that_of_transformers(emu3: Emu3Backend, fo
     ours = "".join(emu3.say(prompt, image=photo, max_tokens=6))
     assert ours == theirs.lstrip().rstrip("\ufffd")
     with torch.no_grad():
-        rows = prompts.question(model, prompt.turns, (), codes_of(model, photo))
+        rows = torch.cat(prompts.question(model, prompt.turns, (), codes_of(model, photo)))
         logits = model.emu3(**inputs).logits[0, -1]
         found = model.language(inputs_embeds=rows[None]).last_hidden_state[0, -1]
     assert torch.allclose(model.emu3.lm_head(found), logits, atol=1e-4)

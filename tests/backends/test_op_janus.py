@@ -328,13 +328,43 @@ def test_trap_a_row_like_the_placeholder_is_a_row_like_any_other(janus: JanusBac
     assert torch.isfinite(janus.score(prompt, ["yes", "no"], image=photos()[0])).all()
 
 
+def test_a_picture_is_read_once_for_all_answers_and_for_the_next_question(
+    janus: JanusBackend,
+) -> None:
+    tokens, photo = taught(janus), drawing("red", 50)
+    read: list[tuple[int, int]] = []
+
+    def note(module: object, words: object, inputs: Mapping[str, Tensor]) -> None:
+        read.append(tuple(inputs["inputs_embeds"].shape[:2]))
+
+    hook = janus.language.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        first, second = (
+            janus.score(Prompt(turns=(to_turn(asked),), concepts=(tokens,)), answers, image=photo)
+            for asked, answers in (("is <bo> here?", ("yes", "no")), ("do you see <bo>?", ("no",)))
+        )
+        "".join(
+            janus.say(Prompt(turns=(to_turn("what is <bo>?"),), concepts=(tokens,)), image=photo)
+        )
+    finally:
+        hook.remove()
+    assert len(first) == 2 and len(second) == 1
+    assert sum(length > janus.count for _, length in read) == 1, "more than the picture at once"
+    assert read[1][0] == 2 and read[2][0] == 1
+    janus.prefix._last = None
+    again = janus.score(
+        Prompt(turns=(to_turn("do you see <bo>?"),), concepts=(tokens,)), ("no",), image=photo
+    )
+    assert torch.equal(again, second), "what is remembered has no say"
+
+
 def test_trap_answers_start_with_a_space_and_requests_with_none(janus: JanusBackend) -> None:
     said = janus.tokenizer.decode(janus._answer("yes"))
     assert said == f" yes{janus.tokenizer.eos_token}"
     turn = to_turn("a red ball")
     asked = f"{BOS}<|User|>: a red ball\n\n<|Assistant|>:"
     for rows, text in (
-        (janus._question((turn,), (), None), asked),
+        (janus._question((turn,), (), None)[1], asked),
         (janus._request(turn, (), "generate"), f"{asked}{BOI}"),
     ):
         ids = janus.tokenizer.encode(text, add_special_tokens=False)

@@ -247,7 +247,7 @@ def edited(janus: JanusBackend, mask: Image | None) -> list[Image]:
 
 def source_of(janus: JanusBackend) -> SourcePicture:
     photo = drawing("blue", 1)
-    return SourcePicture(features=janus._look(photo)[0], codes=janus._encode(photo))
+    return SourcePicture(features=janus._look(photo), codes=janus._encode(photo))
 
 
 def branches_of(janus: JanusBackend) -> Tensor:

@@ -1,0 +1,36 @@
+"""What frozen encoders make of pictures, remembered for a while."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import blake2b
+
+from PIL.Image import Image
+from torch import Tensor
+
+MOST = 512 << 20
+"""Bytes that are remembered; what was used longest ago goes first."""
+
+
+class Encoded:
+    """Tensors by picture: ``make`` encodes one that is not remembered.
+
+    Tokens start from photos that are then learned from, and a held-out photo is asked about again
+    and again.
+    """
+
+    def __init__(self, make: Callable[[Image], Tensor], *, most: int = MOST) -> None:
+        self.make, self.most = make, most
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def __call__(self, image: Image) -> Tensor:
+        """The tensor of ``image``, told apart by its pixels."""
+        seal = blake2b(f"{image.mode}{image.size}".encode(), digest_size=16)
+        seal.update(image.tobytes())
+        key = seal.digest()
+        found = self._kept.pop(key, None)
+        self._kept[key] = found = self.make(image) if found is None else found
+        while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self.most:
+            self._kept.popitem(last=False)
+        return found
