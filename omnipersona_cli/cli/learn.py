@@ -85,6 +85,12 @@ _settings_options = options.together(
     _settings,
     click.option("--steps", type=int, help="Steps of learning; the backend knows how many."),
     click.option("--batch-size", type=int, help="Lessons in each step."),
+    click.option(
+        "--lessons-at-once",
+        type=int,
+        metavar="N",
+        help="Cut each step into pieces of N lessons: less memory, the same result.",
+    ),
     click.option("--rate", type=float, help="Learning rate."),
     click.option(
         "--understand-tokens",

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 VERBOSE = "omnipersona.verbose"
 WHEN_INTERRUPTED = "omnipersona.when_interrupted"
 """Where a command leaves the hint that is given after Ctrl-C, in ``meta``."""
+
+LINE_SECONDS = 60.0
+"""How often long work says how far it is where there is no terminal."""
 
 _JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -178,36 +183,69 @@ def fail(error: PersonaError, *, show_traceback: bool = False) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
-    """A callback that shows work as it goes: one line for a phase, one bar where a total is known.
+    """A callback that shows work as it goes: one line for a phase, one bar where a total is known,
+    and where nobody watches, a line a minute.
 
     ::
 
         with output.progress() as on_progress:
             engine.learn(..., on_progress=on_progress)
     """
-    phase = ""
-    bar: tqdm[Any] | None = None
+    shown = _Shown()
 
     def show(event: Progress) -> None:
-        nonlocal phase, bar
-        if quiet():
-            return
-        if event.phase != phase:
-            _close(bar)
-            bar, phase = None, event.phase
-            if event.total:
-                bar = _new_bar(event)
-            if bar is None and not event.note:
-                note(f"{event.phase} ...")
-        if event.note:
-            note(event.note)
-        if bar is not None:
-            _move(bar, event)
+        if not quiet():
+            _show(shown, event)
 
     try:
         yield show
     finally:
-        _close(bar)
+        _close(shown.bar)
+
+
+@dataclass
+class _Shown:
+    """What is on the screen: the phase, and the bar where there is a terminal. Elsewhere ``at`` and
+    ``step`` say when the phase began and how far it was, ``told`` when the last line was written,
+    and ``said`` which phases have had theirs."""
+
+    phase: str = ""
+    bar: tqdm[Any] | None = None
+    at: float = 0.0
+    step: int = 0
+    told: float = 0.0
+    said: set[str] = field(default_factory=set)
+
+
+def _show(shown: _Shown, event: Progress) -> None:
+    if event.phase != shown.phase:
+        _close(shown.bar)
+        shown.bar, shown.phase = None, event.phase
+        shown.at = shown.told = time.monotonic()
+        shown.step = event.step
+    if shown.bar is None and event.total:
+        shown.bar = _new_bar(event)
+    if shown.bar is None and not event.note and shown.phase not in shown.said:
+        note(f"{event.phase} ...")
+        shown.said.add(shown.phase)
+    if event.note:
+        note(event.note)
+    if shown.bar is not None:
+        _move(shown.bar, event)
+    elif event.total and time.monotonic() - shown.told > LINE_SECONDS:
+        shown.told = time.monotonic()
+        note(f"{event.phase}: {event.step} of {event.total}{_left(shown, event)}")
+
+
+def _left(shown: _Shown, event: Progress) -> str:
+    """How long the phase goes on at the pace that it had so far."""
+    from tqdm import tqdm
+
+    done = event.step - shown.step
+    if done <= 0:
+        return ""
+    seconds = (time.monotonic() - shown.at) / done * (event.total - event.step)
+    return f", {tqdm.format_interval(seconds)} left"
 
 
 def _new_bar(event: Progress) -> tqdm[Any] | None:
@@ -216,6 +254,7 @@ def _new_bar(event: Progress) -> tqdm[Any] | None:
 
     bar = tqdm(
         total=event.total,
+        initial=max(event.step - 1, 0),  # what was done before says nothing of the pace
         desc=plain(event.phase),
         file=sys.stderr,
         disable=None,  # tqdm's own word for "not a terminal"
@@ -227,7 +266,7 @@ def _new_bar(event: Progress) -> tqdm[Any] | None:
 
 
 def _move(bar: tqdm[Any], event: Progress) -> None:
-    bar.total = event.total
+    bar.total = event.total or bar.total
     if event.metrics:
         bar.set_postfix_str(_metrics(event.metrics), refresh=False)
     if not bar.update(event.step - bar.n) and event.step >= event.total:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Turn
+from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Prompt, Turn, counted
 from omnipersona_cli.data.photos import Photo, flaw_of, same_picture, thumbnail_of
 from omnipersona_cli.engine.calibrate import (
     Calibration,
@@ -36,7 +36,7 @@ from omnipersona_cli.engine.card import (
     Recognition,
 )
 from omnipersona_cli.engine.material import Material
-from omnipersona_cli.engine.progress import OnProgress
+from omnipersona_cli.engine.progress import OnProgress, counting, painting_steps
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import to_turn
 
@@ -73,8 +73,10 @@ def examine(
 ) -> Examined:
     """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
     them, and for tasks that the backend does not do, the figures that need them stay None."""
-    positives = [_score(backend, tokens, image) for image in material.positives]
-    negatives = [_score(backend, tokens, image) for image in _others(material)]
+    pictures = [*material.positives, *_others(material)]
+    asking = counting(on_progress, "asking about photos")
+    scores = [_score(backend, tokens, image) for image in counted(pictures, asking)]
+    positives, negatives = scores[: len(material.positives)], scores[len(material.positives) :]
     understands = "understand" in backend.info.tasks
     calibration = (
         calibrate(positives, negatives, held_out=material.positives_held_out)
@@ -87,13 +89,14 @@ def examine(
     if calibration.positives:
         groups = _by_photo(material, positives)
         recognition = _recognition(calibration, groups, negatives)
-        hard += _not_recognised(backend, tokens, material, calibration, groups)
+        hard += _not_recognised(backend, tokens, material, calibration, groups, on_progress)
+    comparing = counting(on_progress, "comparing pictures")
     card = Card(
         recognition=recognition,
-        identity=_identity(backend, tokens, material, calibration, painted),
-        following=_following(backend, painted) if understands else None,
-        difference=_difference(backend, tokens, material, painted),
-        memorised=_memorised(backend, material, painted),
+        identity=_identity(backend, tokens, material, calibration, painted, comparing),
+        following=_following(backend, painted, comparing) if understands else None,
+        difference=_difference(backend, tokens, material, painted, on_progress),
+        memorised=_memorised(backend, material, painted, comparing),
         hard=tuple(sorted(hard, key=lambda found: (found.reason, found.photo))),
         samples=len(painted),
         held_out=material.positives_held_out,
@@ -182,6 +185,7 @@ def _not_recognised(
     material: Material,
     calibration: Calibration,
     groups: dict[int, list[float]],
+    on_progress: OnProgress,
 ) -> Iterator[HardPhoto]:
     """Photos that are a no, or not sure, to the threshold: held-out ones and learned ones."""
     names = {n: photo.name for n, photo in numbered(material.album.photos) if not photo.varied}
@@ -194,7 +198,8 @@ def _not_recognised(
         for number, photo in numbered(material.album.photos)
         if number not in groups and not photo.varied
     ]
-    for number, photo in learned[:MOST_LEARNED]:
+    asking = counting(on_progress, "asking about learned photos")
+    for number, photo in counted(learned[:MOST_LEARNED], asking):
         if calibration.verdict(recognition_score(backend, tokens, photo.image)) != "yes":
             yield HardPhoto(photo=number, name=photo.name, reason="not learned")
 
@@ -206,14 +211,23 @@ def _samples(
         return
     for seed, place in enumerate(PLACES[:count]):
         on_progress(Progress(phase="painting samples", step=seed, total=count))
-        yield _painted(backend, tokens.name, place, (tokens,), seed)
+        told = painting_steps(on_progress, "painting samples", part=seed, parts=count)
+        yield _painted(backend, tokens.name, place, (tokens,), seed, told)
 
 
 def _painted(
-    backend: Backend, name: str, place: str, concepts: tuple[ConceptTokens, ...], seed: int
+    backend: Backend,
+    name: str,
+    place: str,
+    concepts: tuple[ConceptTokens, ...],
+    seed: int,
+    on_step: OnStep | None,
 ) -> Image:
     prompt = Prompt(turns=(to_turn(f"<{name}> {place}"),), concepts=concepts)
-    return next(iter(backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(seed,))))
+    painted = backend.gen(
+        prompt, size=None, steps=None, guidance=None, seeds=(seed,), on_step=on_step
+    )
+    return next(iter(painted))
 
 
 def _identity(
@@ -222,13 +236,14 @@ def _identity(
     material: Material,
     calibration: Calibration,
     painted: Sequence[Image],
+    comparing: OnStep,
 ) -> Identity | None:
     others = _others(material)
     if not painted or not material.positives_held_out or len(others) < 2:
         return None
-    features = _features(backend, others)
+    features = _features(backend, others, comparing)
     middle = features.mean(0)
-    held_out = _directions(_features(backend, material.positives) - middle)
+    held_out = _directions(_features(backend, material.positives, comparing) - middle)
     learned = [photo.image for photo in material.album.learning][:MOST_LEARNED]
 
     def likeness(rows: NDArray[np.float32]) -> float:
@@ -239,16 +254,17 @@ def _identity(
         scores = [recognition_score(backend, tokens, image) for image in painted]
         recognised = sum(score >= calibration.threshold for score in scores)
     return Identity(
-        samples=likeness(_features(backend, painted)),
-        photos=likeness(_features(backend, learned)),
+        samples=likeness(_features(backend, painted, comparing)),
+        photos=likeness(_features(backend, learned, comparing)),
         others=likeness(features),
         recognised=recognised,
     )
 
 
-def _features(backend: Backend, images: Sequence[Image]) -> NDArray[np.float32]:
+def _features(backend: Backend, images: Sequence[Image], comparing: OnStep) -> NDArray[np.float32]:
     """[n, d]: what the backbone itself sees in each picture."""
-    found: NDArray[np.float32] = backend.see(images).numpy()
+    rows = [backend.see([image])[0].numpy() for image in counted(images, comparing)]
+    found: NDArray[np.float32] = np.stack(rows)
     return found
 
 
@@ -259,7 +275,7 @@ def _directions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _following(backend: Backend, painted: Sequence[Image]) -> Following | None:
+def _following(backend: Backend, painted: Sequence[Image], comparing: OnStep) -> Following | None:
     """Which place the backbone sees in each sample, of those that were asked for.
 
     What it likes to answer whatever it sees is taken out first. None where the answer does not
@@ -270,7 +286,10 @@ def _following(backend: Backend, painted: Sequence[Image]) -> Following | None:
     prompt = Prompt(turns=(Turn(text=PLACE_QUESTION),))
     places = PLACES[: len(painted)]
     scores = np.stack(
-        [backend.score(prompt, places, image=image).float().cpu().numpy() for image in painted]
+        [
+            backend.score(prompt, places, image=image).float().cpu().numpy()
+            for image in counted(painted, comparing)
+        ]
     )
     leaning = scores - scores.mean(0)
     if np.abs(leaning).max() < 1e-6:
@@ -280,7 +299,11 @@ def _following(backend: Backend, painted: Sequence[Image]) -> Following | None:
 
 
 def _difference(
-    backend: Backend, tokens: ConceptTokens, material: Material, painted: Sequence[Image]
+    backend: Backend,
+    tokens: ConceptTokens,
+    material: Material,
+    painted: Sequence[Image],
+    on_progress: OnProgress,
 ) -> Difference:
     answer = picture = None
     if "understand" in backend.info.tasks:
@@ -292,13 +315,16 @@ def _difference(
             odds.append(yes - no)
         answer = abs(odds[0] - odds[1])
     if painted:
-        bare = _painted(backend, tokens.name, PLACES[0], (), 0)
+        told = painting_steps(on_progress, "painting without it")
+        bare = _painted(backend, tokens.name, PLACES[0], (), 0, told)
         gap = np.asarray(painted[0], dtype=np.float32) - np.asarray(bare, dtype=np.float32)
         picture = float(np.abs(gap).mean() / 255)
     return Difference(answer=answer, picture=picture)
 
 
-def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -> Memorised | None:
+def _memorised(
+    backend: Backend, material: Material, painted: Sequence[Image], comparing: OnStep
+) -> Memorised | None:
     if not painted:
         return None
     photos = [
@@ -312,9 +338,11 @@ def _memorised(backend: Backend, material: Material, painted: Sequence[Image]) -
         for image in painted
     )
     others = _others(material)
-    middle = _features(backend, others).mean(0) if len(others) > 1 else 0.0
-    features = _directions(_features(backend, painted) - middle)
-    known = _directions(_features(backend, [photo.image for _, photo in photos]) - middle)
+    middle = _features(backend, others, comparing).mean(0) if len(others) > 1 else 0.0
+    features = _directions(_features(backend, painted, comparing) - middle)
+    known = _directions(
+        _features(backend, [photo.image for _, photo in photos], comparing) - middle
+    )
     alike = features @ known.T
     number, photo = photos[int(alike.max(0).argmax())]
     return Memorised(copies=copies, nearest=float(alike.max()), photo=number, name=photo.name)

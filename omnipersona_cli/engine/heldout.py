@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import TASKS, Backend, ConceptTokens, Prepared, Task
+from omnipersona_cli.backend import TASKS, Backend, ConceptTokens, OnStep, Prepared, Task
 from omnipersona_cli.engine.settings import Hyperparameters
 
 
@@ -29,6 +29,12 @@ class HeldOut:
 
     lessons: Sequence[Prepared] = ()
     probes: Sequence[Probe] = ()
+
+    @property
+    def size(self) -> int:
+        """How much a check looks at: lessons, and pictures that are asked about."""
+        sides = {probe.present for probe in self.probes}
+        return len(self.lessons) + (len(self.probes) if len(sides) == 2 else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +68,26 @@ def check(
     hyper: Hyperparameters,
     *,
     step: int,
+    on_step: OnStep | None = None,
 ) -> Check:
-    """Held-out loss and recognition margin, from prepared lessons: no frozen encoder runs."""
+    """Held-out loss and recognition margin, from prepared lessons: no frozen encoder runs.
+    ``on_step`` counts lessons and probes."""
     if not held_out.lessons:
         return Check(step=step, loss=0.0, margin=0.0, score=0.0)
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if on_step is not None:
+            on_step(done, held_out.size)
 
     def mean(lessons: Sequence[Prepared], task: Task) -> float:
         total = 0.0
         for batch in _batches(lessons, hyper.batch_size):
-            total += float(backend.loss(batch, tokens, seed=hyper.seed)[task]) * len(batch)
+            losses = backend.loss(batch, tokens, seed=hyper.seed, at_once=hyper.lessons_at_once)
+            total += float(losses[task]) * len(batch)
+            tick(len(batch))
         return total / len(lessons)
 
     means: dict[Task, Tensor] = {}
@@ -82,8 +99,12 @@ def check(
 
     def advantage(probes: Sequence[Probe]) -> float:
         """How much likelier "yes" is than "no" (nats), on average."""
-        no = mean([probe.no for probe in probes], "understand")
-        return no - mean([probe.yes for probe in probes], "understand")
+        total = 0.0
+        for probe in probes:
+            yes, no = backend.answer_losses([probe.yes, probe.no], tokens).tolist()
+            total += no - yes
+            tick(1)
+        return total / len(probes)
 
     present = [probe for probe in held_out.probes if probe.present]
     absent = [probe for probe in held_out.probes if not probe.present]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -37,10 +37,11 @@ from omnipersona_cli.engine.keep import (
     packed,
 )
 from omnipersona_cli.engine.material import Material, Subject, captioned, gather
-from omnipersona_cli.engine.optimise import optimise
-from omnipersona_cli.engine.prepared import prepare
+from omnipersona_cli.engine.optimise import CHECKS, optimise
+from omnipersona_cli.engine.pace import measured, told, whole
+from omnipersona_cli.engine.prepared import CHECKED, prepare
 from omnipersona_cli.engine.previews import Previews
-from omnipersona_cli.engine.progress import OnProgress, tell
+from omnipersona_cli.engine.progress import OnProgress, counting, tell
 from omnipersona_cli.engine.report import Learned, report_of
 from omnipersona_cli.engine.request import ANY, Opening, memory_errors, open_model
 from omnipersona_cli.engine.settings import Hyperparameters, Settings
@@ -131,13 +132,13 @@ def learn(
     tell(on_progress, notes)
     hyper = settings.hyperparameters(backend.info)
     with memory_errors(backend.info.name):
-        on_progress(Progress(phase="encoding"))
-        material = captioned(material, backend)
-        start = _start(backend, material, settings)
+        material = captioned(material, backend, on_step=counting(on_progress, "reading places"))
+        start = _start(backend, material, settings, on_progress)
         folder = run_folder(_key(material, backend, hyper, start))
         check_resumed(before, keeping, folder, slot_name(backend))
         resumed = _interrupted_run(folder, keeping, on_progress)
-        groups, held_out = prepare(backend, material)
+        tell(on_progress, _pace(backend, start, material, hyper, resumed, on_progress))
+        groups, held_out = prepare(backend, material, on_step=counting(on_progress, "encoding"))
 
         previews = Previews(backend, keeping, on_progress)
         optimised = optimise(
@@ -152,7 +153,7 @@ def learn(
             on_progress=previews.on_progress,
         )
 
-        on_progress(Progress(phase="checking"))
+        on_progress(Progress(phase="examining"))
         check_learned(backend, start, optimised.tokens, material)
         examined = examine(
             backend,
@@ -197,7 +198,27 @@ def _remarks(backend: Backend, material: Material) -> Iterator[str]:
         yield remark + elsewhere
 
 
-def _start(backend: Backend, material: Material, settings: Settings) -> ConceptTokens:
+def _pace(
+    backend: Backend,
+    start: ConceptTokens,
+    material: Material,
+    hyper: Hyperparameters,
+    resumed: RunState | None,
+    on_progress: OnProgress,
+) -> Iterator[str]:
+    """How long it will take, where that is long."""
+    pace = measured(
+        backend, start, material, hyper, on_step=counting(on_progress, "timing a lesson")
+    )
+    if pace is not None:
+        left = replace(hyper, steps=hyper.steps - (resumed.step if resumed else 0))
+        seconds = whole(pace, material, left, checks=CHECKS + 1, checked=CHECKED)
+        yield from told(seconds, left, pace, backend.info.name)
+
+
+def _start(
+    backend: Backend, material: Material, settings: Settings, on_progress: OnProgress
+) -> ConceptTokens:
     """Where optimisation starts: the backend's own features of the photos, and with "lora" the
     low-rank experts that the backend offers (``new_experts(seed=...)``)."""
     start = copy_of(
@@ -207,6 +228,7 @@ def _start(backend: Backend, material: Material, settings: Settings) -> ConceptT
             generate=settings.generate_tokens,
             photos=[photo.image for photo in material.album.learning],
             seed=settings.seed,
+            on_step=counting(on_progress, "starting tokens"),
         )
     )
     if settings.experts == "none":

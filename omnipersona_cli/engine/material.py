@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, Lesson, Prompt, Turn
+from omnipersona_cli.backend import Backend, Lesson, OnStep, Prompt, Turn
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, clean_word, new_fact
 from omnipersona_cli.data.lessons import EditTriplet, build_lessons
 from omnipersona_cli.data.photos import Album, open_album
@@ -168,10 +168,12 @@ def gather(subject: Subject, *, seed: int, backend: str) -> Material:
     )
 
 
-def captioned(material: Material, backend: Backend) -> Material:
+def captioned(material: Material, backend: Backend, *, on_step: OnStep | None = None) -> Material:
     """Depictions told apart by place: where the backbone itself sees a photo's subject is said in
     the request ("<bo>" becomes "<bo> in the forest"), so that the tokens need not carry the
-    background. Requests that name a place, and answers that do not, are left alone."""
+    background. Requests that name a place, and answers that do not, are left alone.
+    ``on_step`` counts lessons."""
+    done = 0
     places: dict[int, str] = {}
 
     def place(image: Image) -> str:
@@ -182,6 +184,10 @@ def captioned(material: Material, backend: Backend) -> Material:
         return places[id(image)]
 
     def with_place(lesson: Lesson) -> Lesson:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, len(material.lessons) + len(material.held_out))
         if lesson.kind != "depict" or lesson.target is None or _PLACE.search(lesson.request.text):
             return lesson
         where = place(lesson.target)

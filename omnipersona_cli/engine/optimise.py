@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.adamw import adamw as torch_adamw
 
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, OnStep
 from omnipersona_cli.engine.batches import Groups, draw
 from omnipersona_cli.engine.checkpoint import RunState
 from omnipersona_cli.engine.heldout import Check, HeldOut, check, weighted
 from omnipersona_cli.engine.interruption import interruption
+from omnipersona_cli.engine.pace import SHORT, spoken
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
 from omnipersona_cli.hookspecs import Progress
@@ -72,7 +74,7 @@ def optimise(
     *,
     resumed: RunState | None = None,
     save: Callable[[RunState], None] | None = None,
-    on_check: Callable[[ConceptTokens, Check], None] | None = None,
+    on_check: Callable[[ConceptTokens, Check, OnStep], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Optimised:
     """Move the tokens from ``start`` and return the best of them by held-out score.
@@ -82,41 +84,32 @@ def optimise(
     step at hand is finished first (a second one is heeded at once), and when a callback raises to
     stop it. Without held-out lessons the last tokens are the best.
     """
-
-    def look(run: _Run) -> None:
-        found = check(backend, run.tokens, held_out, hyper, step=run.step)
-        if not held_out.lessons or all(found.score > earlier.score for earlier in run.checks):
-            run.best = copy_of(run.tokens)
-        run.checks.append(found)
-        if on_check is not None:
-            with _saved_when_left(run, save):
-                on_check(run.tokens, found)
-
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), interruption() as stop:
         torch.manual_seed(hyper.seed)
         if resumed is None:
             run = _Run(tokens=copy_of(start, trainable=True), best=copy_of(start))
-            look(run)
         else:
             run = _taken_up(start, resumed)
-        every = max(1, hyper.steps // CHECKS)
-        saved = time.monotonic()
-        with interruption() as interrupted:
-            while run.step < hyper.steps:
-                run.losses = _step(backend, groups, hyper, run)
-                run.step += 1
-                due = run.step % every == 0 or run.step == hyper.steps
-                if due:
-                    look(run)
-                if on_progress is not None:
-                    with _saved_when_left(run, save):
-                        on_progress(_told(run, hyper))
-                old = time.monotonic() - saved > SAVE_SECONDS
-                if save is not None and (due or old or interrupted()):
-                    save(_checkpoint(run))
-                    saved = time.monotonic()
-                if interrupted():
-                    raise KeyboardInterrupt
+        look = partial(_look, backend, held_out, hyper, save, on_check, on_progress, stop)
+        checking = look(run) if _due(run, hyper) else 0.0
+        first, saved = run.step + 1, time.monotonic()
+        while run.step < hyper.steps:
+            began = time.monotonic()
+            run.losses = _step(backend, groups, hyper, run)
+            run.step += 1
+            left = _left(run, hyper, step=time.monotonic() - began, check=checking)
+            checked = _due(run, hyper)
+            if checked:
+                look(run)
+            if on_progress is not None:
+                with _saved_when_left(run, save):
+                    on_progress(_told(run, hyper, left if run.step == first else 0.0))
+            old = time.monotonic() - saved > SAVE_SECONDS
+            if save is not None and (checked or old or stop()):
+                save(_checkpoint(run))
+                saved = time.monotonic()
+            if stop():
+                raise KeyboardInterrupt
     winner = max(run.checks, key=lambda found: found.score) if held_out.lessons else run.checks[-1]
     return Optimised(
         tokens=run.best, best_step=winner.step, checks=tuple(run.checks), losses=run.losses
@@ -173,7 +166,8 @@ def _step(
 ) -> Mapping[str, float]:
     """One optimiser step on all tasks; the losses by task and their weighted sum."""
     seed = random.Random(f"{hyper.seed}:loss:{run.step}").randrange(2**31)
-    losses = backend.loss(draw(groups, hyper, run.step), run.tokens, seed=seed)
+    batch = draw(groups, hyper, run.step)
+    losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
     total = weighted(losses, hyper)
     torch.autograd.backward(total)
     adamw(named_tensors(run.tokens), run.moments, rate=rate_at(run.step, hyper))
@@ -181,6 +175,51 @@ def _step(
     return {"loss": float(total.detach())} | {
         str(task): float(loss.detach()) for task, loss in losses.items()
     }
+
+
+def _due(run: _Run, hyper: Hyperparameters) -> bool:
+    """Whether a check is due that was not done: one that Ctrl-C cut off is done when the run is
+    taken up."""
+    every = max(1, hyper.steps // CHECKS)
+    done = run.checks[-1].step if run.checks else -1
+    return done < run.step and (run.step % every == 0 or run.step == hyper.steps)
+
+
+def _look(
+    backend: Backend,
+    held_out: HeldOut,
+    hyper: Hyperparameters,
+    save: Callable[[RunState], None] | None,
+    on_check: Callable[[ConceptTokens, Check, OnStep], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+    stop: Callable[[], bool],
+    run: _Run,
+) -> float:
+    """Check, and keep the tokens where they are the best so far; the seconds that the check took.
+    Ctrl-C is heeded in the middle of it."""
+    began = time.monotonic()
+
+    def heeding(phase: str) -> OnStep:
+        def step(done: int, total: int) -> None:
+            if stop():
+                raise KeyboardInterrupt
+            if on_progress is not None:
+                on_progress(Progress(phase=phase, step=done, total=total))
+
+        return step
+
+    with _saved_when_left(run, save):
+        found = check(
+            backend, run.tokens, held_out, hyper, step=run.step, on_step=heeding("checking")
+        )
+    seconds = time.monotonic() - began
+    if not held_out.lessons or all(found.score > earlier.score for earlier in run.checks):
+        run.best = copy_of(run.tokens)
+    run.checks.append(found)
+    if on_check is not None:
+        with _saved_when_left(run, save):
+            on_check(run.tokens, found, heeding("painting a preview"))
+    return seconds
 
 
 @contextmanager
@@ -194,8 +233,17 @@ def _saved_when_left(run: _Run, save: Callable[[RunState], None] | None) -> Iter
         raise
 
 
-def _told(run: _Run, hyper: Hyperparameters) -> Progress:
-    return Progress(phase="learning", step=run.step, total=hyper.steps, metrics=run.losses)
+def _left(run: _Run, hyper: Hyperparameters, *, step: float, check: float) -> float:
+    """Seconds that the rest of the run takes, from those of one step and of one check."""
+    steps = hyper.steps - run.step
+    return steps * step + steps / max(1, hyper.steps // CHECKS) * check
+
+
+def _told(run: _Run, hyper: Hyperparameters, left: float) -> Progress:
+    note = f"about {spoken(left)} to go" if left >= SHORT else ""
+    return Progress(
+        phase="learning", step=run.step, total=hyper.steps, metrics=run.losses, note=note
+    )
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, Lesson, Prepared
+from omnipersona_cli.backend import Backend, Lesson, OnStep, Prepared
 from omnipersona_cli.engine.batches import Groups, group_of
 from omnipersona_cli.engine.heldout import HeldOut, Probe
 from omnipersona_cli.engine.material import Material
@@ -20,16 +20,22 @@ PROBES = 8
 """The most held-out pictures on each side that one check asks about."""
 
 
-def prepare(backend: Backend, material: Material) -> tuple[Groups, HeldOut]:
+CHECKED = 3 * HELD_OUT_LESSONS + 2 * PROBES
+"""About how many lessons and pictures a check looks at."""
+
+
+def prepare(
+    backend: Backend, material: Material, *, on_step: OnStep | None = None
+) -> tuple[Groups, HeldOut]:
     """The lessons by group, and what is held out. `Backend.prepare` is called once, so that no
-    picture is encoded twice."""
+    picture is encoded twice; ``on_step`` is its own."""
     lessons = [lesson for lesson in material.lessons if lesson.task in backend.info.tasks]
     held_out = _held_out_lessons(backend, material, lessons)
     pictures = _asked_about(material) if "understand" in backend.info.tasks else []
     asked = [
         _asked(material.name, image, answer) for image, _ in pictures for answer in ("yes", "no")
     ]
-    prepared = list(backend.prepare([*lessons, *held_out, *asked]))
+    prepared = list(backend.prepare([*lessons, *held_out, *asked], on_step=on_step))
     learned, rest = prepared[: len(lessons)], prepared[len(lessons) :]
     checked, answers = rest[: len(held_out)], rest[len(held_out) :]
     groups: dict[str, list[Prepared]] = {}

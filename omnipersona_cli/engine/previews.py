@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
+from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Prompt
 from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.engine.examine import Examined
 from omnipersona_cli.engine.heldout import Check
@@ -37,7 +37,7 @@ class Previews:
         self.losses: list[tuple[int, float]] = []
 
     @property
-    def on_check(self) -> Callable[[ConceptTokens, Check], None] | None:
+    def on_check(self) -> Callable[[ConceptTokens, Check, OnStep], None] | None:
         """What `optimise` calls at every check; None where nothing is to be painted."""
         wanted = self.keeping.previews is not None or self.keeping.page is not None
         return self._paint if wanted and "generate" in self.backend.info.tasks else None
@@ -62,13 +62,14 @@ class Previews:
         )
         write_page(story, self.keeping.page)
 
-    def _paint(self, tokens: ConceptTokens, check: Check) -> None:
+    def _paint(self, tokens: ConceptTokens, check: Check, on_step: OnStep) -> None:
         turn = to_turn(PROMPT.format(name=tokens.name))
         prompt = Prompt(turns=(turn,), concepts=(copy_of(tokens),))
         with torch.no_grad():
-            image = next(
-                iter(self.backend.gen(prompt, size=None, steps=None, guidance=None, seeds=(SEED,)))
+            painted = self.backend.gen(
+                prompt, size=None, steps=None, guidance=None, seeds=(SEED,), on_step=on_step
             )
+            image = next(iter(painted))
         if self.keeping.page is not None:
             self.kept.append(Preview(step=check.step, images=(image,)))
         if self.keeping.previews is not None:

@@ -10,14 +10,24 @@ from omnipersona_cli.hookspecs import Progress
 
 
 def painting_steps(
-    on_progress: OnProgress | None, *, part: int = 0, parts: int = 1
+    on_progress: OnProgress | None, phase: str = "painting", *, part: int = 0, parts: int = 1
 ) -> OnStep | None:
     """A step counter that reports as progress, of one of several parts of the same length."""
     if on_progress is None:
         return None
 
     def step(done: int, total: int) -> None:
-        on_progress(Progress(phase="painting", step=part * total + done, total=parts * total))
+        on_progress(Progress(phase=phase, step=part * total + done, total=parts * total))
+
+    return step
+
+
+def counting(on_progress: OnProgress, phase: str) -> OnStep:
+    """A step counter that reports as progress of ``phase``, which it opens at once."""
+    on_progress(Progress(phase=phase))
+
+    def step(done: int, total: int) -> None:
+        on_progress(Progress(phase=phase, step=done, total=total))
 
     return step
 

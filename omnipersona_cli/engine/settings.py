@@ -21,7 +21,9 @@ class Settings:
     ``batch_size`` lessons are drawn in each step, all tasks together. ``understand_tokens`` and
     ``generate_tokens`` are N_u and N_g (paper, section 3.1); ``lambda_image`` and ``lambda_edit``
     weigh the losses (section 3.2). ``experts`` "lora" learns a low-rank adapter for each task,
-    where the backend takes them. Raises UsageError for numbers with which nothing can be learned.
+    where the backend takes them. ``lessons_at_once`` cuts a batch into pieces that need less
+    memory and change the result by rounding alone. Raises UsageError for numbers with which nothing
+    can be learned.
     """
 
     steps: int | None = None
@@ -32,6 +34,7 @@ class Settings:
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
     experts: Experts = "none"
+    lessons_at_once: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -42,6 +45,11 @@ class Settings:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(
                 f"a batch has at least 1 lesson, not {self.batch_size}", hint="--batch-size 8"
+            )
+        if self.lessons_at_once is not None and self.lessons_at_once < 1:
+            raise UsageError(
+                f"at least 1 lesson is learned from at once, not {self.lessons_at_once}",
+                hint="--lessons-at-once 1",
             )
         if self.learning_rate is not None and not 0 < self.learning_rate <= 10:
             raise UsageError(
@@ -66,6 +74,7 @@ class Settings:
             learning_rate=info.learn_rate if rate is None else rate,
             lambda_image=self.lambda_image,
             lambda_edit=self.lambda_edit,
+            lessons_at_once=self.lessons_at_once or 0,
             seed=self.seed,
         )
 
@@ -74,11 +83,13 @@ class Settings:
 class Hyperparameters:
     """What every optimiser step goes by. ``learning_rate`` is the peak of the schedule;
     ``batch_size`` lessons a step, about half of them understanding, the rest shared by depiction
-    and editing, at least one of each task that has lessons."""
+    and editing, at least one of each task that has lessons. ``lessons_at_once`` 0 leaves that to
+    the backend."""
 
     steps: int
     batch_size: int
     learning_rate: float
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
+    lessons_at_once: int = 0
     seed: int = 0
