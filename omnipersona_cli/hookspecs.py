@@ -121,13 +121,27 @@ class ImporterInfo:
 
     ``reads`` is ``"module:function"``, called as ``(path, epoch=…)``, where ``epoch`` names one of
     several saved states and None the latest. It gives a `Foreign` and neither opens the backend
-    nor writes anything.
+    nor writes anything. ``binds`` is ``"module:function"``, called with an `Opening`; it gives the
+    `Base` that the concept is bound to without reading its weights. Without it the backend is
+    opened.
     """
 
     name: str
     summary: str
     backend: str
     reads: str
+    binds: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What a slot is bound to, as the opened ``backend`` says it of itself: see `Backend`."""
+
+    backend: str
+    model: str
+    fingerprint: str
+    width: int
+    norm_limit: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

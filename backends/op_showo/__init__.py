@@ -70,5 +70,6 @@ def op_importers() -> Sequence[ImporterInfo]:
             summary="A folder that UniCTokens saved: epoch_N_embed.pt and its two neighbours.",
             backend=INFO.name,
             reads="op_showo.unictokens:read",
+            binds="op_showo.loading:base_of",
         ),
     )

@@ -24,7 +24,9 @@ from torch import Tensor, nn
 from omnipersona_cli.backend import Backend, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.tokens import norm_limit
 from omnipersona_cli.family.weights import fetch_command, locate
+from omnipersona_cli.hookspecs import Base
 from op_showo import INFO
 from op_showo.backend import ShowoBackend
 from op_showo.checkpoint import identity, read_json, read_tensors, weight_files
@@ -73,29 +75,14 @@ def _opened(
     folder: str, name: str, device: str, dtype: torch.dtype, telling: _Telling
 ) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
-    files = _Files(folder=Path(folder), name=name)
-    phi, vq_folder = files.component("phi-1_5"), files.component("magvitv2")
-    llm = files.settings(phi, "phi", decoder_config)
-    vq = files.settings(vq_folder, "an image tokenizer", tokenizer_config, optional=True)
-    config = files.settings(
-        files.folder, "a Show-o", partial(ShowoConfig.from_released, llm=llm, vq=vq)
-    )
+    found = _read(_Files(folder=Path(folder), name=name), dtype, telling.on_step)
     clip = None
-    if config.clip_width:
-        tower = files.component("clip-vit-large-patch14-336")
-        sizes = files.settings(tower, "CLIP", clip_config)
-        clip = ClipTower(tower, sizes, files.hint, device, dtype)
-        config = replace(config, clip_width=clip.width)
-    with torch.device("meta"):
-        net, magvit = Showo(config), Magvit(vq)
-    seals = [identity(files.folder / "config.json")]
-    seals.append(fill(net, files.folder, dtype, files.again(name), telling.on_step))
-    again = files.again(COMPONENTS["magvitv2"])
-    seals.append(fill(magvit, vq_folder, torch.float32, again))
+    if found.tower is not None:
+        place, sizes = found.tower
+        clip = ClipTower(place, sizes, fetch_command(INFO, name), device, dtype)
+    net, config = found.net, found.net.config
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
-    tokenizer = PhiTokenizer(phi / "tokenizer.json", config.vocab, files.hint)
-    seals.append(identity(phi / "tokenizer.json"))
     small = config.resolution < INFO.sizes[0][0]
     return ShowoBackend(
         info=replace(
@@ -105,12 +92,69 @@ def _opened(
             guidance=1.75 if small else INFO.guidance,
         ),
         model=name,
-        fingerprint=f"{short_name(config)}@{sha256(''.join(seals).encode()).hexdigest()[:16]}",
+        fingerprint=found.fingerprint,
         net=net.to(device),
-        magvit=magvit.to(device),
-        tokenizer=tokenizer,
+        magvit=found.magvit.to(device),
+        tokenizer=found.tokenizer,
         clip=clip,
         system=SYSTEM,
+    )
+
+
+def base_of(opening: Opening) -> Base:
+    """What a pack is bound to, from the same files: of each tensor a few numbers are read, and the
+    embedding table. Raises what `open_backend` raises for files."""
+    name = opening.model or INFO.default_model
+    folder = locate(name, INFO)
+    shown = folder.name if Path(name).is_dir() else name
+    found = _read(_Files(folder=folder, name=shown), None, opening.on_step)
+    return Base(
+        backend=INFO.name,
+        model=shown,
+        fingerprint=found.fingerprint,
+        width=found.net.config.llm.hidden_size,
+        norm_limit=norm_limit(found.net.table),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """A checkpoint's parts; ``tower`` is CLIP's folder and sizes, for the variants that have it."""
+
+    net: Showo
+    magvit: Magvit
+    tokenizer: PhiTokenizer
+    tower: tuple[Path, CLIPVisionConfig] | None
+    fingerprint: str
+
+
+def _read(files: _Files, dtype: torch.dtype | None, on_step: OnStep | None) -> _Found:
+    """The parts, with numbers in ``dtype``, or mapped as they are stored."""
+    phi, vq_folder = files.component("phi-1_5"), files.component("magvitv2")
+    llm = files.settings(phi, "phi", decoder_config)
+    vq = files.settings(vq_folder, "an image tokenizer", tokenizer_config, optional=True)
+    config = files.settings(
+        files.folder, "a Show-o", partial(ShowoConfig.from_released, llm=llm, vq=vq)
+    )
+    tower = None
+    if config.clip_width:
+        place = files.component("clip-vit-large-patch14-336")
+        tower = place, files.settings(place, "CLIP", clip_config)
+        config = replace(config, clip_width=int(tower[1].hidden_size))
+    with torch.device("meta"):
+        net, magvit = Showo(config), Magvit(vq)
+    seals = [identity(files.folder / "config.json")]
+    seals.append(fill(net, files.folder, dtype, files.again(files.name), on_step))
+    exact = None if dtype is None else torch.float32
+    seals.append(fill(magvit, vq_folder, exact, files.again(COMPONENTS["magvitv2"])))
+    tokenizer = PhiTokenizer(phi / "tokenizer.json", config.vocab, files.hint)
+    seals.append(identity(phi / "tokenizer.json"))
+    return _Found(
+        net=net,
+        magvit=magvit,
+        tokenizer=tokenizer,
+        tower=tower,
+        fingerprint=f"{short_name(config)}@{sha256(''.join(seals).encode()).hexdigest()[:16]}",
     )
 
 
@@ -198,11 +242,12 @@ class _Files:
 def fill(
     module: nn.Module,
     folder: Path,
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     hint: str,
     on_step: OnStep | None = None,
 ) -> str:
-    """Give a module on the meta device its tensors; floating ones are cast to ``dtype``.
+    """Give a module on the meta device its tensors; floating ones are cast to ``dtype``, where
+    there is one, others stay mapped.
 
     Returns what identifies the weights. MissingError names the file and the tensor where one is
     missing, not expected or of another shape.
@@ -228,7 +273,7 @@ def fill(
         flat = tensor.flatten()
         ends = torch.cat((flat[:32], flat[-32:])).double()
         seal.update(f"{name}{tuple(tensor.shape)}".encode() + ends.numpy().tobytes())
-        ready[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        ready[name] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
     missing = [name for name in wanted if name not in ready]
     if missing:
         path = next(iter(found.values()))[0]

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import cast
 
 from omnipersona_cli import __version__, registry
-from omnipersona_cli.backend import Backend, ConceptTokens, Opening
+from omnipersona_cli.backend import ConceptTokens, Opening
+from omnipersona_cli.concepts.bases import remember_base
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.engine.keep import check_kept, without_folders
 from omnipersona_cli.engine.progress import OnProgress, tell
 from omnipersona_cli.engine.request import ANY
-from omnipersona_cli.engine.tokens import from_slot, slot_name, to_slot
+from omnipersona_cli.engine.tokens import base_of, from_slot, slot_name, to_slot
 from omnipersona_cli.errors import PersonaError, SlotError, UsageError
-from omnipersona_cli.hookspecs import Foreign
+from omnipersona_cli.hookspecs import Base, Foreign, ImporterInfo, Progress
 from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
 
@@ -66,32 +67,40 @@ def take_in(
     tell(on_progress, foreign.notes)
     if not name:
         tell(on_progress, [f"called <{chosen}> after its folder; --name gives it another name"])
-    backend = registry.open_backend(
-        replace(opening, backend=importer.backend), on_progress=on_progress
-    )
+    base = _base(importer, replace(opening, backend=importer.backend), on_progress)
     tokens = replace(foreign.tokens, name=chosen)
-    check_width(tokens, backend)
-    pack = _packed(tokens, backend, foreign, importer.name)
-    from_slot(pack, backend)  # the checks of a pack that is used
+    check_width(tokens, base)
+    pack = _packed(tokens, base, foreign, importer.name)
+    from_slot(pack, base)  # the checks of a pack that is used
     kept = library.save(pack, force=force)
     loaded = library.load(chosen)
-    check_kept(loaded, backend, tokens)
+    check_kept(loaded, base, tokens)
+    remember_base(base.fingerprint, opening.model)
     tell(
         on_progress,
         (
-            f"the files do not name their base; <{chosen}> is bound to {backend.model}",
+            f"the files do not name their base; <{chosen}> is bound to {base.model}",
             f"yes and no about <{chosen}> are not calibrated: no photos came along",
         ),
     )
     return TakenIn(pack=loaded, path=kept, foreign=foreign)
 
 
-def check_width(tokens: ConceptTokens, backend: Backend) -> None:
+def _base(importer: ImporterInfo, opening: Opening, on_progress: OnProgress | None) -> Base:
+    """The weights that the concept is for: looked at, or opened where the importer cannot look."""
+    if not importer.binds:
+        return base_of(registry.open_backend(opening, on_progress=on_progress))
+    if on_progress is not None:
+        on_progress(Progress(phase="looking at the weights"))
+    return cast(Base, registry.load(importer.binds)(opening))
+
+
+def check_width(tokens: ConceptTokens, base: Base) -> None:
     """SlotError where the tokens are wider or narrower than those of the backbone."""
     width = tokens.id.shape[-1]
-    if width != backend.width:
+    if width != base.width:
         raise SlotError(
-            f"the rows are {width} wide, and {backend.model} has rows of {backend.width}",
+            f"the rows are {width} wide, and {base.model} has rows of {base.width}",
             hint="--model names the weights that the concept was learned on",
         )
 
@@ -103,15 +112,15 @@ def _suggested(foreign: Foreign) -> str:
     return name
 
 
-def _packed(tokens: ConceptTokens, backend: Backend, foreign: Foreign, source: str) -> Pack:
+def _packed(tokens: ConceptTokens, base: Base, foreign: Foreign, source: str) -> Pack:
     about = {
-        "revision": backend.fingerprint.partition("@")[2],
+        "revision": base.fingerprint.partition("@")[2],
         "recipe": {"learned_by": source, **foreign.understood},
         "versions": {"omnipersona": __version__},
     }
     return Pack(
         name=tokens.name,
-        slots={slot_name(backend): without_folders(to_slot(tokens, backend, about))},
+        slots={slot_name(base): without_folders(to_slot(tokens, base, about))},
         provenance={"learned_by": source},
         date=datetime.now(UTC).date().isoformat(),
     )

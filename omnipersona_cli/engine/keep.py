@@ -37,6 +37,7 @@ from omnipersona_cli.engine.report import Report
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, shell_word
+from omnipersona_cli.hookspecs import Base
 from omnipersona_cli.language.mentions import to_turn
 
 PACK_ROOM = 1 << 20
@@ -333,7 +334,7 @@ def without_folders(slot: Slot) -> Slot:
     return replace(slot, about={**slot.about, "base": base})
 
 
-def check_kept(pack: Pack, backend: Backend, tokens: ConceptTokens) -> None:
+def check_kept(pack: Pack, backend: Backend | Base, tokens: ConceptTokens) -> None:
     """What was read back is what was learned, to the bit."""
     kept = named_tensors(from_slot(pack, backend))
     for key, value in named_tensors(tokens).items():

@@ -17,12 +17,24 @@ from torch import Tensor
 from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.errors import PackError, SlotError
+from omnipersona_cli.hookspecs import Base
 
 NORM_SLACK = 1.001
 """Rounding allowance when a row's norm is compared with the backbone's limit."""
 
 
-def slot_name(backend: Backend) -> str:
+def base_of(backend: Backend) -> Base:
+    """What a slot that is learned on ``backend`` is bound to."""
+    return Base(
+        backend=backend.info.name,
+        model=backend.model,
+        fingerprint=backend.fingerprint,
+        width=backend.width,
+        norm_limit=backend.norm_limit,
+    )
+
+
+def slot_name(backend: Backend | Base) -> str:
     """The short name of the slot that fits ``backend``: its fingerprint up to the first "@"."""
     return backend.fingerprint.split("@")[0]
 
@@ -52,73 +64,74 @@ def copy_of(tokens: ConceptTokens, *, trainable: bool = False) -> ConceptTokens:
     )
 
 
-def to_slot(tokens: ConceptTokens, backend: Backend, about: Mapping[str, Any]) -> Slot:
+def to_slot(tokens: ConceptTokens, backend: Backend | Base, about: Mapping[str, Any]) -> Slot:
     """What a pack keeps of ``tokens``: float32 arrays, and which backbone they belong to."""
+    base = backend if isinstance(backend, Base) else base_of(backend)
     arrays = {
         key: np.ascontiguousarray(value.detach().to("cpu", torch.float32).numpy())
         for key, value in named_tensors(tokens).items()
     }
     binding = {
-        "backend": backend.info.name,
-        "base": backend.model,
-        "fingerprint": backend.fingerprint,
+        "backend": base.backend,
+        "base": base.model,
+        "fingerprint": base.fingerprint,
         "dtype": "float32",
-        "width": backend.width,
+        "width": base.width,
     }
     return Slot(tensors=arrays, about={**about, **binding})
 
 
-def from_slot(pack: Pack, backend: Backend) -> ConceptTokens:
+def from_slot(pack: Pack, backend: Backend | Base) -> ConceptTokens:
     """The tokens that ``pack`` holds for ``backend``.
 
     Raises SlotError where the pack was learned on another backbone (naming both, and the command
     that learns it on this one), PackError for tensors that cannot be right.
     """
-    wanted = slot_name(backend)
+    base = backend if isinstance(backend, Base) else base_of(backend)
+    wanted = slot_name(base)
     slot = pack.slots.get(wanted)
     if slot is None:
         learned_on = ", ".join(sorted(pack.slots)) or "nothing"
         raise SlotError(
-            f"<{pack.name}> was learned on {learned_on}, and {backend.info.name} runs {wanted}",
-            hint=_relearn(pack, backend),
+            f"<{pack.name}> was learned on {learned_on}, and {base.backend} runs {wanted}",
+            hint=_relearn(pack, base),
         )
     bound_to = str(slot.about.get("fingerprint", ""))
-    if bound_to != backend.fingerprint:
+    if bound_to != base.fingerprint:
         raise SlotError(
             f"<{pack.name}> was learned on {bound_to or 'an unknown base'}, "
-            f"and this is {backend.fingerprint}",
-            hint=_relearn(pack, backend),
+            f"and this is {base.fingerprint}",
+            hint=_relearn(pack, base),
         )
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in slot.tensors.items()}
     for key in ("id", "und", "gen"):
-        _check_rows(pack.name, key, tensors.get(key), backend)
+        _check_rows(pack.name, key, tensors.get(key), base)
     return from_named_tensors(
         pack.name, {key: value.to(torch.float32) for key, value in tensors.items()}
     )
 
 
-def _check_rows(name: str, key: str, rows: Tensor | None, backend: Backend) -> None:
-    hint = f"learn it again: op learn PHOTOS --name {name} -b {backend.info.name} --force"
-    if rows is None or rows.ndim != 2 or rows.shape[1] != backend.width:
+def _check_rows(name: str, key: str, rows: Tensor | None, base: Base) -> None:
+    hint = f"learn it again: op learn PHOTOS --name {name} -b {base.backend} --force"
+    if rows is None or rows.ndim != 2 or rows.shape[1] != base.width:
         shape = "absent" if rows is None else f"shaped {tuple(rows.shape)}"
         raise PackError(
-            f"the {key} tokens of <{name}> are {shape}; "
-            f"{backend.info.name} needs rows of {backend.width}",
+            f"the {key} tokens of <{name}> are {shape}; {base.backend} needs rows of {base.width}",
             hint=hint,
         )
     if key == "id" and len(rows) != 1:
         raise PackError(f"<{name}> has {len(rows)} identifiers instead of one", hint=hint)
     if not bool(torch.isfinite(rows).all()):
         raise PackError(f"the {key} tokens of <{name}> are not finite numbers", hint=hint)
-    if rows.numel() and float(rows.float().norm(dim=1).max()) > backend.norm_limit * NORM_SLACK:
+    if rows.numel() and float(rows.float().norm(dim=1).max()) > base.norm_limit * NORM_SLACK:
         raise PackError(
-            f"the {key} tokens of <{name}> are larger than {backend.info.name} allows", hint=hint
+            f"the {key} tokens of <{name}> are larger than {base.backend} allows", hint=hint
         )
 
 
-def _relearn(pack: Pack, backend: Backend) -> str:
+def _relearn(pack: Pack, base: Base) -> str:
     """The command that learns it here; what was learned on other weights of this very backend is in
     the way, and has to be replaced."""
-    here = any(slot.about.get("backend") == backend.info.name for slot in pack.slots.values())
+    here = any(slot.about.get("backend") == base.backend for slot in pack.slots.values())
     force = " --force" if here else ""
-    return f"op learn PHOTOS --name {pack.name} -b {backend.info.name}{force}"
+    return f"op learn PHOTOS --name {pack.name} -b {base.backend}{force}"

@@ -9,6 +9,8 @@ import torch
 from click.testing import Result
 from tiny_showo import write_tiny, write_unictokens
 
+from omnipersona_cli import registry
+from omnipersona_cli.backend import Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.testing import drawing
 
@@ -49,6 +51,16 @@ def test_the_concept_is_kept_and_what_was_understood_is_said(work: Path, op: Op)
     assert "1 id, 24 und, 24 gen of width 32" in shown
     assert "unictokens" in shown and "stage 3" in shown
     assert op("concepts", "verify", "bo").stdout == "sound\n"
+
+
+def test_no_weights_are_opened_for_it(work: Path, op: Op, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("op_showo.loading.open_backend", lambda opening: pytest.fail("opened"))
+        assert take_in(op).exit_code == 0
+    (slot,) = Library().header("bo").slots.values()
+    opened = registry.open_backend(Opening(backend="showo", model="tiny", device="cpu"))
+    assert slot.about["fingerprint"] == opened.fingerprint
+    assert op("ask", "red.png", "is <bo> here?").exit_code == 0, "the folder is known"
 
 
 def test_the_imported_concept_is_asked_painted_and_edited(work: Path, op: Op) -> None:
