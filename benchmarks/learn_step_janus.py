@@ -55,7 +55,7 @@ def plain_loss(backend: JanusBackend, taught: Sequence[Lesson], tokens: ConceptT
     found = janus(inputs_embeds=rows, use_cache=False, output_hidden_states=True)
     logits = janus.model.generation_head(found.hidden_states[-1])[0, len(prompt) - 1 :]
     drawn = functional.cross_entropy(logits.float(), codes)
-    asked = backend._question((ask.request,), (tokens,), ask.features)
+    asked = torch.cat(backend._question((ask.request,), (tokens,), ask.features))
     said = backend._answer(ask.answer)
     rows = torch.cat([asked, backend.table(said)])[None]
     labels = functional.pad(said, (len(asked), 0), value=-100)[None]

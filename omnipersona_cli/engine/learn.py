@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -132,12 +132,13 @@ def learn(
     tell(on_progress, notes)
     hyper = settings.hyperparameters(backend.info)
     with memory_errors(backend.info.name):
-        material = captioned(material, backend, on_step=counting(on_progress, "reading places"))
         start = _start(backend, material, settings, on_progress)
+        if not keeping.resume:
+            tell(on_progress, _pace(backend, start, material, hyper, on_progress))
+        material = captioned(material, backend, on_step=counting(on_progress, "reading places"))
         folder = run_folder(_key(material, backend, hyper, start))
         check_resumed(before, keeping, folder, slot_name(backend))
         resumed = _interrupted_run(folder, keeping, on_progress)
-        tell(on_progress, _pace(backend, start, material, hyper, resumed, on_progress))
         groups, held_out = prepare(backend, material, on_step=counting(on_progress, "encoding"))
 
         previews = Previews(backend, keeping, on_progress)
@@ -203,17 +204,15 @@ def _pace(
     start: ConceptTokens,
     material: Material,
     hyper: Hyperparameters,
-    resumed: RunState | None,
     on_progress: OnProgress,
 ) -> Iterator[str]:
-    """How long it will take, where that is long."""
+    """How long it will take, where that is long. A run that is taken up tells it after a step."""
     pace = measured(
         backend, start, material, hyper, on_step=counting(on_progress, "timing a lesson")
     )
     if pace is not None:
-        left = replace(hyper, steps=hyper.steps - (resumed.step if resumed else 0))
-        seconds = whole(pace, material, left, checks=CHECKS + 1, checked=CHECKED)
-        yield from told(seconds, left, pace, backend.info.name)
+        seconds = whole(pace, material, hyper, checks=CHECKS + 1, checked=CHECKED)
+        yield from told(seconds, hyper, pace, backend.info.name)
 
 
 def _start(
@@ -250,9 +249,11 @@ def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) ->
 
 
 def _key(material: Material, backend: Backend, hyper: Hyperparameters, start: ConceptTokens) -> str:
-    """What an interrupted run is found by: everything that decides how it goes on."""
+    """What an interrupted run is found by: everything that decides how it goes on, and not into
+    which pieces its batches are cut: whoever runs out of memory goes on with smaller ones."""
+    decisive = {key: value for key, value in vars(hyper).items() if key != "lessons_at_once"}
     digest = sha256(material.digest().encode())
-    digest.update(json.dumps([material.name, backend.fingerprint, vars(hyper)]).encode())
+    digest.update(json.dumps([material.name, backend.fingerprint, decisive]).encode())
     for key, value in named_tensors(start).items():
         digest.update(f"{key}{tuple(value.shape)}".encode())
     return digest.hexdigest()[:24]

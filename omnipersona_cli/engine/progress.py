@@ -24,7 +24,7 @@ def painting_steps(
 
 def counting(on_progress: OnProgress, phase: str) -> OnStep:
     """A step counter that reports as progress of ``phase``, which it opens at once."""
-    on_progress(Progress(phase=phase))
+    on_progress(Progress(phase=phase, total=1))  # how much it is comes with the first step
 
     def step(done: int, total: int) -> None:
         on_progress(Progress(phase=phase, step=done, total=total))

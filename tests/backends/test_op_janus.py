@@ -349,8 +349,9 @@ def test_a_picture_is_read_once_for_all_answers_and_for_the_next_question(
     finally:
         hook.remove()
     assert len(first) == 2 and len(second) == 1
-    assert sum(length > janus.count for _, length in read) == 1, "more than the picture at once"
-    assert read[1][0] == 2 and read[2][0] == 1
+    whole = [(rows, length) for rows, length in read if length > 1]
+    assert [rows for rows, _ in whole] == [1, 2, 1, 1], "the picture, and three questions"
+    assert whole[0][1] > janus.count
     janus.prefix._last = None
     again = janus.score(
         Prompt(turns=(to_turn("do you see <bo>?"),), concepts=(tokens,)), ("no",), image=photo

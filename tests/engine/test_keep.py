@@ -45,11 +45,11 @@ def finished(home, photos, *words, mode=""):
 
 
 @contextmanager
-def learning(home, photos, *words):
-    """A learner in its first step, which goes on when the block ends."""
+def learning(home, photos, *words, mode=""):
+    """A learner in its first step, or where ``mode`` says, which goes on when the block ends."""
     (home / "go").unlink(missing_ok=True)
     (home / "learning").unlink(missing_ok=True)
-    process = started(photos, *words)
+    process = started(photos, *words, mode=mode)
     deadline = time.monotonic() + 120
     while not (home / "learning").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -178,6 +178,17 @@ def test_signals_that_end_a_program_leave_a_checkpoint_and_say_so(home, photos, 
     assert [run.concept for run in runs()] == ["bo"] and Library().names() == ()
     code, _, err = finished(home, photos, "--resume", "--json")
     assert code == 0 and Library().names() == ("bo",), err
+
+
+@pytest.mark.parametrize("mode", ["encoding", "checking"])
+def test_ctrl_c_is_heeded_while_pictures_are_encoded_and_in_a_check(home, photos, mode):
+    home.mkdir(exist_ok=True)
+    with learning(home, photos, mode=mode) as process:
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)  # before it may go on
+    assert code == 130 and out == "" and "Traceback" not in err, err
+    assert "Interrupted." in err and Library().names() == ()
+    assert len(runs()) == (mode == "checking")
 
 
 def test_forgetting_a_concept_takes_its_unfinished_runs(home, photos):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -208,6 +209,52 @@ def test_a_run_that_its_watcher_stops_loses_no_step(school, tmp_path, callback, 
     assert resumed.checks == whole.checks and resumed.losses == whole.losses
     for key, value in named_tensors(whole.tokens).items():
         assert torch.equal(value, named_tensors(resumed.tokens)[key])
+
+
+@pytest.mark.parametrize("step", [0, 4, 12])
+def test_a_check_that_is_cut_off_is_made_up_for(school, tmp_path, step):
+    backend, start, groups, held_out = school
+    whole = optimise(backend, start, groups, held_out, HYPER)
+    reached = [-1]
+
+    def stop(event):
+        if event.phase == "learning":
+            reached.append(event.step)
+        if event.phase == "checking" and reached[-1] == step - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimise(
+            backend,
+            start,
+            groups,
+            held_out,
+            HYPER,
+            save=lambda found: write_checkpoint(found, tmp_path),
+            on_progress=stop,
+        )
+    checkpoint = read_checkpoint(tmp_path)
+    assert checkpoint is not None and checkpoint.step == step
+    assert len(checkpoint.checks) == len([one for one in whole.checks if one.step < step])
+    resumed = optimise(backend, start, groups, held_out, HYPER, resumed=checkpoint)
+    assert resumed.checks == whole.checks
+    for key, value in named_tensors(whole.tokens).items():
+        assert torch.equal(value, named_tensors(resumed.tokens)[key])
+
+
+def test_what_is_to_go_is_told_after_the_first_step_where_it_is_long(school, monkeypatch):
+    backend, start, groups, held_out = school
+    notes = []
+    clock = iter(range(0, 100_000, 100))
+    monkeypatch.setattr(
+        "omnipersona_cli.engine.optimise.time",
+        SimpleNamespace(monotonic=lambda: float(next(clock))),
+    )
+    optimise(
+        backend, start, groups, held_out, HYPER, on_progress=lambda event: notes.append(event.note)
+    )
+    told = [note for note in notes if note]
+    assert len(told) == 1 and "to go" in told[0]
 
 
 def test_the_best_tokens_by_held_out_score_are_kept(school):
