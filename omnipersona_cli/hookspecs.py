@@ -167,8 +167,8 @@ class Region:
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """One beat of long work. ``phase`` is a word a person reads ("loading", "encoding",
-    "learning", "checking", "painting"); ``total`` 0 means unknown; ``metrics`` are shown as they
-    are."""
+    "learning", "checking", "painting"), empty where nothing is at work any more; ``total`` 0 means
+    unknown; ``metrics`` are shown as they are."""
 
     phase: str
     step: int = 0

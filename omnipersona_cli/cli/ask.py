@@ -52,7 +52,8 @@ def command(
             "a picture, but no question",
             hint=f'op ask {shell_word(words[0])} "what is in the picture?"',
         )
-    from omnipersona_cli import engine
+    with output.starting():
+        from omnipersona_cli import engine
 
     image = read_picture(words[0]) if len(words) == 2 else None
     streaming = Streaming()

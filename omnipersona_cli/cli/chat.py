@@ -42,7 +42,8 @@ def command(
     """
     import json
 
-    from omnipersona_cli import engine
+    with output.starting():
+        from omnipersona_cli import engine
     from omnipersona_cli.language.mentions import names_in
 
     picture = read_picture(image) if image is not None else None

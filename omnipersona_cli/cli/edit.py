@@ -77,7 +77,8 @@ def command(
     """
     words = f"{'' if image == '-' else Path(image).stem} {prompt}"
     target = painting.output(words, pictures=painting.count)
-    from omnipersona_cli import engine
+    with output.starting():
+        from omnipersona_cli import engine
 
     source = read_picture(image)
     region = None if mask is None else read_mask(mask)

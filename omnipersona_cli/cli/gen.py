@@ -50,7 +50,8 @@ def command(
     """
     if prompt is not None and prompts is not None:
         raise UsageError("a prompt and a file of prompts were both given", hint="give one of them")
-    from omnipersona_cli import engine
+    with output.starting():
+        from omnipersona_cli import engine
     from omnipersona_cli.engine.provenance import GenerationSettings, settings_of
     from omnipersona_cli.language.mentions import names_in
 

@@ -19,7 +19,8 @@ def _subject(
     *, stated: tuple[str, ...], facts_file: Path | None = None, kind: str, **given: Any
 ) -> Subject:
     """What is learned, with the pictures that the options name."""
-    from omnipersona_cli import engine
+    with output.starting():
+        from omnipersona_cli import engine
     from omnipersona_cli.data.facts import FactSheet, read_facts
     from omnipersona_cli.data.lessons import load_triplets
     from omnipersona_cli.data.photos import open_pictures

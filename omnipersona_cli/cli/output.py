@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 VERBOSE = "omnipersona.verbose"
 WHEN_INTERRUPTED = "omnipersona.when_interrupted"
 """Where a command leaves the hint that is given after Ctrl-C, in ``meta``."""
+
+START_SECONDS = 1.0
+"""After so many seconds a command says that it starts."""
 
 LINE_SECONDS = 60.0
 """How often long work says how far it is where there is no terminal."""
@@ -182,6 +186,19 @@ def fail(error: PersonaError, *, show_traceback: bool = False) -> None:
 
 
 @contextmanager
+def starting() -> Iterator[None]:
+    """Says "starting ..." where what is inside, the import of torch, is not done in a second."""
+    timer = threading.Timer(START_SECONDS, _to_stderr, ["starting ..."])
+    timer.daemon = True
+    if not quiet():
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def progress() -> Iterator[Callable[[Progress], None]]:
     """A callback that shows work as it goes: one line for a phase, one bar where a total is known,
     and where nobody watches, a line a minute.
@@ -225,7 +242,7 @@ def _show(shown: _Shown, event: Progress) -> None:
         shown.step = event.step
     if shown.bar is None and event.total:
         shown.bar = _new_bar(event)
-    if shown.bar is None and not event.note and shown.phase not in shown.said:
+    if shown.bar is None and not event.note and shown.phase not in {"", *shown.said}:
         note(f"{event.phase} ...")
         shown.said.add(shown.phase)
     if event.note:

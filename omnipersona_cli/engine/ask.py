@@ -16,7 +16,7 @@ from PIL.Image import Image
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.calibrate import Verdict, sigmoid
-from omnipersona_cli.engine.progress import OnProgress, tell
+from omnipersona_cli.engine.progress import OnProgress, begin, done, tell
 from omnipersona_cli.engine.recognise import presence
 from omnipersona_cli.engine.request import (
     ANY,
@@ -109,7 +109,7 @@ def ask(
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)
-    answer = _from_score(request, picture) or _from_facts(request, picture)
+    answer = _from_score(request, picture, on_progress) or _from_facts(request, picture)
     if answer is not None:
         if on_text is not None:
             on_text(answer.text)
@@ -117,7 +117,8 @@ def ask(
     facts = relevant_facts(request, with_picture=picture is not None)
     turns = [turn for pair in earlier for turn in map(to_turn, pair)]
     turns += [to_turn(quoted(name, texts)) for name, texts in facts.items()]
-    pieces = []
+    pieces: list[str] = []
+    begin(on_progress, "reading the question")
     with memory_errors(request.backend.info.name):
         for piece in request.backend.say(
             request.prompt(request.text, earlier=turns),
@@ -125,6 +126,8 @@ def ask(
             max_tokens=max_tokens,
             seed=seed,
         ):
+            if not pieces:
+                done(on_progress)
             pieces.append(piece)
             if on_text is not None:
                 on_text(piece)
@@ -149,17 +152,21 @@ def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[s
     return chosen
 
 
-def _from_score(request: Request, picture: Image | None) -> Answer | None:
+def _from_score(
+    request: Request, picture: Image | None, on_progress: OnProgress | None
+) -> Answer | None:
     """Yes, no or not sure, for a question of presence about a picture."""
     if picture is None or not request.concepts or not asks_presence(request.text):
         return None
     asked = request.prompt(request.text).concepts or request.concepts
     verdicts: list[Verdict] = []
     probabilities = {}
+    begin(on_progress, "looking")
     for tokens in asked:
         verdict, odds = presence(request, tokens, picture)
         verdicts.append(verdict)
         probabilities[tokens.name] = round(sigmoid(odds), 4)
+    done(on_progress)
     verdict = _either(verdicts) if asks_for_either(request.text) else _all(verdicts)
     return Answer(
         text=verdict,

@@ -19,7 +19,7 @@ from omnipersona_cli.data.colour import Carried, carried_by, given_back
 from omnipersona_cli.engine.calibrate import sigmoid
 from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import EDITED, Picture
-from omnipersona_cli.engine.progress import OnProgress, painting_steps, tell
+from omnipersona_cli.engine.progress import OnProgress, begin, painting_steps, tell
 from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
@@ -127,6 +127,7 @@ def edit(
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)
+    begin(on_progress, "remembering")
     trace = replay_request(request, replayed)
     if on_trace is not None:
         on_trace(trace)

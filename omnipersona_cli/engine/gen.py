@@ -14,7 +14,7 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import Picture
-from omnipersona_cli.engine.progress import OnProgress, painting_steps, tell
+from omnipersona_cli.engine.progress import OnProgress, begin, painting_steps, tell
 from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.replay import Trace, replay_request
@@ -77,6 +77,7 @@ def gen(
     if tries > 1 and not can_recognise(request):
         tell(on_progress, ("nothing can be recognised here, so that the first try is kept",))
         tries = 1
+    begin(on_progress, "remembering")
     trace = replay_request(request, replayed)
     if on_trace is not None:
         on_trace(trace)

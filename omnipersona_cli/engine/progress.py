@@ -22,9 +22,21 @@ def painting_steps(
     return step
 
 
+def begin(on_progress: OnProgress | None, phase: str) -> None:
+    """Say that ``phase`` begins; how much it is comes with its steps, if it has any."""
+    if on_progress is not None:
+        on_progress(Progress(phase=phase, total=1))
+
+
+def done(on_progress: OnProgress | None) -> None:
+    """Say that nothing is at work any more: a bar goes, and the answer has the line."""
+    if on_progress is not None:
+        on_progress(Progress(phase=""))
+
+
 def counting(on_progress: OnProgress, phase: str) -> OnStep:
     """A step counter that reports as progress of ``phase``, which it opens at once."""
-    on_progress(Progress(phase=phase, total=1))  # how much it is comes with the first step
+    begin(on_progress, phase)
 
     def step(done: int, total: int) -> None:
         on_progress(Progress(phase=phase, step=done, total=total))

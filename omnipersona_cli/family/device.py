@@ -59,7 +59,7 @@ def has_bfloat16() -> bool:
     """Whether the processor has instructions that multiply in bfloat16 (AVX-512 BF16, AMX, Arm's):
     weights take half the memory there, and a product half the time. Without them, or where torch
     cannot tell, bfloat16 is slower than float32."""
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(there for name, there in told.items() if "bf16" in name)
 
 

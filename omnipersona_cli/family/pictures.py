@@ -9,7 +9,7 @@ from hashlib import blake2b
 from PIL.Image import Image
 from torch import Tensor
 
-MOST = 512 << 20
+MOST = 256 << 20
 """Bytes that are remembered; what was used longest ago goes first."""
 
 

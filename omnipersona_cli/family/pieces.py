@@ -31,7 +31,7 @@ def settled(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     It must be called where a concept's experts are still switched on, because layers that keep no
     activations run again on the way back.
     """
-    moving = [parameter for parameter in parameters if parameter.requires_grad]
+    moving = [one for one in {id(it): it for it in parameters}.values() if one.requires_grad]
     if not loss.requires_grad or not moving:
         return loss
     gradients = torch.autograd.grad(loss, moving, allow_unused=True)

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,3 +125,57 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "learning" in drawn and "40/40" in drawn and "loss 0.25" in drawn
     assert "a note\n" in drawn
     assert "learning ..." not in drawn
+
+
+def test_a_bar_begins_where_the_work_does_and_grows_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with output.progress() as on_progress:
+        on_progress(Progress(phase="encoding", total=1))
+        on_progress(Progress(phase="encoding", step=3, total=57))
+        on_progress(Progress(phase="encoding", step=57, total=57))
+        on_progress(Progress(phase="learning", step=501, total=1000))
+    drawn = screen.getvalue()
+    assert "0/1" in drawn and "57/57" in drawn and "encoding ..." not in drawn
+    assert "500/1000 ? left" in drawn, "what was done before says nothing of the pace"
+
+
+def test_long_work_says_where_it_is_once_a_minute_where_nobody_watches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("omnipersona_cli.cli.output.time.monotonic", lambda: now[0])
+
+    def slow() -> None:
+        with output.progress() as on_progress:
+            for step in range(1, 8):
+                on_progress(Progress(phase="learning", step=step, total=100))
+                now[0] += 20.0
+            on_progress(Progress(phase="checking", step=1, total=2))
+            on_progress(Progress(phase="learning", step=8, total=100))
+
+    assert run(slow).stderr.splitlines() == [
+        "learning ...",
+        "learning: 5 of 100, 31:40 left",
+        "checking ...",
+    ]
+    assert run(slow, "-q").output == ""
+
+
+def test_a_start_that_takes_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AtOnce(threading.Timer):
+        def start(self) -> None:
+            self.function(*self.args, **self.kwargs)
+
+    monkeypatch.setattr("omnipersona_cli.cli.output.threading.Timer", AtOnce)
+
+    def begin() -> None:
+        with output.starting():
+            pass
+
+    assert run(begin).stderr == "starting ...\n"
+    assert run(begin, "-q").output == ""
+    monkeypatch.undo()
+    assert run(begin).output == "", "not where it is quick"

@@ -92,3 +92,22 @@ def test_words_that_cannot_be_answered_are_refused(answer):
         answer("why " * 5000)
     with pytest.raises(PhotoError, match="1x1"):
         answer("is <bo> here?", image=drawing("red", 1).resize((1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("question", "phase"),
+    [("is <bo> here?", "looking"), ("what is it?", "reading the question")],
+)
+def test_a_bar_is_gone_before_the_answer_comes(learned, question, phase):
+    seen = []
+    ask(
+        question,
+        image=drawing("red", 77),
+        concepts=("bo",),
+        backend=learned.backend,
+        library=learned.library,
+        on_progress=lambda event: seen.append(event.phase),
+        on_text=lambda text: seen.append("said"),
+    )
+    first = seen.index("said")
+    assert seen[first - 2 : first] == [phase, ""]
