@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from omnipersona_cli.backend import Box
+from omnipersona_cli.backend import Box, OnStep, counted
 from omnipersona_cli.data.decode import HEIC_HINT, Decoded, decode
 from omnipersona_cli.data.facts import FACT_FILES, FactSheet, read_facts
 from omnipersona_cli.errors import MissingError, PhotoError, shell_word
@@ -96,9 +96,11 @@ def open_album(
     held_out: float = 0.2,
     finder: Finder | None = None,
     kind: str = "",
+    on_step: OnStep | None = None,
 ) -> Album:
     """Open files and folders of photos (not their subfolders). ``held_out`` is the share kept from
-    learning, ``finder`` says where the subject is. Raises PhotoError when nothing can be used."""
+    learning, ``finder`` says where the subject is, which takes longest: ``on_step`` counts it.
+    Raises PhotoError when nothing can be used."""
     files, subfolders = _files_in(paths)
     fact_files = [file for file in files if file.name.lower() in FACT_FILES]
     regular = [file for file in fact_files if _is_regular(file)]
@@ -115,7 +117,7 @@ def open_album(
         remarks["subfolders with pictures, not looked into"] = subfolders
     kind = kind or sheet.kind
     if finder is not None:
-        photos = [_with_subject(photo, finder, kind) for photo in photos]
+        photos = [_with_subject(photo, finder, kind) for photo in counted(photos, on_step)]
         lost = [photo.name for photo in photos if photo.mask is None]
         if lost:
             remarks["subject not outlined, so no edits are learned from it"] = lost

@@ -120,9 +120,9 @@ def learn(
     began = time.monotonic()
     on_progress = on_progress or _silent
     check_places(keeping)
-    on_progress(Progress(phase="reading photos"))
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
-    material = gather(subject, seed=settings.seed, backend=chosen)
+    reading = counting(on_progress, "reading photos")
+    material = gather(subject, seed=settings.seed, backend=chosen, on_step=reading)
     sweep_done()
     before = pack_before(keeping, material, chosen)
 

@@ -96,8 +96,9 @@ class Material:
         ).hexdigest()
 
 
-def gather(subject: Subject, *, seed: int, backend: str) -> Material:
-    """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``.
+def gather(subject: Subject, *, seed: int, backend: str, on_step: OnStep | None = None) -> Material:
+    """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``; ``on_step``
+    counts photos.
 
     Negatives are the user's, then those that plugins bring for ``backend``. Raises PhotoError when
     no photo can be used, UsageError for a text that is not a fact.
@@ -109,6 +110,7 @@ def gather(subject: Subject, *, seed: int, backend: str) -> Material:
         held_out=HELD_OUT,
         finder=registry.find_subject,
         kind=subject.kind or subject.class_word,
+        on_step=on_step,
     )
     notes = list(album.notes)
     class_word = clean_word(subject.class_word or album.class_word or subject.kind)
