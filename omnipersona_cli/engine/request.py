@@ -103,10 +103,11 @@ def open_request(
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     packs = {name: library.load(name) for name in names}
     if backend is None:
-        backend = _opened(packs, opening, task, on_progress)
+        backend = _opened(packs, opening, task, on_progress, fast=fast)
     check_task(backend.info, task)
     if fast:
-        backend = _faster(backend)
+        _check_fast(backend.info)
+        backend = cast(FastBackend, backend).faster()
     tokens = tuple(from_slot(packs[name], backend) for name in names)
     pictures = () if picture is None else (picture,)
     notes = [*_unmentioned(text, names, library), *backend.remarks(texts=(text,), photos=pictures)]
@@ -172,15 +173,15 @@ def check_task(info: BackendInfo, task: Task) -> None:
     )
 
 
-def _faster(backend: Backend) -> Backend:
-    """``backend``, painting in less time; TaskError where it has no way to."""
-    if not backend.info.fast:
-        able = [name for name, info in registry.backends().items() if info.fast]
-        raise TaskError(
-            f"{backend.info.name} has no faster way to paint",
-            hint=f"leave out --fast; these have one: {', '.join(able)}",
-        )
-    return cast(FastBackend, backend).faster()
+def _check_fast(info: BackendInfo) -> None:
+    """TaskError where the backend has no faster way to paint, naming those that have."""
+    if info.fast:
+        return
+    able = [name for name, other in registry.backends().items() if other.fast]
+    raise TaskError(
+        f"{info.name} has no faster way to paint",
+        hint=f"leave out --fast; these have one: {', '.join(able)}",
+    )
 
 
 def check_size(info: BackendInfo, size: tuple[int, int] | None) -> None:
@@ -199,10 +200,18 @@ def check_size(info: BackendInfo, size: tuple[int, int] | None) -> None:
 
 
 def _opened(
-    packs: Mapping[str, Pack], opening: Opening, task: Task, on_progress: OnProgress | None
+    packs: Mapping[str, Pack],
+    opening: Opening,
+    task: Task,
+    on_progress: OnProgress | None,
+    *,
+    fast: bool = False,
 ) -> Backend:
     chosen = _choose(packs, opening)
-    check_task(registry.backend_info(chosen.backend), task)
+    info = registry.backend_info(chosen.backend)
+    check_task(info, task)
+    if fast:
+        _check_fast(info)
     return open_model(chosen, on_progress)
 
 

@@ -72,6 +72,7 @@ def test_a_concept_needs_no_brackets(disc, op):
         (["<bo>", "--size", "big"], 2, "size"),
         (["<bo>", "-n", "2", "-o", "-"], 2, "one picture"),
         (["--like", "red.png"], 1, "does not say"),
+        (["<bo>", "--fast"], 1, "no faster way"),
         (["at", "the", "beach"], 2, "quote the words"),
         (["<bo>", "-o", "red.png/bo.png"], 1, "not a folder"),
         (["<bo>", "-o", "red.png/"], 1, "not a folder"),

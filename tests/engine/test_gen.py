@@ -116,10 +116,12 @@ def test_a_picture_says_how_it_was_made_and_can_be_made_again(paint, tmp_path):
     assert again.image.tobytes() == picture.image.tobytes()
 
 
-def test_a_backend_without_a_faster_way_says_which_have_one(paint):
+def test_a_backend_without_a_faster_way_says_which_have_one_before_it_is_opened(paint):
     with pytest.raises(TaskError, match="no faster way") as raised:
         paint("<bo>", seed=1, fast=True)
     assert "--fast" in raised.value.hint and "nano" in raised.value.hint
+    with pytest.raises(TaskError, match="no faster way"):  # its weights are not here
+        gen("a cat", opening=Opening(backend="showo"), fast=True)
 
 
 def test_a_picture_that_was_painted_fast_says_so_and_is_made_again_fast(tmp_path):
