@@ -32,15 +32,23 @@ def figures_in(card: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def advice_in(card: Mapping[str, Any]) -> list[str]:
     """The advice, one sentence each."""
-    advice = card.get("advice")
-    lines = advice if isinstance(advice, list) else []
-    return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
+    return _sentences(card.get("advice"))
+
+
+def doubts_in(card: Mapping[str, Any]) -> list[str]:
+    """What the backend itself said against the photos, one sentence each."""
+    return _sentences(card.get("doubts"))
 
 
 def grade_in(card: Mapping[str, Any]) -> str:
     """ "good", "fair" or "weak"; empty where the card does not say."""
     grade = card.get("verdict")  # the header's own word for it
     return grade if isinstance(grade, str) and grade in GRADES else ""
+
+
+def _sentences(said: object) -> list[str]:
+    lines = said if isinstance(said, list) else []
+    return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
 
 
 def _recognition(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
@@ -82,9 +90,12 @@ def _memorised(row: Mapping[str, Any], card: Mapping[str, Any]) -> str:
 
 
 def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
-    """The card as lines for a terminal, the grade first."""
+    """The card as lines for a terminal: the grade, whatever takes the worth from the figures, and
+    the figures."""
     if grade := grade_in(card):
         yield f"report card: {grade}"
+    for line in doubts_in(card):
+        yield f"  ! {line}"
     rows = figures_in(card)
     width = max((len(key) for key, _ in rows), default=0)
     for key, words in rows:

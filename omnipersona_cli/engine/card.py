@@ -116,6 +116,7 @@ class Card:
     """How well a concept was learned; None is what could not be measured.
 
     ``samples`` pictures were painted; ``rising`` says that the last step was the best one.
+    ``doubts`` is what the backend itself says against the photos: they are not of its kind.
     """
 
     recognition: Recognition | None
@@ -127,6 +128,7 @@ class Card:
     samples: int
     held_out: bool
     rising: bool
+    doubts: tuple[str, ...] = ()
 
     @property
     def grade(self) -> Grade:
@@ -143,18 +145,20 @@ class Card:
             if not named:
                 del entry["name"]
         advice = list(advice_on(self, named=named))
-        return {"verdict": self.grade, **values, "hard": list(values["hard"]), "advice": advice}
+        lists = {"hard": list(values["hard"]), "doubts": list(self.doubts), "advice": advice}
+        return {"verdict": self.grade, **values, **lists}
 
 
 def grade_of(card: Card) -> Grade:
     """The worst of what was measured. Nothing held out, or a sample that copies a photo, is never
-    good; a concept that changes nothing is weak."""
+    good; a concept that changes nothing is weak, and so is one whose photos the backend itself
+    doubts: its figures are then a stranger's guesses."""
     levels = [_level(name, value) for name, value in _measured(card).items()]
     if not card.held_out or card.recognition is None:
         levels.append(1)
     if card.memorised is not None and card.memorised.copies:
         levels.append(0 if card.memorised.copies > COPY * card.samples else 1)
-    if card.difference.missing:
+    if card.difference.missing or card.doubts:
         levels.append(0)
     words: tuple[Grade, ...] = ("weak", "fair", "good")
     return words[min(levels, default=0)]

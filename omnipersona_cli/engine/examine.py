@@ -69,10 +69,12 @@ def examine(
     *,
     samples: int,
     rising: bool,
+    doubts: Sequence[str] = (),
     on_progress: OnProgress,
 ) -> Examined:
     """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
-    them, and for tasks that the backend does not do, the figures that need them stay None."""
+    them, and for tasks that the backend does not do, the figures that need them stay None.
+    ``doubts`` are the backend's own remarks on the photos."""
     pictures = [*material.positives, *_others(material)]
     asking = counting(on_progress, "asking about photos")
     scores = [_score(backend, tokens, image) for image in counted(pictures, asking)]
@@ -101,6 +103,7 @@ def examine(
         samples=len(painted),
         held_out=material.positives_held_out,
         rising=rising,
+        doubts=tuple(doubts),
     )
     return Examined(calibration=calibration, card=card, samples=painted)
 

@@ -128,7 +128,9 @@ def learn(
 
     if backend is None:
         backend = open_model(opening, on_progress)
-    notes = (*material.notes, *_remarks(backend, material))
+    doubts = tuple(_doubts(backend, material))
+    notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))
+    notes = (*notes, *doubts)
     tell(on_progress, notes)
     hyper = settings.hyperparameters(backend.info)
     with memory_errors(backend.info.name):
@@ -162,6 +164,7 @@ def learn(
             material,
             samples=keeping.samples,
             rising=optimised.best_step == hyper.steps,
+            doubts=doubts,
             on_progress=on_progress,
         )
 
@@ -186,10 +189,9 @@ def learn(
     return learned
 
 
-def _remarks(backend: Backend, material: Material) -> Iterator[str]:
-    """What the backend says of facts and photos; photos that are not of its kind are pointed to the
+def _doubts(backend: Backend, material: Material) -> Iterator[str]:
+    """What the backend says against the photos; those that are not of its kind are pointed to the
     installed backends for others."""
-    yield from backend.remarks(texts=[fact.text for fact in material.facts])
     able: dict[str, list[str]] = {}
     for name, other in registry.backends().items():
         if other.pictures != backend.info.pictures:

@@ -121,7 +121,7 @@ def _figures(card: Card) -> str:
 
 
 def _advice(card: Card, notes: Sequence[str]) -> str:
-    lines = [*advice_on(card, named=True), *notes]
+    lines = dict.fromkeys([*card.doubts, *advice_on(card, named=True), *notes])
     listed = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul>{listed}</ul>" if lines else ""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-from omnipersona_cli.concepts.card import advice_in, figures_in, grade_in
+from omnipersona_cli.concepts.card import advice_in, doubts_in, figures_in, grade_in
 from omnipersona_cli.concepts.container import RawTensor
 from omnipersona_cli.concepts.facts import Fact, new_fact
 from omnipersona_cli.concepts.pack import PackHeader
@@ -57,7 +57,7 @@ def as_data(header: PackHeader, backend: str) -> dict[str, Any]:
         "backends": sorted(learned_on),
         "grade": grade_in(card),
         "figures": [list(row) for row in figures_in(card)],
-        "advice": advice_in(card),
+        "advice": [*doubts_in(card), *advice_in(card)],
         "photos": header.provenance.get("photos"),
         "date": header.date,
         "hash": header.hash,

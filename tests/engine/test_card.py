@@ -79,6 +79,13 @@ def test_what_was_never_held_out_or_copies_a_photo_is_not_good():
     assert replace(GOOD, memorised=replace(GOOD.memorised, copies=2)).grade == "weak"
 
 
+def test_photos_that_the_backend_doubts_are_weak_and_the_card_says_so_first():
+    card = replace(GOOD, doubts=("these are photographs",))
+    assert card.grade == "weak"
+    lines = list(card_lines(card.to_dict(named=False)))
+    assert lines[:2] == ["report card: weak", "  ! these are photographs"]
+
+
 @pytest.mark.parametrize("gap", [(0.0, 0.2), (1.0, 0.0)])
 def test_a_concept_that_changes_nothing_is_weak(gap):
     card = replace(GOOD, difference=Difference(answer=gap[0], picture=gap[1]))
@@ -126,7 +133,7 @@ def test_the_keys_of_the_card_are_stable():
     }  # fmt: skip
     assert list(card) == [
         "verdict", "recognition", "identity", "following", "difference", "memorised", "hard",
-        "samples", "held_out", "rising", "advice",
+        "samples", "held_out", "rising", "doubts", "advice",
     ]  # fmt: skip
 
 
@@ -144,6 +151,7 @@ def test_the_kept_card_reads_as_words():
         {"verdict": ["good"], "recognition": {"accuracy": "high"}, "advice": "more"},
         {"verdict": "splendid", "identity": 3, "difference": {}, "advice": [1, None]},
         {"following": {"right": "3", "asked": 4}, "memorised": {"copies": 0.5, "photo": {}}},
+        {"doubts": "these are photographs"},
     ],
 )
 def test_a_strangers_card_cannot_break_the_reader(strange):

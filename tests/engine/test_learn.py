@@ -172,7 +172,7 @@ def test_a_place_that_cannot_be_written_is_told_before_any_work(sketch, bo, tmp_
     assert "--previews" in caught.value.hint
 
 
-def test_foreign_photos_are_learned_with_a_note_that_names_other_backends(
+def test_foreign_photos_are_learned_weakly_with_a_note_that_names_other_backends(
     sketch, bo, library, monkeypatch
 ):
     monkeypatch.setattr(
@@ -181,6 +181,8 @@ def test_foreign_photos_are_learned_with_a_note_that_names_other_backends(
     result = learn(bo, Settings(steps=1), Keeping(library=library), backend=sketch)
     (note,) = [note for note in result.notes if "odd" in note]
     assert note.startswith("these are odd; ") and "for photographs: bagel, " in note
+    card = library.header("bo").evals["sketch"]["card"]
+    assert card["verdict"] == "weak" and card["doubts"] == [note]
 
 
 def test_a_run_that_is_stopped_after_the_last_step_need_not_learn_again(
