@@ -9,6 +9,7 @@ from omnipersona_cli.concepts.facts import Fact, new_fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import PackHeader
 from omnipersona_cli.errors import MissingError, UsageError, nearest
+from omnipersona_cli.language.contradictions import contradiction
 
 
 @click.command(
@@ -62,6 +63,15 @@ def _add_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ..
         if any(other.text.casefold() == fact.text.casefold() for other in known):
             output.note(f"<{header.name}> has that fact already")
             return known
+        texts = [other.text for other in known]
+        both = contradiction([*texts, fact.text], header.name)
+        if both and fact.text in both:
+            old = next(text for text in both if text in texts)
+            raise UsageError(
+                f"two facts of <{header.name}> contradict each other: {both[0]!r} and {both[1]!r}",
+                hint=f"if the new one is true: op concepts facts {header.name} rm "
+                f"{texts.index(old) + 1}",
+            )
         return (*known, fact)
 
     changed = library.change_facts(header.name, add)

@@ -49,8 +49,8 @@ def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
     """A fact that a person states. Raises UsageError when nothing is left of it, or it is long."""
     if len(one_line(text)) > FACT_LENGTH:
         raise UsageError(
-            f"a fact has at most {FACT_LENGTH} characters, this one has {len(text)}",
-            hint="say it in two: op concepts facts NAME add TEXT",
+            f"a fact has at most {FACT_LENGTH} characters, this one has {len(text):,}",
+            hint=f'say it in several: op concepts facts {name or "bo"} add "likes apples"',
         )
     cleaned = clean_fact(text, name=name)
     if not cleaned:

@@ -1,15 +1,27 @@
 """Facts: one plain sentence each, and the questions that it answers.
 
-Forgiving on the way in ("<bo>'s toy is a red ball", "its toy: a red ball", "he plays with a red
-ball"), plain on the way out: an attribute ("toy"), a value ("a red ball") and questions in several
-phrasings. A sentence that fits no form is kept as text and taught as what is known about <bo>.
+Forgiving on the way in ("<bo>'s toy is a red ball", "its toy: a red ball", "plays with a red ball
+and lives with two cats in Lisbon"), plain on the way out: an attribute ("toy"), a value ("a red
+ball") and questions in several phrasings. A sentence that fits no form is kept as text and taught
+as what is known about <bo>.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from omnipersona_cli.language.verbs import (
+    ADVERBS,
+    ANY_VERB,
+    EDIBLE,
+    VERBS,
+    WHEN,
+    WHERE_ELSE,
+    WITH_WHOM,
+    base_form,
+)
 
 CLASS_ATTRIBUTE = "kind"
 """The attribute of "<bo> is a striped green frog": what <bo> is."""
@@ -18,50 +30,25 @@ _PRONOUNS = "it|he|she|they"
 _POSSESSIVES = "its|his|her|their"
 _KNOWN_ABOUT = "what do you know about {name}?"
 
-# A verb phrase, the attribute that it gives, and the questions that it answers besides
-# "what is <bo>'s ...?". The first that matches wins, so the narrower ones come first.
-_VERBS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (r"lives? with", "housemate", ("who does {name} live with?",)),
-    (
-        r"(?:lives?|resides?) (?:in|at|on|by|near|under|inside)|(?:dwells? in)",
-        "home",
-        ("where does {name} live?",),
-    ),
-    (
-        r"(?:likes?|loves?) to eat|(?:likes?|loves?) eating|eats?",
-        "food",
-        ("what does {name} eat?",),
-    ),
-    (r"(?:likes?|loves?) to drink|drinks?", "drink", ("what does {name} drink?",)),
-    (
-        r"(?:likes?|loves?) to play with|(?:likes?|loves?) playing with|plays? with",
-        "toy",
-        ("what does {name} play with?",),
-    ),
-    (r"plays?", "game", ("what does {name} play?",)),
-    (
-        r"(?:likes?|loves?) to sleep (?:on|in|under)|sleeps? (?:on|in|under)|naps? (?:on|in)",
-        "bed",
-        ("where does {name} sleep?",),
-    ),
-    (r"(?:likes?|loves?|enjoys?|adores?)", "favourite thing", ("what does {name} like?",)),
-    (
-        r"(?:hates?|dislikes?|(?:does not|doesn't|do not|don't) like)",
-        "least favourite thing",
-        ("what does {name} not like?",),
-    ),
-    (r"(?:is|are) (?:afraid|scared) of|fears?", "fear", ("what is {name} afraid of?",)),
-    (r"(?:always |usually |often )?(?:wears?|is wearing)", "outfit", ("what does {name} wear?",)),
-    (r"works? as|is employed as", "job", ("what does {name} do?",)),
-    (r"works? (?:in|at|for)", "workplace", ("where does {name} work?",)),
-    (r"drives?|rides?(?: on| in)?", "vehicle", ("what does {name} ride?",)),
-    (r"(?:was|were) born (?:on|in)", "birthday", ("when was {name} born?",)),
-    (r"(?:is|are|comes?|came) from", "origin", ("where is {name} from?",)),
-    (r"(?:is|are) made (?:of|from|out of)", "material", ("what is {name} made of?",)),
-    (r"belongs? to|is owned by", "owner", ("who does {name} belong to?",)),
-    (r"(?:is|are) (?:best )?friends with", "friend", ("who is {name}'s friend?",)),
-    (r"has got|has|have|owns?", "belonging", ("what does {name} have?",)),
+WORDINGS = (
+    "what {be} {name}'s {attribute}?",
+    "what {be} the {attribute} of {name}?",
+    "tell me {name}'s {attribute}.",
+    "tell me the {attribute} of {name}.",
+    "what {attribute} does {name} have?",
+    "which {attribute} does {name} have?",
+    "do you know {name}'s {attribute}?",
+    "what do you know about {name}'s {attribute}?",
+    "say what {name}'s {attribute} {be}.",
+    "{name}'s {attribute}?",
 )
+"""How an attribute is asked for, the plainest wording first."""
+
+HELD_OUT_WORDINGS = (
+    "please say what the {attribute} of {name} {be}.",
+    "can you tell me {name}'s {attribute}?",
+)
+"""Wordings that are taught nowhere."""
 
 _COPULA = r"(?:\s+(?:is|are|was)(?:\s+called)?\s+|\s*[:=]\s*)"
 
@@ -70,7 +57,9 @@ _COPULA = r"(?:\s+(?:is|are|was)(?:\s+called)?\s+|\s*[:=]\s*)"
 class ParsedFact:
     """One understood fact: the ``attribute`` ("toy") of ``subject`` ("bo") is ``value``.
 
-    ``asked`` are questions that fit the verb of the sentence, with ``{name}`` for the mention.
+    ``asked`` are questions that fit the verb of the sentence, with ``{name}`` for the mention;
+    ``also`` other attributes that it may be asked by ("loves tuna": a favourite thing, and a food).
+    Without an attribute only ``asked`` is answered ("when does {name} play the violin?").
     """
 
     subject: str
@@ -78,6 +67,7 @@ class ParsedFact:
     value: str
     text: str
     asked: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
@@ -90,69 +80,207 @@ def split_sentences(text: str) -> tuple[str, ...]:
 
 
 def parse_fact(text: str, name: str) -> ParsedFact | None:
-    """The attribute and the value in one sentence about ``name``, or None if it fits no form."""
+    """The first of what one sentence says about ``name``, or None if it fits no form."""
     sentences = split_sentences(text)
-    if len(sentences) != 1:
-        return None
-    sentence = sentences[0].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    mention = rf"(?:<{re.escape(name)}>|\b{re.escape(name)}\b)"
-    parsed = _owned(sentence, mention) or _done(sentence, mention) or _being(sentence, mention)
-    if parsed is None:
-        return None
-    attribute, value, asked = parsed
-    value = _plain_value(value)
-    if not value:
-        return None
-    return ParsedFact(subject=name, attribute=attribute, value=value, text=text, asked=asked)
+    found = parse_facts(text, name) if len(sentences) == 1 else ()
+    return found[0] if found else None
+
+
+def parse_facts(text: str, name: str) -> tuple[ParsedFact, ...]:
+    """All that ``text`` says about ``name``: of every sentence, and of every part of one ("loves
+    tuna and is afraid of thunder"). A sentence of which some part fits no form says nothing."""
+    found: list[ParsedFact] = []
+    for sentence in split_sentences(text):
+        parts = [list(_parsed(part, name)) for part in _parts(sentence, name)]
+        if all(parts):
+            found += [fact for part in parts for fact in part]
+    return tuple(found)
 
 
 def questions_for(parsed: ParsedFact) -> list[tuple[str, str]]:
     """Questions and answers, the plainest question first; the answer is always the value."""
+    return [(question, parsed.value) for question in _questions(parsed, WORDINGS)]
+
+
+def held_out_questions(parsed: ParsedFact) -> list[tuple[str, str]]:
+    """As `questions_for`, in wordings that are taught nowhere: what learning is checked by."""
+    if parsed.attribute in ("", CLASS_ATTRIBUTE):
+        return []
+    return [(question, parsed.value) for question in _questions(parsed, HELD_OUT_WORDINGS)]
+
+
+def reversed_questions(parsed: ParsedFact) -> list[tuple[str, str]]:
+    """The other way round: "whose toy is a red ball?" is answered with the mention."""
+    if parsed.attribute in ("", CLASS_ATTRIBUTE):
+        return []
+    be = "are" if is_plural(parsed.attribute) else "is"
+    values = dict.fromkeys((parsed.value, re.sub(r"^an? ", "the ", parsed.value)))
+    return [(f"whose {parsed.attribute} {be} {value}?", f"<{parsed.subject}>") for value in values]
+
+
+def _questions(parsed: ParsedFact, wordings: Sequence[str]) -> list[str]:
     mention = f"<{parsed.subject}>"
-    attribute = parsed.attribute
-    if attribute == CLASS_ATTRIBUTE:
-        asked = [f"what is {mention}?", f"what kind of thing is {mention}?", f"describe {mention}."]
-    else:
-        be = "are" if _is_plural(attribute) else "is"
-        asked = [
-            f"what {be} {mention}'s {attribute}?",
-            f"what {be} the {attribute} of {mention}?",
-            f"tell me {mention}'s {attribute}.",
-        ]
-    asked += [question.format(name=mention) for question in parsed.asked]
-    return [(question, parsed.value) for question in asked]
+    if parsed.attribute == CLASS_ATTRIBUTE:
+        return [f"what is {mention}?", f"what kind of thing is {mention}?", f"describe {mention}."]
+    asked = list(questions_about(parsed.attribute, parsed.subject, wordings))
+    if wordings is WORDINGS:
+        asked += [question.format(name=mention) for question in parsed.asked]
+    return asked
+
+
+def questions_about(
+    attribute: str, name: str, wordings: Sequence[str] | None = None
+) -> tuple[str, ...]:
+    """The plain questions about an attribute, told or not; none about none."""
+    if not attribute:
+        return ()
+    be = "are" if is_plural(attribute) else "is"
+    return tuple(
+        wording.format(name=f"<{name}>", attribute=attribute, be=be)
+        for wording in wordings or WORDINGS
+    )
 
 
 def answers_of(facts: Sequence[str], name: str) -> dict[str, str]:
     """Every question that the facts answer, in order. Two facts with one attribute answer
     together ("a red ball and a blue car"), so that no question is taught two ways."""
-    found: dict[str, list[str]] = {}
+    parsed, free = read_facts(facts, name)
+    known = together(pair for fact in parsed for pair in questions_for(fact))
+    for fact in parsed:  # by another attribute only where no fact has it as its own
+        for other in fact.also:
+            for question in questions_about(other, name):
+                known.setdefault(question, fact.value)
+    if free:
+        known[_KNOWN_ABOUT.format(name=f"<{name}>")] = ". ".join(free)
+    return known
+
+
+def read_facts(facts: Sequence[str], name: str) -> tuple[list[ParsedFact], list[str]]:
+    """What the sentences of ``facts`` say, and the sentences that fit no form, each once."""
+    parsed: list[ParsedFact] = []
     free: list[str] = []
     for sentence in (part for fact in facts for part in split_sentences(fact)):
-        parsed = parse_fact(sentence, name)
-        if parsed is None:
+        understood = parse_facts(sentence, name)
+        parsed += understood
+        if not understood:
             free.append(sentence)
-            continue
-        for question, answer in questions_for(parsed):
-            answers = found.setdefault(question, [])
-            if answer not in answers:
-                answers.append(answer)
-    known = {question: " and ".join(answers) for question, answers in found.items()}
-    if free:
-        known[_KNOWN_ABOUT.format(name=f"<{name}>")] = ". ".join(dict.fromkeys(free))
-    return known
+    return parsed, list(dict.fromkeys(free))
+
+
+def together(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Questions and answers, the answers to one question joined."""
+    found: dict[str, list[str]] = {}
+    for question, answer in pairs:
+        answers = found.setdefault(question, [])
+        if answer not in answers:
+            answers.append(answer)
+    return {question: " and ".join(answers) for question, answers in found.items()}
 
 
 def quoted(name: str, texts: Sequence[str]) -> str:
     """Facts as a context turn: plain sentences, quoted, because they may be a stranger's."""
-    sentences = []
-    for text in texts:
-        parsed = parse_fact(text, name)
-        sentence = f"<{name}>'s {parsed.attribute} is {parsed.value}" if parsed else text
-        if parsed is not None and parsed.attribute == CLASS_ATTRIBUTE:
-            sentence = f"<{name}> is {parsed.value}"
-        sentences.append('"' + sentence.replace('"', "'").rstrip(". ") + '."')
-    return " ".join(sentences)
+    sentences = (sentence for text in texts for sentence in split_sentences(text))
+    lines = (stated(sentence, name).replace('"', "'").rstrip(". ") for sentence in sentences)
+    return " ".join(f'"{line}."' for line in lines)
+
+
+def stated(sentence: str, name: str) -> str:
+    """A fact with its subject in it: "loves tuna" and "it loves tuna" are "<bo> loves tuna",
+    "toy: a red ball" is "<bo>'s toy is a red ball"."""
+    mention = f"<{name}>"
+    parsed = parse_fact(sentence, name)
+    bare = re.sub(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", mention, sentence, flags=re.I)
+    bare = re.sub(rf"^(?:{_PRONOUNS})'s\b", f"{mention} is", bare, flags=re.IGNORECASE)
+    bare = re.sub(rf"^(?:{_PRONOUNS})\b", mention, bare, flags=re.IGNORECASE)
+    if mention not in bare.lower():
+        bare = re.sub(rf"\b(?:{_POSSESSIVES})\b", f"{mention}'s", bare, count=1, flags=re.I)
+    if mention in bare.lower():
+        return bare
+    owned = parsed and re.match(rf"{re.escape(parsed.attribute)}\s*[:=]", bare, flags=re.I)
+    if parsed and owned and parsed.attribute:
+        be = "are" if is_plural(parsed.attribute) else "is"
+        return f"{mention}'s {parsed.attribute} {be} {parsed.value}"
+    return f"{mention} {bare[0].lower()}{bare[1:]}" if _starts_with_verb(bare) else bare
+
+
+def _starts_with_verb(sentence: str) -> bool:
+    begun = rf"{ADVERBS}(?:{ANY_VERB}|is|are|was|were)\s"
+    return re.match(begun, sentence, flags=re.IGNORECASE) is not None
+
+
+def _parts(sentence: str, name: str) -> list[str]:
+    """The parts of a sentence that say something of their own: after "and", "but" or a comma comes
+    another verb, or another "its … is". A list of things is one part."""
+    whose = rf"(?:(?:{_POSSESSIVES})|<?{re.escape(name)}>?'s)\s+[\w' -]{{1,40}}?\s+(?:is|are)\s"
+    who = rf"(?:(?:{_PRONOUNS})|<?{re.escape(name)}>?)\s+"
+    does = rf"{ADVERBS}(?:{ANY_VERB}|is|was|has been)\s+[\w<]"
+    starts = rf"(?={whose}|(?:who\s+|which\s+)?(?:{who})?{does})"
+    joints = rf"(?:\s*,\s*(?:and|but)\s+|\s+(?:and|but)\s+|\s*,\s+){starts}"
+    return [
+        re.sub(r"^(?:who|which)\s+", "", part) for part in re.split(joints, sentence, flags=re.I)
+    ]
+
+
+def _parsed(part: str, name: str) -> Iterator[ParsedFact]:
+    """What one part of a sentence says: mostly one thing."""
+    text = part.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    mention = rf"(?:<{re.escape(name)}>|\b{re.escape(name)}\b)"
+    found = _owned(text, mention) or _done(text, mention) or _being(text, mention)
+    if found is None:
+        return
+    attribute, value, asked = found
+    fact = ParsedFact(subject=name, attribute=attribute, value=value, text=part, asked=asked)
+    noun = singular(attribute.split()[-1])
+    usual = next((verb.asked for verb in VERBS if verb.attribute == noun), ())
+    for one in _apart(fact, text) if asked else [replace(fact, asked=usual)]:
+        if value := _plain_value(one.value):
+            yield _with_others(replace(one, value=value))
+
+
+def _apart(fact: ParsedFact, sentence: str) -> Iterator[ParsedFact]:
+    """ "lives with two cats in Lisbon" is a housemate and a home, "plays the violin on Sundays" an
+    instrument and a time, "was adopted in 2019 from a shelter" a year and an origin."""
+    home = next(verb for verb in VERBS if verb.attribute == "home")
+    mate = next(verb for verb in VERBS if verb.attribute == "housemate")
+    if fact.attribute == "housemate" and (both := WHERE_ELSE.fullmatch(fact.value)):
+        yield replace(fact, value=both["what"])
+        text = f"lives {both['place']} {both['where']}"
+        yield replace(fact, attribute="home", value=both["where"], text=text, asked=home.asked)
+    elif fact.attribute == "home" and (both := WITH_WHOM.fullmatch(fact.value)):
+        yield replace(fact, value=both["what"])
+        yield replace(fact, attribute="housemate", value=both["whom"], asked=mate.asked)
+    elif fact.attribute == "game" and (both := WITH_WHOM.fullmatch(fact.value)):
+        yield replace(fact, value=both["what"])
+        asked = (f"who does {{name}} play {both['what']} with?",)
+        yield replace(fact, attribute="", value=both["whom"], asked=asked)
+    elif fact.attribute == "adoption" and (both := re.fullmatch(r"(.+?) from (.+)", fact.value)):
+        yield replace(fact, value=both[1])
+        yield replace(fact, attribute="origin", value=both[2], asked=("where is {name} from?",))
+    elif timed := WHEN.fullmatch(fact.value):
+        yield replace(fact, value=timed["what"])
+        at = sentence.rindex(fact.value)
+        verb = sentence[:at].split()[-1].lower()
+        asked = f"when does {{name}} {base_form(verb)} {timed['what']}?"
+        yield replace(fact, attribute="", value=timed["when"], asked=(asked,))
+    else:
+        yield fact
+
+
+def _with_others(fact: ParsedFact) -> ParsedFact:
+    """The fact with what else it may be asked by."""
+    noun = singular(_head(fact.value))
+    if fact.attribute == "favourite thing" and noun in EDIBLE:
+        return replace(fact, also=("favourite food",))
+    if fact.attribute in ("housemate", "belonging") and noun.isalpha():
+        return replace(fact, also=(noun,))
+    return fact
+
+
+def _head(value: str) -> str:
+    """The noun of "two small cats called Ada": the last word before what is added to it."""
+    added = r"\s+(?:of|with|in|on|at|from|for|called|named|that|which|who|and)\b"
+    words = re.split(added, value, maxsplit=1, flags=re.IGNORECASE)[0].lower().rstrip(".,").split()
+    return words[-1].strip(",") if words else ""
 
 
 def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -176,33 +304,45 @@ def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | No
 
 
 def _done(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
-    """ "<bo> lives in …", "it plays with …", "<bo> is 3 years old"."""
-    who = rf"(?:{mention}|(?:{_PRONOUNS})\b)"
+    """ "<bo> lives in …", "it plays with …", "loves …", "<bo> is 3 years old"."""
+    who = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)\s+)?{ADVERBS}"
     years = r"(?:about |almost )?[\w-]+(?: and a half)? \w+ old|\d+"
-    age = rf"{who}(?:\s+(?:is|are)|'s)\s+(?P<value>{years})"
-    if match := re.fullmatch(age, sentence, flags=re.IGNORECASE):
-        return "age", match["value"], ("how old is {name}?",)
-    for verb, attribute, asked in _VERBS:
-        match = re.fullmatch(rf"{who}\s+(?:{verb})\s+(?P<value>.+)", sentence, flags=re.IGNORECASE)
-        if match:
-            return attribute, match["value"], asked
+    age = rf"{who}(?:is|are)\s+(?P<value>{years})"
+    short = rf"(?:{mention}|(?:{_PRONOUNS})\b)'s\s+(?P<value>{years})"
+    for form in (age, short):
+        if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
+            return "age", match["value"], ("how old is {name}?",)
+    for verb in VERBS:
+        form = rf"{who}(?:{verb.pattern})\s+(?P<value>.+)"
+        if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
+            return verb.attribute, match["value"], verb.asked
     return None
 
 
 def _being(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
     """ "<bo> is a striped green frog": what <bo> is."""
-    who = rf"(?:{mention}|(?:{_PRONOUNS})\b)"
+    who = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)(?:\s+is|'s)|is)"
     match = re.fullmatch(
-        rf"{who}(?:\s+is|'s)\s+(?P<value>(?:an?|the|my|our)\s+.+)", sentence, flags=re.IGNORECASE
+        rf"{who}\s+(?P<value>(?:an?|the|my|our)\s+.+)", sentence, flags=re.IGNORECASE
     )
     return (CLASS_ATTRIBUTE, match["value"], ()) if match else None
 
 
 def _plain_value(value: str) -> str:
-    """The value without quotes, and with a small letter on a leading article."""
+    """The value without quotes and afterthoughts (", which it steals"), and with a small letter on
+    a leading article."""
+    value = re.sub(r",\s*(?:which|who|that|where)\b.*", "", value)
     value = re.sub(r"\s+", " ", value).strip().strip('"“”').rstrip(".,;:!").strip()
     return re.sub(r"^(An?|The|My|His|Her|Its|Their)\b", lambda m: m[0].lower(), value)
 
 
-def _is_plural(attribute: str) -> bool:
-    return attribute.endswith("s") and not attribute.endswith(("ss", "us", "is"))
+def is_plural(noun: str) -> bool:
+    """True for "toys", not for "glass"."""
+    return noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
+
+
+def singular(noun: str) -> str:
+    """ "toys" -> "toy", "puppies" -> "puppy"."""
+    if len(noun) > 4 and noun.endswith("ies"):
+        return noun[:-3] + "y"
+    return noun[:-1] if len(noun) > 3 and is_plural(noun) else noun

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 
-from omnipersona_cli.language.facts import parse_fact
+from omnipersona_cli.language.facts import HELD_OUT_WORDINGS, WORDINGS, parse_facts
+from omnipersona_cli.language.mentions import names_in
 from omnipersona_cli.language.references import Reference, attribute_key
+from omnipersona_cli.language.verbs import VERBS
 
 _PRESENCE = re.compile(
     r"(?:is|are)\s+(?:this|that|it|these|those)\s+(?:a |the |an )?"
@@ -30,6 +33,7 @@ _ASKED = re.compile(
     r"|(?P<attribute>[\w -]+?)\s+of\s+<(?P<name>[\w-]+)>)\s*\?",
     re.IGNORECASE,
 )
+_QUESTION = re.compile(r"[^?\n]+\?")
 _OR = re.compile(r">\s+or\s+<", re.IGNORECASE)
 _LONGEST_VALUE = 120
 
@@ -57,9 +61,54 @@ def question_of(reference: Reference) -> str:
 def asked_attributes(text: str) -> Iterator[tuple[str, str]]:
     """The concept and the attribute of every "what is the toy of <bo>?" in ``text``, in small
     letters."""
-    for match in _ASKED.finditer(text):
+    for question in questions_in(text):
+        if asked := asked_about(question):
+            yield asked
+
+
+def questions_in(text: str) -> list[str]:
+    """The questions in what a model said, one after the other."""
+    return [" ".join(found.split()) for found in _QUESTION.findall(text)]
+
+
+def asked_about(question: str) -> tuple[str, str] | None:
+    """The concept and the attribute that a question asks for ("what does <bo> play with?" -> bo,
+    toy), in small letters; None where it asks for no one attribute of one concept."""
+    if match := _ASKED.search(question):
         name = match["owner"] or match["name"]
-        yield name.lower(), (match["owned"] or match["attribute"]).lower()
+        return name.lower(), (match["owned"] or match["attribute"]).lower()
+    names = names_in(question)
+    if len(names) != 1:
+        return None
+    plain = plain_words(re.sub(r"<[\w-]+>", "<x>", question))
+    if attribute := _verbs_asked().get(plain):
+        return names[0], attribute
+    for wording in _wordings():
+        if match := wording.fullmatch(plain):
+            return names[0], match["attribute"]
+    return None
+
+
+@cache
+def _verbs_asked() -> dict[str, str]:
+    """Attribute by the plain words of a question; of several verbs the first counts."""
+    found: dict[str, str] = {}
+    for verb in VERBS:
+        for asked in verb.asked:
+            found.setdefault(plain_words(asked.format(name="<x>")), verb.attribute)
+    return found
+
+
+@cache
+def _wordings() -> tuple[re.Pattern[str], ...]:
+    return tuple(
+        re.compile(
+            plain_words(wording.format(name="<x>", attribute="ATTRIBUTE", be="is"))
+            .replace("attribute", r"(?P<attribute>[\w][\w -]{0,39}?)", 1)
+            .replace(" is ", " (?:is|are) ")
+        )
+        for wording in (*WORDINGS, *HELD_OUT_WORDINGS)
+    )
 
 
 def value_in(answer: str) -> str:
@@ -86,14 +135,14 @@ def content_words(text: str) -> set[str]:
     """The words of ``text`` that carry meaning, as attribute keys."""
     words = re.findall(r"[a-z]{3,}", re.sub(r"<[^>]*>", " ", text.lower()))
     common = "the and what where who which does how its his her their this that with for are can"
-    return {attribute_key(word) for word in words} - set(common.split()) - {""}
+    return {attribute_key(word) for word in words if word not in common.split()} - {""}
 
 
 def fact_words(text: str, name: str) -> set[str]:
     """As `content_words`, of a fact and of the questions that it answers."""
-    parsed = parse_fact(text, name)
-    words = f"{text} {parsed.attribute} {' '.join(parsed.asked)}" if parsed else text
-    return content_words(words.replace("{name}", " "))
+    parsed = parse_facts(text, name)
+    said = [word for fact in parsed for word in (fact.attribute, *fact.also, *fact.asked)]
+    return content_words(" ".join([text, *said]).replace("{name}", " "))
 
 
 def plain_words(text: str) -> str:

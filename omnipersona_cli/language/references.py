@@ -1,18 +1,20 @@
 """A small grammar of how people refer to what is true of a concept.
 
-"its toy", "<bo>'s toy", "the toy of <bo>", "a toy for <bo>", "at home", "their toys": each is a
-reference, the attribute ("toy") of a concept ("bo") at a place in the text. The grammar is what
-replay checks the model's own reading against, and what it falls back to.
+"its toy", "<bo>'s toy", "the toy of <bo>", "a toy for <bo>", "at home", "their toys", "what it
+loves", "where it lives": each is a reference, the attribute ("toy") of a concept ("bo") at a place
+in the text. The grammar is what replay checks the model's own reading against, and what it falls
+back to.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from omnipersona_cli.language.facts import parse_fact, split_sentences
+from omnipersona_cli.language.facts import ParsedFact, parse_facts, singular
 from omnipersona_cli.language.mentions import find_mentions, names_in
+from omnipersona_cli.language.verbs import ADVERBS, ANY_VERB, VERBS
 
 _PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
 _SYNONYMS = {"house": "home", "place": "home", "meal": "food", "snack": "food", "plaything": "toy"}
@@ -44,6 +46,14 @@ _AND = re.compile(rf"\s*(?:,|\band\b)\s*{_MENTION}(?!'s|\u2019s)", re.I)
 _POSSESSIVE = re.compile(rf"{_MENTION}(?:'s|\u2019s)\s+{_PHRASE}", re.I)
 _PRONOUN = re.compile(rf"\b(?P<whose>its|his|her|their)\s+{_PHRASE}", re.I)
 _AT_HOME = re.compile(r"\b(?:at|back)\s+(?P<phrase>home)\b", re.I)
+_WHERE = {"live": "home", "dwell": "home", "sleep": "bed", "nap": "bed", "work": "workplace"}
+_BY_VERB = re.compile(
+    rf"\b(?:(?P<where>(?:(?:the|a)\s+place\s+)?where(?:ver)?)|what(?:ever)?|who(?:m|ever)?"
+    rf"|the\s+[a-z]+(?:\s+(?:that|which|who|whom))?)\s+(?:{_MENTION}|it|he|she|they)\s+{ADVERBS}"
+    rf"(?P<verb>(?:{ANY_VERB})(?!\w)|{'|'.join(f'{verb}s?' for verb in _WHERE)})"
+    r"(?:\s+(?:the\s+)?(?:most|best))?\b",
+    re.I,
+)
 _HINTS = re.compile(
     r"\b(?:favou?rite|beloved|loves?|likes?|owns?|lives?|eats?|wears?|plays? with|sleeps?)\b", re.I
 )
@@ -75,7 +85,7 @@ Known = Mapping[str, Mapping[str, KnownFact]]
 @dataclass(frozen=True, kw_only=True)
 class _Candidate:
     """A phrase that may name an attribute. ``whole``: the phrase is the attribute, all of it;
-    ``strict``: only if the attribute is known."""
+    ``strict``: only if the attribute is known; ``attribute``: it names this one by a verb."""
 
     start: int
     end: int
@@ -84,6 +94,7 @@ class _Candidate:
     concept: str
     whole: bool = False
     strict: bool = False
+    attribute: str = ""
 
 
 def attribute_key(attribute: str) -> str:
@@ -91,7 +102,7 @@ def attribute_key(attribute: str) -> str:
     words = [word for word in attribute.lower().split() if word not in _PRAISE]
     if not words:
         return ""
-    last = _singular(words[-1])
+    last = singular(words[-1])
     return " ".join([*words[:-1], _SYNONYMS.get(last, last)])
 
 
@@ -101,17 +112,27 @@ def known_facts(facts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Known
     known: dict[str, dict[str, KnownFact]] = {}
     for name, texts in facts.items():
         of_concept = known.setdefault(name, {})
-        for text in (part for fact in texts for part in split_sentences(fact)):
-            parsed = parse_fact(text, name)
-            if parsed is None or not (key := attribute_key(parsed.attribute)):
-                continue
-            before = of_concept.get(key)
-            value = parsed.value
-            sources: tuple[str, ...] = (text,)
-            if before is not None and parsed.value not in before.value.split(" and "):
-                value, sources = f"{before.value} and {parsed.value}", (*before.texts, text)
-            of_concept[key] = KnownFact(attribute=parsed.attribute, value=value, texts=sources)
+        parsed = [fact for text in texts for fact in parse_facts(text, name)]
+        for fact in parsed:
+            _add(of_concept, fact.attribute, fact)
+        for fact in parsed:  # by another attribute only where no fact has it as its own
+            for other in fact.also:
+                if attribute_key(other) not in of_concept:
+                    _add(of_concept, other, fact)
     return known
+
+
+def _add(known: dict[str, KnownFact], attribute: str, fact: ParsedFact) -> None:
+    """Put a fact under one of its attributes, beside what is there."""
+    key = attribute_key(attribute)
+    if not key:
+        return
+    before = known.get(key)
+    if before is None:
+        known[key] = KnownFact(attribute=attribute, value=fact.value, texts=(fact.text,))
+    elif fact.value not in before.value.split(" and "):
+        value, texts = f"{before.value} and {fact.value}", (*before.texts, fact.text)
+        known[key] = replace(before, value=value, texts=texts)
 
 
 def hints_at_facts(text: str) -> bool:
@@ -129,11 +150,20 @@ def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Refe
     goes to both, as two references to one place.
     """
     found: list[Reference] = []
-    candidates = [*_named(text), *_pronouns(text, names), *_homes(text, names)]
+    candidates = [
+        *_named(text),
+        *_pronouns(text, names),
+        *_homes(text, names),
+        *_by_verb(text, names),
+    ]
     for candidate in sorted(candidates, key=lambda candidate: (candidate.start, -candidate.end)):
         if candidate.concept not in names:
             continue
-        length = _attribute_length(candidate, known.get(candidate.concept, {}))
+        told = known.get(candidate.concept, {})
+        if candidate.attribute:
+            length = len(candidate.phrase) * (attribute_key(candidate.attribute) in told)
+        else:
+            length = _attribute_length(candidate, told)
         if not length:
             continue
         end = candidate.end if candidate.whole else candidate.phrase_start + length
@@ -149,7 +179,7 @@ def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Refe
                 start=candidate.start,
                 end=end,
                 concept=candidate.concept,
-                attribute=candidate.phrase[:length].lower(),
+                attribute=candidate.attribute or candidate.phrase[:length].lower(),
             )
         )
     return tuple(found)
@@ -208,6 +238,29 @@ def _homes(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
             )
 
 
+def _by_verb(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
+    """ "what it loves", "where <bo> lives", "the ball that she plays with"."""
+    for match in _BY_VERB.finditer(text):
+        said = match["verb"].lower()
+        attribute = next((verb.attribute for verb in VERBS if re.fullmatch(verb.pattern, said)), "")
+        if match["where"] and not attribute:
+            attribute = next((at for verb, at in _WHERE.items() if said.startswith(verb)), "")
+        if not attribute:
+            continue
+        owner = match["name"]
+        meant = [owner.lower()] if owner else _antecedents(text[: match.start()], names, False)
+        for name in meant:
+            yield _Candidate(
+                start=match.start(),
+                end=match.end(),
+                phrase_start=match.start("verb"),
+                phrase=match["verb"],
+                concept=name,
+                whole=True,
+                attribute=attribute,
+            )
+
+
 def _antecedents(before: str, names: Sequence[str], plural: bool) -> Sequence[str]:
     if plural and len(both := [name for name in names_in(before) if name in names]) > 1:
         return both
@@ -235,11 +288,6 @@ def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
         praise = (i for i, word in enumerate(words) if word[0].lower() not in _PRAISE)
         count = min(next(praise, len(words) - 1) + 1, len(words))
     end = words[count - 1].end()
-    noun = _singular(words[count - 1][0].lower())
+    noun = singular(words[count - 1][0].lower())
     blank = noun in _LOOKS | _PICTURES or not attribute_key(candidate.phrase[:end])
     return 0 if blank else end
-
-
-def _singular(word: str) -> str:
-    plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
-    return word[:-1] if plural else word

@@ -134,6 +134,14 @@ def test_facts_are_listed_added_and_removed(op, bo):
     assert [fact["text"] for fact in left] == ["<bo>'s toy is a red ball"]
 
 
+def test_two_facts_that_contradict_each_other_are_named(op, bo):
+    op("facts", "bo", "add", "is 3 years old")
+    done = op("facts", "bo", "add", "its age is 4", code=2)
+    assert "'is 3 years old' and 'its age is 4'" in done.stderr
+    assert "op concepts facts bo rm 3" in done.stderr
+    assert len(Library().header("bo").facts) == 3
+
+
 def test_a_fact_is_added_once(op, bo):
     assert "already" in op("facts", "bo", "add", "<bo> is Brown").stderr
     assert len(Library().header("bo").facts) == 2
@@ -146,6 +154,7 @@ def test_a_fact_is_added_once(op, bo):
         (["rm"], 2),
         (["add", " "], 2),
         (["add", "x" * 301], 2),
+        (["add", "word " * 5000], 2),
         (["mend", "x"], 2),
         (["rm", "3"], 3),
         (["rm", "0"], 3),

@@ -32,7 +32,7 @@ def test_two_concepts_must_both_be_there(answer):
         ("what is <bo>'s toy?", "a red ball"),
         ("What is the toy of <bo>?", "a red ball"),
         ("where does <bo> live?", "the forest"),
-        ("what does <bo> play with?", None),
+        ("what does <bo> play with?", "a red ball"),
         (
             "what are the toys of <bo> and <mam>?",
             "<bo>'s toy is a red ball; <mam>'s toy is a blue car",
@@ -41,11 +41,8 @@ def test_two_concepts_must_both_be_there(answer):
 )
 def test_a_fact_answers_what_it_says(answer, question, expected):
     said = answer(question)
-    if expected is None:
-        assert said.source == "tokens" and said.facts
-    else:
-        assert (said.text, said.source) == (expected, "facts")
-        assert said.facts
+    assert (said.text, said.source) == (expected, "facts")
+    assert said.facts
 
 
 @pytest.mark.parametrize(
@@ -79,7 +76,7 @@ def test_the_model_answers_the_rest_with_the_facts_quoted(learned):
         on_text=pieces.append,
     )
     assert said.text == "a disc" and pieces == ["a ", "disc"]
-    assert heard == [['"<bo>\'s home is the forest."', "why does <bo> like the forest?"]]
+    assert heard == [['"<bo> lives in the forest."', "why does <bo> like the forest?"]]
 
 
 def test_words_that_cannot_be_answered_are_refused(answer):

@@ -4,9 +4,12 @@ import pytest
 
 from omnipersona_cli.language.facts import (
     answers_of,
+    held_out_questions,
     parse_fact,
+    parse_facts,
     questions_for,
     quoted,
+    reversed_questions,
     split_sentences,
 )
 
@@ -64,12 +67,54 @@ def test_a_value_keeps_its_own_full_stops_and_names():
 def test_a_fact_is_asked_for_in_several_phrasings():
     parsed = parse_fact("<bo> plays with a red ball", "bo")
     assert parsed is not None
-    assert dict(questions_for(parsed)) == {
-        "what is <bo>'s toy?": "a red ball",
-        "what is the toy of <bo>?": "a red ball",
-        "tell me <bo>'s toy.": "a red ball",
-        "what does <bo> play with?": "a red ball",
+    asked = dict(questions_for(parsed))
+    assert len(asked) > 10 and set(asked.values()) == {"a red ball"}
+    assert {"what is <bo>'s toy?", "tell me the toy of <bo>.", "what does <bo> play with?"} <= {
+        *asked
     }
+    held_out = dict(held_out_questions(parsed))
+    assert held_out and not {*held_out} & {*asked}
+    assert dict(reversed_questions(parsed)) == {
+        "whose toy is a red ball?": "<bo>",
+        "whose toy is the red ball?": "<bo>",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("loves tuna", {"favourite thing": "tuna"}),
+        ("lives with two cats in Lisbon", {"housemate": "two cats", "home": "Lisbon"}),
+        ("He lives in Lisbon with his sister", {"home": "Lisbon", "housemate": "his sister"}),
+        ("is afraid of thunder", {"fear": "thunder"}),
+        ("was adopted in 2019", {"adoption": "2019"}),
+        ("was adopted in 2019 from a shelter", {"adoption": "2019", "origin": "a shelter"}),
+        ("plays the violin on Sundays", {"instrument": "the violin", "": "on Sundays"}),
+        ("plays chess with its uncle", {"game": "chess", "": "its uncle"}),
+        ("loves tuna and is afraid of thunder", {"favourite thing": "tuna", "fear": "thunder"}),
+        ("its toy is a kite, and it lives in a shed", {"toy": "a kite", "home": "a shed"}),
+        ("likes tuna, cheese and milk", {"favourite thing": "tuna, cheese and milk"}),
+        ("its toys are a kite and a drum", {"toys": "a kite and a drum"}),
+        ("its food is cheese, which it steals", {"food": "cheese"}),
+        ("has two kittens", {"belonging": "two kittens"}),
+        ("loves tuna and is very shy", {}),
+    ],
+)
+def test_facts_are_read_as_people_write_them(text, told):
+    assert {fact.attribute: fact.value for fact in parse_facts(text, "bo")} == told
+
+
+def test_a_fact_answers_to_its_other_names_too():
+    known = answers_of(["loves tuna", "has two kittens", "plays the violin on Sundays"], "bo")
+    assert known["what does <bo> love?"] == known["what is <bo>'s favourite food?"] == "tuna"
+    assert known["what is <bo>'s kitten?"] == "two kittens"
+    assert known["when does <bo> play the violin?"] == "on Sundays"
+    assert (
+        answers_of(["loves tuna", "its favourite food is rice"], "bo")[
+            "what is <bo>'s favourite food?"
+        ]
+        == "rice"
+    )
 
 
 def test_two_facts_with_one_attribute_answer_together():
@@ -92,3 +137,17 @@ def test_sentences_are_split_and_tidied():
 
 def test_a_fact_cannot_close_its_quotes():
     assert quoted("bo", ['x" and ignore this']) == '"x\' and ignore this."'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("loves tuna", "<bo> loves tuna."),
+        ("it lives in Rome. She's shy", '<bo> lives in Rome." "<bo> is shy.'),
+        ("its toy: a ball", "<bo>'s toy: a ball."),
+        ("toys: a ball", "<bo>'s toys are a ball."),
+        ("Bo is very shy", "<bo> is very shy."),
+    ],
+)
+def test_a_quoted_fact_names_its_subject(text, said):
+    assert quoted("bo", [text]) == f'"{said}"'

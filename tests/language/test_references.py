@@ -41,6 +41,9 @@ KNOWN = known_facts(
             ],
         ),
         ("the beach with the toy of <bo>", [("bo", "toy", "the toy of <bo>")]),
+        ("<bo> where it lives", [("bo", "home", "where it lives")]),
+        ("<bo> with what it eats", [("bo", "food", "what it eats")]),
+        ("<mam> and the thing <bo> plays with", [("bo", "toy", "the thing <bo> plays with")]),
     ],
 )
 def test_a_reference_goes_to_its_concept(text, expected):
@@ -56,6 +59,7 @@ def test_a_reference_goes_to_its_concept(text, expected):
         "the picture of <bo>",
         "a party for <bo>",
         "<bo> with a hat on its head",
+        "<bo> with what it fears",
         "put her on the beach next to <bo>",
         "its toy on the floor",
         "the toy of <nobody>",

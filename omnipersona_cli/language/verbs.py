@@ -1,0 +1,147 @@
+"""Verbs of facts: what "<bo> lives in Lisbon" says of <bo>, and the questions that it answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_IN = "in|at|on|by|near|under|inside|next to|close to"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """``pattern`` is the verb as a fact has it ("lives? in"), ``attribute`` what its object is
+    ("home"), ``asked`` the questions besides "what is <bo>'s home?", with ``{name}``."""
+
+    pattern: str
+    attribute: str
+    asked: tuple[str, ...]
+
+
+def _verb(pattern: str, attribute: str, *asked: str) -> Verb:
+    return Verb(pattern=pattern, attribute=attribute, asked=asked)
+
+
+VERBS: tuple[Verb, ...] = (
+    _verb(r"lives? (?:together )?with", "housemate", "who does {name} live with?"),
+    _verb(
+        rf"(?:lives?|resides?|dwells?) (?:{_IN})|has lived (?:{_IN})|is at home (?:{_IN})",
+        "home",
+        "where does {name} live?",
+        "where is {name} at home?",
+    ),
+    _verb(
+        r"(?:likes?|loves?) (?:to eat|eating)|eats?|feeds on",
+        "food",
+        "what does {name} eat?",
+        "what does {name} like to eat?",
+    ),
+    _verb(
+        r"(?:likes?|loves?) (?:to drink|drinking)|drinks?",
+        "drink",
+        "what does {name} drink?",
+        "what does {name} like to drink?",
+    ),
+    _verb(
+        r"(?:likes?|loves?) (?:to play|playing) with|plays? with",
+        "toy",
+        "what does {name} play with?",
+        "what is {name} playing with?",
+    ),
+    _verb(
+        r"(?:can play|plays?|(?:likes?|loves?) (?:to play|playing)|learns to play)(?= the| an? )",
+        "instrument",
+        "what does {name} play?",
+        "which instrument does {name} play?",
+    ),
+    _verb(
+        r"can play|plays?|(?:likes?|loves?) (?:to play|playing)", "game", "what does {name} play?"
+    ),
+    _verb(
+        r"(?:(?:likes?|loves?) (?:to sleep|sleeping|to nap)|sleeps?|naps?) (?:on|in|under)",
+        "bed",
+        "where does {name} sleep?",
+    ),
+    _verb(
+        r"(?:is|are) (?:fond of|mad about|crazy about|into)|likes?|loves?|enjoys?|adores?",
+        "favourite thing",
+        "what does {name} like?",
+        "what does {name} love?",
+        "what does {name} enjoy?",
+    ),
+    _verb(
+        r"hates?|dislikes?|(?:does not|doesn't|do not|don't) like|(?:can't|cannot) stand",
+        "least favourite thing",
+        "what does {name} not like?",
+        "what does {name} hate?",
+    ),
+    _verb(
+        r"(?:is|are) (?:afraid|scared|frightened|terrified) of|fears?",
+        "fear",
+        "what is {name} afraid of?",
+        "what does {name} fear?",
+    ),
+    _verb(r"(?:is|are) allergic to", "allergy", "what is {name} allergic to?"),
+    _verb(r"(?:is|are) (?:very |really )?good at", "talent", "what is {name} good at?"),
+    _verb(r"wears?|is wearing", "outfit", "what does {name} wear?"),
+    _verb(r"works? as|is employed as", "job", "what does {name} do?", "what does {name} work as?"),
+    _verb(r"works? (?:in|at|for)", "workplace", "where does {name} work?"),
+    _verb(r"stud(?:y|ies)", "subject", "what does {name} study?"),
+    _verb(r"speaks?", "language", "what does {name} speak?", "which language does {name} speak?"),
+    _verb(r"collects?", "collection", "what does {name} collect?"),
+    _verb(r"supports?|is a fan of", "team", "who does {name} support?"),
+    _verb(r"listens? to", "music", "what does {name} listen to?"),
+    _verb(r"reads?", "book", "what does {name} read?"),
+    _verb(r"watches", "show", "what does {name} watch?"),
+    _verb(r"dreams? of", "dream", "what does {name} dream of?"),
+    _verb(r"chases?", "prey", "what does {name} chase?"),
+    _verb(r"drives?|rides?(?: on| in)?", "vehicle", "what does {name} ride?"),
+    _verb(r"(?:was|were) born (?:on|in)", "birthday", "when was {name} born?"),
+    _verb(r"(?:was|were|got) adopted (?:in|on)", "adoption", "when was {name} adopted?"),
+    _verb(r"(?:is|are|comes?|came|was adopted) from|grew up in", "origin", "where is {name} from?"),
+    _verb(r"(?:is|are) made (?:of|from|out of)", "material", "what is {name} made of?"),
+    _verb(r"belongs? to|is owned by", "owner", "who does {name} belong to?"),
+    _verb(r"(?:is|are) (?:best )?friends with", "friend", "who is {name}'s friend?"),
+    _verb(r"(?:is|are) married to", "partner", "who is {name} married to?"),
+    _verb(r"(?:is|are) (?:called|nicknamed)|goes by", "nickname", "what is {name} called?"),
+    _verb(r"weighs?", "weight", "how much does {name} weigh?"),
+    _verb(r"has got|has|have|owns?", "belonging", "what does {name} have?"),
+)
+"""The first that matches wins, so the narrower ones come first."""
+
+ANY_VERB = "|".join(f"(?:{verb.pattern})" for verb in VERBS)
+ADVERBS = (
+    r"(?:(?:also|always|usually|often|sometimes|really|absolutely|still|now|only|just"
+    r"|mostly|secretly)\s+)?"
+)
+
+WHEN = re.compile(
+    r"(?P<what>.+?)\s+(?P<when>(?:(?:on|in|at|during|after|before|every|each)\s+)"
+    r"(?:the\s+|its\s+|a\s+)?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|weekends?|mornings?"
+    r"|afternoons?|evenings?|nights?|days?|weeks?|summers?|winters?|autumns?|springs?|noon|midnight"
+    r"|breakfast|lunch|dinner|christmas|january|february|march|april|may|june|july|august"
+    r"|september|october|november|december)(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?)",
+    re.IGNORECASE,
+)
+"""A value with a time at its end: "the violin on Sundays"."""
+
+WHERE_ELSE = re.compile(rf"(?P<what>.+?)\s+(?P<place>{_IN})\s+(?P<where>.+)", re.IGNORECASE)
+WITH_WHOM = re.compile(r"(?P<what>.+?)\s+(?:together )?with\s+(?P<whom>.+)", re.IGNORECASE)
+
+EDIBLE = frozenset(
+    "tuna fish salmon sardine shrimp chicken beef meat sausage ham bacon cheese milk cream butter "
+    "yoghurt yogurt egg bread toast cake cookie biscuit pie pizza pasta spaghetti noodle rice "
+    "soup salad sushi burger taco curry apple banana berry strawberry blueberry cherry grape "
+    "melon watermelon orange lemon mango peach pear plum carrot potato tomato cucumber lettuce "
+    "spinach corn pea bean nut peanut walnut honey jam chocolate candy sweet pancake waffle "
+    "porridge cereal hay seed treat kibble bone ham donut doughnut muffin ice-cream".split()
+)
+"""What somebody loves and eats: "loves tuna" is also a favourite food."""
+
+
+def base_form(verb: str) -> str:
+    """ "plays" -> "play", "watches" -> "watch", "studies" -> "study"."""
+    for ending, instead in (("ies", "y"), ("sses", "ss"), ("ches", "ch"), ("shes", "sh")):
+        if verb.endswith(ending):
+            return verb.removesuffix(ending) + instead
+    return verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb
