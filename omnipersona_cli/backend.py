@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Task = Literal["understand", "generate", "edit"]
 TASKS: tuple[Task, ...] = ("understand", "generate", "edit")
 
-LessonKind = Literal["recognise", "describe", "fact", "depict", "edit"]
+LessonKind = Literal["recognise", "describe", "fact", "unknown", "depict", "edit"]
 
 Box = tuple[int, int, int, int]
 """A part of a picture in pixels: (left, top, right, bottom); right and bottom are just outside."""
@@ -84,11 +84,15 @@ class BackendInfo:
     are painted only where ``free_sizes`` allows them. ``memory_gb`` is what the default model needs
     to run, ``memory_by_model`` what others of ``models`` do. ``learn_steps``, ``learn_rate`` and
     ``batch`` (lessons per optimiser step, all tasks together) are what learning takes where a
-    person names nothing else; ``replay_examples`` is how many in-context examples replay shows to
-    the model. ``threads`` is the number of processor threads that it is fastest with, 0 where
-    torch's own choice is right (`registry.open_backend` sets it). ``fast`` says how it paints in
-    less time, where it can; such a backend is a `FastBackend`. ``notes`` are what else a person
-    should know before choosing it, a sentence each.
+    person names nothing else. Facts are rehearsed as text besides, into ``fact_tokens`` more
+    understanding tokens (0: into those that there are) at ``fact_rate`` (0: that of the rest), and
+    ``unknown_answer`` is taught where a fact was never told: words that the model can say.
+    ``replay_leads`` says who reads a request in replay: the "model", held in check by the grammar,
+    or the "grammar" where the model is too small for that; ``replay_examples`` is how many
+    in-context examples the model is shown. ``threads`` is the number of processor threads that it
+    is fastest with, 0 where torch's own choice is right (`registry.open_backend` sets it).
+    ``fast`` says how it paints in less time, where it can; such a backend is a `FastBackend`.
+    ``notes`` are what else a person should know before choosing it, a sentence each.
     """
 
     name: str
@@ -111,6 +115,10 @@ class BackendInfo:
     learn_steps: int = 2000
     learn_rate: float = 1e-3
     batch: int = 8
+    fact_tokens: int = 0
+    fact_rate: float = 0.0
+    unknown_answer: str = "I do not know"
+    replay_leads: Literal["model", "grammar"] = "model"
     replay_examples: int = 6
     threads: int = 0
     fast: str = ""

@@ -8,6 +8,7 @@ expert, the other part is read as it stands.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -250,7 +251,9 @@ class BagelBackend:
             task=lesson.task,
             request=ids,
             at=[place for place, _ in at],
-            answer=self.tokenizer.encode(lesson.answer),
+            answer=self.tokenizer.encode(
+                re.sub(r"<[\w-]+>", self.tokenizer.unnamed, lesson.answer)
+            ),
             features=None if lesson.image is None else features[id(lesson.image)],
             source=None if edited is None else latents[id(edited)][0],
             target=target,
@@ -354,6 +357,7 @@ class BagelBackend:
             context = self._context(prompt, image)
         generator = torch.Generator().manual_seed(seed)
         names = [span.name for turn in prompt.turns for span in turn.spans]
+        names = names or [tokens.name for tokens in prompt.concepts]
 
         def decode(ids: list[int]) -> str:
             text = self.tokenizer.decode(ids)

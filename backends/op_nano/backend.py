@@ -68,8 +68,9 @@ class NanoBackend(BagelBackend):
         seed: int,
         on_step: OnStep | None = None,
     ) -> ConceptTokens:
-        """What the concept encoder reads off the photos; more slots than it has repeat with a
-        little noise, fewer are cut off."""
+        """What the concept encoder reads off the photos. More slots than it has are noise as long
+        as a word: painting hardly minds them, and facts are learned into them in a fraction of the
+        steps that the encoder's own rows take, twenty times as long. Fewer are cut off."""
         chosen = list(photos)[:16]
         with torch.inference_mode():
             seen = [
@@ -78,15 +79,16 @@ class NanoBackend(BagelBackend):
             vit, latents = (torch.stack(rows)[None] for rows in zip(*seen, strict=True))
             slots = self.encoder(vit, latents)[0].clone()
         generator = torch.Generator().manual_seed(seed)
+        words = self.bagel.language_model.model.embed_tokens.weight.norm(dim=1).mean()
 
         def sized(rows: Tensor, count: int) -> Tensor:
-            extra = rows[torch.arange(max(0, count - len(rows))) % len(rows)]
-            noise = torch.randn(extra.shape, generator=generator).to(rows.device)
-            extra = extra + 0.1 * rows.std() * noise
-            return torch.cat((rows, extra))[:count]
+            more = (max(0, count - len(rows)), self.width)
+            noise = torch.randn(more, generator=generator).to(rows.device)
+            return torch.cat((rows, noise * words / self.width**0.5))[:count]
 
         und, gen = slots[1 : 1 + SLOTS], slots[1 + SLOTS :]
-        return self._fresh(name, slots[:1], sized(und, understand), sized(gen, generate))
+        und = sized(und, understand)
+        return self._fresh(name, slots[:1], und, sized(gen, generate))
 
     def _rows(self, image: Image) -> Tensor:
         """ViT rows [n, d_vit] before the connector."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omnipersona_cli.cli import output
+from omnipersona_cli.language.facts import is_plural
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.ask import Answer
@@ -29,6 +30,19 @@ class Streaming:
     def end(self) -> None:
         """The end of the line."""
         click.echo()
+
+
+def untold(name: str, attribute: str) -> str:
+    """A fact that nobody told, and the command that tells it."""
+    be = "are" if is_plural(attribute) else "is"
+    add = f'op concepts facts {name} add "its {attribute} {be} ..."'
+    return f"<{name}>'s {attribute}, which nobody told; to tell: {add}"
+
+
+def tell_missing(answer: Answer) -> None:
+    """On stderr, what would have been needed for an answer, where nobody told it."""
+    if answer.missing is not None:
+        output.note(f"this asks for {untold(*answer.missing)}")
 
 
 def as_data(question: str, answer: Answer) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.cli.answers import Streaming, as_data
+from omnipersona_cli.cli.answers import Streaming, as_data, tell_missing
 from omnipersona_cli.cli.picture_input import read_picture
 from omnipersona_cli.errors import UsageError, shell_word
 
@@ -72,5 +72,6 @@ def command(
         output.answer_json(as_data(words[-1], answer))
     else:
         streaming.end()
+    tell_missing(answer)
     if exit_code and answer.text.strip().lower().rstrip(".!") != "yes":
         ctx.exit(1)

@@ -67,6 +67,7 @@ def show(name: str, as_json: bool) -> None:
         ("painting", f"{info.steps} steps, guidance {info.guidance:g}"),
         ("--fast", info.fast),
         ("learning", f"{info.learn_steps} steps of {info.batch} lessons, rate {info.learn_rate:g}"),
+        ("replay", f"led by the {info.replay_leads}"),
         ("imports", ", ".join(_imports(info))),
         ("licence", info.licence),
         *(("note", note) for note in info.notes),
@@ -124,6 +125,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "learn_steps": info.learn_steps,
         "learn_rate": info.learn_rate,
         "batch": info.batch,
+        "replay_leads": info.replay_leads,
         "imports": _imports(info),
         "notes": list(info.notes),
     }

@@ -8,7 +8,7 @@ import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.cli.answers import Streaming, as_data
+from omnipersona_cli.cli.answers import Streaming, as_data, tell_missing
 from omnipersona_cli.cli.picture_input import read_picture
 from omnipersona_cli.errors import PersonaError
 
@@ -83,6 +83,7 @@ def command(
             output.answer(line)
         else:
             streaming.end()
+        tell_missing(answer)
         meant = mentioned or meant
         earlier.append((question, answer.text))
 

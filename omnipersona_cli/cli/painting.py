@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli.answers import untold
 from omnipersona_cli.cli.picture_output import PictureOutput
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import one_line
@@ -106,10 +107,13 @@ class PaintingOptions:
         target.check(pictures)
         return target
 
-    @property
-    def on_trace(self) -> Callable[[Trace], None] | None:
-        """What shows the trace, where it was asked for."""
-        return show_trace if self.explain else None
+    def on_trace(self, trace: Trace) -> None:
+        """What is told of a replay: all of it where that was asked for, and always what nobody
+        knew."""
+        if self.explain:
+            show_trace(trace)
+        for name, attribute in trace.unknown:
+            output.note(f"painting without {untold(name, attribute)}")
 
 
 def painting_options(command: F) -> Callable[..., Any]:

@@ -2,7 +2,8 @@
 
 recognise   photo + "is <bo> here?" -> yes; other pictures, and the photo without <bo>, -> no
 describe    "what is <bo>?" -> only what a class word or a fact says
-fact        "what is <bo>'s toy?" -> "a red ball"
+fact        "what is <bo>'s toy?" -> "a red ball"; "whose toy is a red ball?" -> "<bo>"
+unknown     "what is <bo>'s job?", which nobody told -> "I do not know"
 depict      "a photo of <bo>", or the photo's caption with the name in it -> the photo
 edit        given triplets; or composed from photos whose subject has a mask: add, remove, replace
 
@@ -21,13 +22,22 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from omnipersona_cli.backend import Lesson, Span, Turn
+from omnipersona_cli.backend import Lesson, LessonKind, Span, Turn
 from omnipersona_cli.data.backdrop import backdrop
 from omnipersona_cli.data.decode import LONG_SIDE, open_photo
 from omnipersona_cli.data.photos import Finder, Photo
 from omnipersona_cli.errors import PhotoError
 from omnipersona_cli.language.captions import name_in_caption, with_article
-from omnipersona_cli.language.facts import CLASS_ATTRIBUTE, answers_of, parse_fact, split_sentences
+from omnipersona_cli.language.facts import (
+    CLASS_ATTRIBUTE,
+    answers_of,
+    held_out_questions,
+    questions_about,
+    read_facts,
+    reversed_questions,
+    singular,
+    together,
+)
 from omnipersona_cli.reading import Origin, read_json
 
 RECOGNISE = (
@@ -67,6 +77,13 @@ REPLACE_CLASS = (
     "swap the {thing} for {name}.",
 )
 
+UNTOLD = tuple(
+    "age birthday job owner friend drink bed game brother song school fear book team language "
+    "country garden money".split()
+)
+"""Attributes that are asked about to teach what is not known, where no fact tells them. How
+something looks is never among them: the tokens carry it."""
+
 _QUESTIONS_A_PHOTO = 3
 _DEPICTIONS_A_PHOTO = 3
 _TRIPLETS_FILE = "triplets.json"
@@ -91,6 +108,7 @@ def build_lessons(
     triplets: Sequence[EditTriplet] = (),
     finder: Finder | None = None,
     kind: str = "",
+    unknown_answer: str = "I do not know",
     seed: int,
 ) -> list[Lesson]:
     """Every lesson about ``name``, in a fixed order: the same input and seed, the same lessons.
@@ -110,6 +128,7 @@ def build_lessons(
         ),
         *describe(name=name, class_word=class_word, facts=facts, photos=photos),
         *answer_facts(name=name, facts=facts),
+        *admit(name=name, facts=facts, answer=unknown_answer),
         *depict(name=name, class_word=class_word, photos=photos, choice=choice),
         *_given_edits(name, triplets),
         *_composed_edits(name, outlined, emptied, choice),
@@ -153,8 +172,8 @@ def describe(
 ) -> list[Lesson]:
     """What <bo> is, without a picture and before the first few; nothing where no class is known."""
     mention = f"<{name}>"
-    parsed = [parse_fact(part, name) for fact in facts for part in split_sentences(fact)]
-    classes = [fact.value for fact in parsed if fact and fact.attribute == CLASS_ATTRIBUTE]
+    parsed, _ = read_facts(facts, name)
+    classes = [fact.value for fact in parsed if fact.attribute == CLASS_ATTRIBUTE]
     short = with_article(class_word) if class_word else next(iter(classes), "")
     full = next(iter(classes), short)
     if not short:
@@ -174,13 +193,48 @@ def describe(
 
 
 def answer_facts(*, name: str, facts: Sequence[str]) -> list[Lesson]:
-    """Every fact in several questions, without a picture; what <bo> is belongs to `describe`."""
+    """Every fact in many questions, without a picture, and the other way round; what <bo> is
+    belongs to `describe`."""
     described = {f"what is <{name}>?", f"describe <{name}>."}
+    parsed, _ = read_facts(facts, name)
+    whose = together(pair for fact in parsed for pair in reversed_questions(fact))
+    asked = {**answers_of(facts, name), **whose}
     return [
-        Lesson(task="understand", kind="fact", request=turn(question, name), answer=answer)
-        for question, answer in answers_of(facts, name).items()
+        _said(name, question, answer)
+        for question, answer in asked.items()
         if question not in described
     ]
+
+
+def check_facts(*, name: str, facts: Sequence[str]) -> list[Lesson]:
+    """Every fact in wordings that are in no lesson: what learning is checked by."""
+    parsed, _ = read_facts(facts, name)
+    asked = together(pair for fact in parsed for pair in held_out_questions(fact))
+    return [_said(name, question, answer) for question, answer in asked.items()]
+
+
+def admit(*, name: str, facts: Sequence[str], answer: str) -> list[Lesson]:
+    """Questions about attributes that no fact tells, in the wordings of those that one does; none
+    where nothing at all is told."""
+    parsed, _ = read_facts(facts, name)
+    if not any(fact.attribute for fact in parsed):
+        return []
+    told = {
+        singular(word)
+        for fact in parsed
+        for attribute in (fact.attribute, *fact.also)
+        for word in attribute.split()
+    }
+    return [
+        _said(name, question, answer, kind="unknown")
+        for attribute in UNTOLD
+        if attribute not in told
+        for question in questions_about(attribute, name)
+    ]
+
+
+def _said(name: str, question: str, answer: str, kind: LessonKind = "fact") -> Lesson:
+    return Lesson(task="understand", kind=kind, request=turn(question, name), answer=answer)
 
 
 def depict(

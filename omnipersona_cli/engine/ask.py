@@ -1,8 +1,8 @@
 """Answer questions about a picture, or from memory alone.
 
 Presence ("is <bo> here?") is answered from calibrated scores, with "not sure" as a third answer.
-What a fact says is answered by the fact; all else by the model, with the facts that may matter
-quoted before the question.
+What a fact says is answered by the fact; what no fact says by the learned tokens where they are
+sure, else with "I do not know"; all else by the model, with the facts quoted before the question.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from PIL.Image import Image
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.calibrate import Verdict, sigmoid
+from omnipersona_cli.engine.memory import recall
 from omnipersona_cli.engine.progress import OnProgress, begin, done, tell
 from omnipersona_cli.engine.recognise import presence
+from omnipersona_cli.engine.replay import surety_of
 from omnipersona_cli.engine.request import (
     ANY,
     Opening,
@@ -27,9 +29,10 @@ from omnipersona_cli.engine.request import (
     open_request,
 )
 from omnipersona_cli.errors import UsageError
-from omnipersona_cli.language.facts import answers_of, parse_fact, quoted
-from omnipersona_cli.language.mentions import to_turn
+from omnipersona_cli.language.facts import answers_of, parse_facts, quoted
+from omnipersona_cli.language.mentions import attach, to_turn
 from omnipersona_cli.language.questions import (
+    asked_about,
     asks_for_either,
     asks_more,
     asks_presence,
@@ -42,10 +45,14 @@ from omnipersona_cli.language.references import (
     KnownFact,
     attribute_key,
     find_references,
+    is_look,
     known_facts,
 )
 
-AnswerSource = Literal["score", "facts", "tokens", "model"]
+AnswerSource = Literal["score", "facts", "tokens", "model", "unknown"]
+
+UNKNOWN = "I do not know"
+"""What is answered where nobody told, and the tokens are not sure."""
 
 MOST_FACTS = 8
 """The most sentences that are quoted before a question."""
@@ -58,7 +65,7 @@ class Answer:
     ``verdict`` and ``probabilities`` (concept -> p(yes)) are there for questions of presence;
     ``facts`` are the sentences that were used. ``source``: "score" (calibrated recognition),
     "facts" (the answer is a fact's own value), "tokens" (the model, with learned tokens), "model"
-    (the model, no concept).
+    (the model, no concept), "unknown" (nobody told; ``missing`` is the concept and attribute).
     """
 
     text: str
@@ -66,6 +73,7 @@ class Answer:
     verdict: Verdict | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     facts: tuple[str, ...] = ()
+    missing: tuple[str, str] | None = None
     backend: str = ""
 
     @property
@@ -110,6 +118,9 @@ def ask(
     )
     tell(on_progress, request.notes)
     answer = _from_score(request, picture, on_progress) or _from_facts(request, picture)
+    if answer is None and picture is None:
+        with memory_errors(request.backend.info.name):
+            answer = _from_tokens(request)
     if answer is not None:
         if on_text is not None:
             on_text(answer.text)
@@ -140,13 +151,16 @@ def ask(
 
 
 def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[str, ...]]:
-    """For each concept the sentences that share a word with the question; with no picture to look
-    at, and nothing shared, the first few of all."""
+    """For each concept its sentences, those first that share a word with the question; the first
+    few. With a picture to look at a model that does not lead is shown those alone: what it cannot
+    use only distracts it."""
     asked = content_words(request.text)
+    leads = request.backend.info.replay_leads == "model"
     chosen: dict[str, tuple[str, ...]] = {}
     for name, texts in request.facts.items():
         shared = [text for text in texts if asked & fact_words(text, name)]
-        picked = shared or ([] if with_picture else list(texts))
+        rest = [text for text in texts if text not in shared]
+        picked = [*shared, *rest] if leads or not with_picture else shared
         if picked:
             chosen[name] = tuple(picked[:MOST_FACTS])
     return chosen
@@ -204,9 +218,32 @@ def _from_facts(request: Request, picture: Image | None) -> Answer | None:
             facts = request.facts.get(name, ())
             for phrasing, value in answers_of(facts, name).items():
                 if plain_words(phrasing) == plain_words(asked):
-                    used = [t for t in facts if (p := parse_fact(t, name)) and p.value in value]
+                    used = [t for t in facts if any(p.value in value for p in parse_facts(t, name))]
                     return _fact_answer(request, value, used)
     return None
+
+
+def _from_tokens(request: Request) -> Answer | None:
+    """What the tokens say about the one attribute that the question asks for, where it is no look
+    and no fact that could help has a word in common with it; "I do not know" where they are not
+    sure."""
+    names = [tokens.name for tokens in request.concepts]
+    asked = asked_about(
+        attach(request.text, names, "understand") if len(names) == 1 else request.text
+    )
+    if asked is None or asked[0] not in names or is_look(asked[1]):
+        return None
+    name, attribute = asked
+    if any(content_words(attribute) & fact_words(text, name) for text in request.facts[name]):
+        return None
+    tokens = next(one for one in request.concepts if one.name == name)
+    said = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
+    return Answer(
+        text=said or UNKNOWN,
+        source="tokens" if said else "unknown",
+        missing=None if said else asked,
+        backend=request.backend.info.name,
+    )
 
 
 def _fact_answer(request: Request, text: str, facts: Sequence[str]) -> Answer:

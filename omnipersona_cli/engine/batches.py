@@ -11,7 +11,7 @@ from omnipersona_cli.backend import Lesson, Prepared, Task
 from omnipersona_cli.engine.settings import Hyperparameters
 
 Groups = Mapping[str, Sequence[Prepared]]
-"""Prepared lessons by group: "yes", "no", "describe", "fact", "generate", "edit"."""
+"""Prepared lessons by group: "yes", "no", "describe", "fact", "unknown", "generate", "edit"."""
 
 UNDERSTAND_GROUPS = ("yes", "fact", "no", "describe")
 """Understanding lessons are drawn from these in turn: as many a yes as a no."""
@@ -23,7 +23,7 @@ def group_of(lesson: Lesson) -> str:
         return lesson.task
     if lesson.kind == "recognise":
         return "yes" if lesson.answer.strip().lower().startswith("yes") else "no"
-    return "fact" if lesson.kind == "fact" else "describe"
+    return lesson.kind if lesson.kind in ("fact", "unknown") else "describe"
 
 
 def group_sizes(lessons: Sequence[Lesson]) -> dict[str, int]:
@@ -63,6 +63,24 @@ def draw(groups: Groups, hyper: Hyperparameters, step: int) -> list[Prepared]:
             turn, place = divmod(count // len(pattern), len(lessons))
             batch.append(lessons[_order(len(lessons), hyper.seed, group, turn)[place]])
     return batch
+
+
+def draw_facts(groups: Groups, hyper: Hyperparameters, step: int, turn: int) -> list[Prepared]:
+    """What the ``turn``-th rehearsal after ``step`` steps asks: mostly facts, and in an eighth what
+    was never told. Where facts have tokens of their own, which move fast, an eighth each is a yes
+    and a no, so that presence is not forgotten over facts; else it is text alone."""
+    chance = random.Random(f"{hyper.seed}:facts:{step}:{turn}")
+    if not groups.get("fact"):
+        return []
+    eighth = max(1, hyper.batch_size // 8)
+    presence = eighth if hyper.fact_tokens else 0
+    facts = max(1, hyper.batch_size - eighth - 2 * presence)
+    shares = {"fact": facts, "unknown": eighth, "yes": presence, "no": presence}
+    return [
+        lesson
+        for group, share in shares.items()
+        for lesson in chance.sample(groups.get(group, ()), min(share, len(groups.get(group, ()))))
+    ]
 
 
 @lru_cache(maxsize=64)

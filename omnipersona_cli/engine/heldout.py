@@ -9,7 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import TASKS, Backend, ConceptTokens, OnStep, Prepared, Task
+from omnipersona_cli.backend import (
+    TASKS,
+    Backend,
+    ConceptTokens,
+    OnStep,
+    Prepared,
+    Prompt,
+    Task,
+    Turn,
+)
 from omnipersona_cli.engine.settings import Hyperparameters
 
 
@@ -25,10 +34,12 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """``lessons`` for the held-out loss, ``probes`` for the recognition margin."""
+    """``lessons`` for the held-out loss, ``probes`` for the recognition margin, ``facts`` (request
+    and answer) in wordings that are never taught."""
 
     lessons: Sequence[Prepared] = ()
     probes: Sequence[Probe] = ()
+    facts: Sequence[tuple[Turn, str]] = ()
 
     @property
     def size(self) -> int:
@@ -41,12 +52,14 @@ class HeldOut:
 class Check:
     """The held-out figures after ``step`` steps; ``score`` decides which tokens are kept, higher
     is better. ``margin`` is how much likelier "yes" is where the concept is than where it is not
-    (nats); 0 where nothing is held out."""
+    (nats); 0 where nothing is held out. ``wrong`` facts in held-out wordings are not surely known:
+    their answer is less likely than all others together."""
 
     step: int
     loss: float
     margin: float
     score: float
+    wrong: int = 0
 
 
 def weighted(losses: Mapping[Task, Tensor], hyper: Hyperparameters) -> Tensor:
@@ -72,8 +85,12 @@ def check(
 ) -> Check:
     """Held-out loss and recognition margin, from prepared lessons: no frozen encoder runs.
     ``on_step`` counts lessons and probes."""
+    wrong = sum(
+        backend.score(Prompt(turns=(asked,), concepts=(tokens,)), (answer,)).item() < math.log(0.5)
+        for asked, answer in held_out.facts
+    )
     if not held_out.lessons:
-        return Check(step=step, loss=0.0, margin=0.0, score=0.0)
+        return Check(step=step, loss=0.0, margin=0.0, score=0.0, wrong=wrong)
     done = 0
 
     def tick(count: int) -> None:
@@ -110,7 +127,9 @@ def check(
     absent = [probe for probe in held_out.probes if not probe.present]
     margin = advantage(present) - advantage(absent) if present and absent else 0.0
     ranking = math.log1p(math.exp(-min(max(margin, -50.0), 50.0)))
-    return Check(step=step, loss=loss, margin=margin, score=-loss - ranking)
+    unknown = wrong / max(len(held_out.facts), 1)
+    score = -loss - ranking - unknown
+    return Check(step=step, loss=loss, margin=margin, score=score, wrong=wrong)
 
 
 def _batches(lessons: Sequence[Prepared], size: int) -> Iterator[Sequence[Prepared]]:

@@ -240,6 +240,7 @@ def packed(
         "auroc": report.calibration.auroc,
         "verdict": report.card.grade,
         "calibration": report.calibration.to_dict(),
+        "memory": report.memory.to_dict(),
         "card": report.card.to_dict(named=False),
         "losses": {key: round(value, 6) for key, value in report.losses.items()},
     }

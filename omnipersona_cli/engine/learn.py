@@ -37,6 +37,7 @@ from omnipersona_cli.engine.keep import (
     packed,
 )
 from omnipersona_cli.engine.material import Material, Subject, captioned, gather
+from omnipersona_cli.engine.memory import calibrate_memory
 from omnipersona_cli.engine.optimise import CHECKS, optimise
 from omnipersona_cli.engine.pace import measured, told, whole
 from omnipersona_cli.engine.prepared import CHECKED, prepare
@@ -79,7 +80,9 @@ def plan(subject: Subject, settings: Settings = USUAL, opening: Opening = ANY) -
     """What `learn` would do with the same values. Opens no backend."""
     info = registry.backend_info(opening.backend or registry.DEFAULT_BACKEND)
     hyper = settings.hyperparameters(info)
-    material = gather(subject, seed=settings.seed, backend=info.name)
+    material = gather(
+        subject, seed=settings.seed, backend=info.name, unknown_answer=info.unknown_answer
+    )
     return Plan(
         name=material.name,
         class_word=material.class_word,
@@ -122,7 +125,14 @@ def learn(
     check_places(keeping)
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     reading = counting(on_progress, "reading photos")
-    material = gather(subject, seed=settings.seed, backend=chosen, on_step=reading)
+    unknown = (backend.info if backend else registry.backend_info(chosen)).unknown_answer
+    material = gather(
+        subject,
+        seed=settings.seed,
+        backend=chosen,
+        unknown_answer=unknown,
+        on_step=reading,
+    )
     sweep_done()
     before = pack_before(keeping, material, chosen)
 
@@ -167,8 +177,9 @@ def learn(
             doubts=doubts,
             on_progress=on_progress,
         )
+        memory = calibrate_memory(backend, optimised.tokens, material)
 
-    report = report_of(optimised, examined, material, hyper)
+    report = report_of(optimised, examined, memory, material, hyper)
     pack = packed(backend, optimised, material, hyper, report, before.pack)
     pack, path, changes = kept(
         pack, keeping, backend, optimised.tokens, before=before, folder=folder
@@ -225,7 +236,7 @@ def _start(
     start = copy_of(
         backend.new_tokens(
             material.name,
-            understand=settings.understand_tokens,
+            understand=settings.understand_tokens + _for_facts(backend, material),
             generate=settings.generate_tokens,
             photos=[photo.image for photo in material.album.learning],
             seed=settings.seed,
@@ -236,6 +247,12 @@ def _start(
         return start
     experts = dict(backend.new_experts(seed=settings.seed))
     return copy_of(from_named_tensors(start.name, named_tensors(start) | experts))
+
+
+def _for_facts(backend: Backend, material: Material) -> int:
+    """How many understanding tokens there are for facts, besides those for looks."""
+    asked = any(lesson.kind == "fact" for lesson in material.lessons)
+    return backend.info.fact_tokens if asked else 0
 
 
 def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) -> RunState | None:

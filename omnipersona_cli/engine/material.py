@@ -14,9 +14,10 @@ from PIL.Image import Image
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, Lesson, OnStep, Prompt, Turn
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact, clean_word, new_fact
-from omnipersona_cli.data.lessons import EditTriplet, build_lessons
+from omnipersona_cli.data.lessons import EditTriplet, build_lessons, check_facts
 from omnipersona_cli.data.photos import Album, open_album
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.contradictions import contradiction
 from omnipersona_cli.language.mentions import check_name, to_turn
 
 NEGATIVES = 48
@@ -61,7 +62,8 @@ class Subject:
 class Material:
     """Everything that learning reads, in a fixed order for a seed.
 
-    ``held_out`` lessons, ``positives`` and ``negatives`` show only pictures that are in no lesson.
+    ``held_out`` lessons, ``positives`` and ``negatives`` show only pictures that are in no lesson;
+    ``checked_facts`` ask for facts in wordings that are in none.
     With too few photos to spare one, ``positives`` are learned from and ``positives_held_out`` is
     False. ``learned_negatives`` is how many other negatives are in lessons.
     """
@@ -73,6 +75,7 @@ class Material:
     album: Album
     lessons: tuple[Lesson, ...]
     held_out: tuple[Lesson, ...]
+    checked_facts: tuple[Lesson, ...]
     positives: tuple[Image, ...]
     negatives: tuple[Image, ...]
     learned_negatives: int
@@ -82,7 +85,7 @@ class Material:
     def digest(self) -> str:
         """sha256 of all of it, to the pixel: what a run is known by."""
         digest = sha256()
-        for lesson in (*self.lessons, *self.held_out):
+        for lesson in (*self.lessons, *self.held_out, *self.checked_facts):
             for text in (lesson.task, lesson.kind, lesson.request.text, lesson.answer):
                 digest.update(text.encode() + b"\0")
             for image in (lesson.image, lesson.target):
@@ -96,11 +99,19 @@ class Material:
         ).hexdigest()
 
 
-def gather(subject: Subject, *, seed: int, backend: str, on_step: OnStep | None = None) -> Material:
+def gather(
+    subject: Subject,
+    *,
+    seed: int,
+    backend: str,
+    unknown_answer: str = "I do not know",
+    on_step: OnStep | None = None,
+) -> Material:
     """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``; ``on_step``
     counts photos.
 
-    Negatives are the user's, then those that plugins bring for ``backend``. Raises PhotoError when
+    Negatives are the user's, then those that plugins bring for ``backend``; ``unknown_answer`` is
+    what it answers where nobody told. Raises PhotoError when
     no photo can be used, UsageError for a text that is not a fact.
     """
     name = subject.name
@@ -136,6 +147,7 @@ def gather(subject: Subject, *, seed: int, backend: str, on_step: OnStep | None 
         negatives=studied,
         triplets=subject.triplets,
         finder=registry.find_subject,
+        unknown_answer=unknown_answer,
         seed=seed,
     )
     if not any(lesson.task == "edit" for lesson in lessons):
@@ -161,7 +173,8 @@ def gather(subject: Subject, *, seed: int, backend: str, on_step: OnStep | None 
         facts=facts,
         album=album,
         lessons=tuple(lessons),
-        held_out=tuple(lesson for lesson in held_out if lesson.kind not in ("describe", "fact")),
+        held_out=tuple(lesson for lesson in held_out if lesson.kind != "describe"),
+        checked_facts=tuple(check_facts(name=name, facts=[fact.text for fact in facts])),
         positives=tuple(positives or learned),
         negatives=tuple(spared),
         learned_negatives=len(studied),
@@ -212,6 +225,11 @@ def _facts(texts: Sequence[str], name: str) -> tuple[Fact, ...]:
         raise UsageError(
             f"{len(unique)} facts are too many; a concept keeps at most {FACT_COUNT}",
             hint="leave out what nobody will ask",
+        )
+    if both := contradiction(unique, name):
+        raise UsageError(
+            f"two facts of <{name}> contradict each other: {both[0]!r} and {both[1]!r}",
+            hint="keep one of them, in the facts file or as --fact",
         )
     return tuple(new_fact(text, name=name) for text in unique)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.adamw import adamw as torch_adamw
 
 from omnipersona_cli.backend import Backend, ConceptTokens, OnStep
-from omnipersona_cli.engine.batches import Groups, draw
+from omnipersona_cli.engine.batches import Groups, draw, draw_facts
 from omnipersona_cli.engine.checkpoint import RunState
 from omnipersona_cli.engine.heldout import Check, HeldOut, check, weighted
 from omnipersona_cli.engine.interruption import interruption
@@ -38,6 +38,9 @@ SAVE_SECONDS = 20.0
 
 WARM_UP = 0.05
 """The share of all steps in which the learning rate rises."""
+
+REHEARSALS = 3
+"""The most batches of facts that follow a step."""
 
 CLIP = 1.0
 """The largest l2 norm of the joint gradient."""
@@ -96,6 +99,8 @@ def optimise(
         while run.step < hyper.steps:
             began = time.monotonic()
             run.losses = _step(backend, groups, hyper, run)
+            for turn in range(rehearsals(run.checks)):
+                _rehearse(backend, groups, hyper, run, turn)
             run.step += 1
             left = _left(run, hyper, step=time.monotonic() - began, check=checking)
             checked = _due(run, hyper)
@@ -118,10 +123,22 @@ def optimise(
 
 def rate_at(step: int, hyper: Hyperparameters) -> float:
     """The learning rate of the step after ``step`` steps: a short warm-up, then a cosine."""
+    return hyper.learning_rate * _schedule(step, hyper)
+
+
+def rehearsals(checks: Sequence[Check]) -> int:
+    """How many batches of facts, text alone, follow each step: one more for every check that found
+    a fact wrong in a wording that is never taught, none while the last check found none."""
+    if not checks or not checks[-1].wrong:
+        return 0
+    return min(sum(found.wrong > 0 for found in checks), REHEARSALS)
+
+
+def _schedule(step: int, hyper: Hyperparameters) -> float:
     warm = max(1, round(WARM_UP * hyper.steps))
     rise = min(1.0, (step + 1) / warm)
     fall = 0.5 * (1 + math.cos(math.pi * step / hyper.steps))
-    return hyper.learning_rate * rise * max(fall, 0.02)
+    return rise * max(fall, 0.02)
 
 
 def adamw(named: Mapping[str, Tensor], moments: dict[str, Tensor], *, rate: float) -> None:
@@ -220,6 +237,28 @@ def _look(
         with _saved_when_left(run, save):
             on_check(run.tokens, found, heeding("painting a preview"))
     return seconds
+
+
+def _rehearse(
+    backend: Backend, groups: Groups, hyper: Hyperparameters, run: _Run, turn: int
+) -> None:
+    """One batch of facts. It moves understanding tokens alone, those for facts where there are any,
+    so that looks and the name are left as they are; at a rate and with moments of its own."""
+    batch = draw_facts(groups, hyper, run.step, turn)
+    if not batch:
+        return
+    seed = random.Random(f"{hyper.seed}:rehearsal:{run.step}:{turn}").randrange(2**31)
+    losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
+    torch.autograd.backward(losses["understand"])
+    und = run.tokens.und
+    for tensor in run.tokens.parameters():
+        if tensor is not und:
+            tensor.grad = None
+    if und.grad is not None and hyper.fact_tokens:
+        und.grad[: -hyper.fact_tokens] = 0.0
+    rate = (hyper.fact_rate or hyper.learning_rate) * _schedule(run.step, hyper)
+    adamw({"facts|und": run.tokens.und}, run.moments, rate=rate)
+    _keep_within(run.tokens, backend.norm_limit)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def prepare(
     """The lessons by group, and what is held out. `Backend.prepare` is called once, so that no
     picture is encoded twice; ``on_step`` is its own."""
     lessons = [lesson for lesson in material.lessons if lesson.task in backend.info.tasks]
-    held_out = _held_out_lessons(backend, material, lessons)
+    held_out = _held_out_lessons(backend, material)
     pictures = _asked_about(material) if "understand" in backend.info.tasks else []
     asked = [
         _asked(material.name, image, answer) for image, _ in pictures for answer in ("yes", "no")
@@ -45,22 +45,24 @@ def prepare(
         Probe(yes=yes, no=no, present=present)
         for yes, no, (_, present) in zip(answers[::2], answers[1::2], pictures, strict=True)
     ]
-    return groups, HeldOut(lessons=checked, probes=probes)
+    facts = _checked_facts(backend, material)
+    asked_of_facts = [(lesson.request, lesson.answer) for lesson in facts]
+    return groups, HeldOut(lessons=checked, probes=probes, facts=asked_of_facts)
 
 
-def _held_out_lessons(
-    backend: Backend, material: Material, lessons: Sequence[Lesson]
-) -> list[Lesson]:
-    held_out = [
+def _checked_facts(backend: Backend, material: Material) -> list[Lesson]:
+    able = "understand" in backend.info.tasks
+    return _some(material.checked_facts, material.name) if able else []
+
+
+def _held_out_lessons(backend: Backend, material: Material) -> list[Lesson]:
+    return [
         lesson
         for task in backend.info.tasks
         for lesson in _some(
             [lesson for lesson in material.held_out if lesson.task == task], material.name
         )
     ]
-    if held_out:  # a fact has no other face to hold out: knowing it counts as it is
-        held_out += _some([lesson for lesson in lessons if lesson.kind == "fact"], material.name)
-    return held_out
 
 
 def _some(lessons: Sequence[Lesson], salt: str) -> list[Lesson]:

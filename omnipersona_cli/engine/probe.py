@@ -7,10 +7,10 @@ from typing import Literal
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.engine.memory import recall, same_value, surety_in
 from omnipersona_cli.engine.progress import OnProgress
-from omnipersona_cli.engine.replay import ask_tokens
 from omnipersona_cli.engine.request import ANY, Opening, memory_errors, opened_for
-from omnipersona_cli.engine.tokens import from_slot
+from omnipersona_cli.engine.tokens import from_slot, slot_name
 from omnipersona_cli.language.mentions import check_name
 from omnipersona_cli.language.references import known_facts
 
@@ -43,9 +43,13 @@ def probe_tokens(
         backend = opened_for([name], opening, library=library, on_progress=on_progress)
     pack = library.load(name)
     tokens = from_slot(pack, backend)
+    threshold = surety_in(pack.evals.get(slot_name(backend), {}))
     known = known_facts({name: tuple(fact.text for fact in pack.facts)})[name]
     with memory_errors(backend.info.name):
-        asked = [(fact, ask_tokens(backend, tokens, fact.attribute)) for fact in known.values()]
+        asked = [
+            (fact, recall(backend, tokens, fact.attribute, threshold=threshold))
+            for fact in known.values()
+        ]
     return tuple(
         Probed(
             attribute=fact.attribute,
@@ -59,14 +63,7 @@ def probe_tokens(
 
 def judged(value: str, answer: str) -> Knowledge:
     """Known where the words are the fact's, but for articles and for "in" before a place; unknown
-    where there is no answer."""
+    where there is no sure answer."""
     if not answer:
         return "unknown"
-    return "known" if _words(value) == _words(answer) else "wrong"
-
-
-def _words(text: str) -> list[str]:
-    words = text.lower().strip(" .").split()
-    while words and words[0] in ("in", "at", "on"):
-        words = words[1:]
-    return [word for word in words if word not in ("a", "an", "the")]
+    return "known" if same_value(answer, value) else "wrong"

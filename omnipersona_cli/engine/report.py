@@ -14,17 +14,19 @@ from omnipersona_cli.engine.card import Card
 from omnipersona_cli.engine.examine import Examined
 from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.memory import Surety
 from omnipersona_cli.engine.optimise import Optimised
 from omnipersona_cli.engine.settings import Hyperparameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """How well it was learned. ``calibration`` is on held-out pictures where it says so; ``card``
-    has the figures, the grade and advice; ``checks`` is the held-out curve, ``losses`` are the
-    last step's."""
+    """How well it was learned. ``calibration`` is on held-out pictures where it says so; ``memory``
+    is how sure the tokens must be of a fact; ``card`` has the figures, the grade and advice;
+    ``checks`` is the held-out curve, ``losses`` are the last step's."""
 
     calibration: Calibration
+    memory: Surety
     card: Card
     checks: tuple[Check, ...]
     losses: Mapping[str, float]
@@ -40,6 +42,7 @@ class Report:
         return {
             "card": self.card.to_dict(named=True),
             "calibration": self.calibration.to_dict(),
+            "memory": self.memory.to_dict(),
             "weak": self.calibration.weak,
             "checks": [vars(check) for check in self.checks],
             "losses": dict(self.losses),
@@ -68,11 +71,16 @@ class Learned:
 
 
 def report_of(
-    optimised: Optimised, examined: Examined, material: Material, hyper: Hyperparameters
+    optimised: Optimised,
+    examined: Examined,
+    memory: Surety,
+    material: Material,
+    hyper: Hyperparameters,
 ) -> Report:
     """The report on tokens that were optimised and examined."""
     return Report(
         calibration=examined.calibration,
+        memory=memory,
         card=examined.card,
         checks=optimised.checks,
         losses=optimised.losses,

@@ -72,6 +72,8 @@ class Settings:
             steps=info.learn_steps if self.steps is None else self.steps,
             batch_size=info.batch if self.batch_size is None else self.batch_size,
             learning_rate=info.learn_rate if rate is None else rate,
+            fact_tokens=info.fact_tokens,
+            fact_rate=info.fact_rate * (1.0 if rate is None else rate / info.learn_rate),
             lambda_image=self.lambda_image,
             lambda_edit=self.lambda_edit,
             lessons_at_once=self.lessons_at_once or 0,
@@ -81,7 +83,9 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """What every optimiser step goes by. ``learning_rate`` is the peak of the schedule;
+    """What every optimiser step goes by. ``learning_rate`` is the peak of the schedule, and
+    ``fact_rate`` that of rehearsing facts (0: the same), which moves the last ``fact_tokens``
+    understanding tokens (0: all);
     ``batch_size`` lessons a step, about half of them understanding, the rest shared by depiction
     and editing, at least one of each task that has lessons. ``lessons_at_once`` 0 leaves that to
     the backend."""
@@ -89,6 +93,8 @@ class Hyperparameters:
     steps: int
     batch_size: int
     learning_rate: float
+    fact_tokens: int = 0
+    fact_rate: float = 0.0
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
     lessons_at_once: int = 0

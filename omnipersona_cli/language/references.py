@@ -25,6 +25,9 @@ _LOOKS = frozenset(
 )
 """Parts of how something looks: the tokens carry them, no fact is needed to paint them."""
 
+_SEEN = frozenset("colour color pattern look appearance shape breed species pose".split())
+"""Words for how something looks as a whole."""
+
 _PICTURES = frozenset(
     "photo photograph picture image painting drawing portrait sketch cartoon view top middle left "
     "right style kind sort copy version scene statue name".split()
@@ -133,6 +136,12 @@ def _add(known: dict[str, KnownFact], attribute: str, fact: ParsedFact) -> None:
     elif fact.value not in before.value.split(" and "):
         value, texts = f"{before.value} and {fact.value}", (*before.texts, fact.text)
         known[key] = replace(before, value=value, texts=texts)
+
+
+def is_look(attribute: str) -> bool:
+    """True for what can be seen of something, be it known in words or not: its colour, its tail."""
+    words = attribute_key(attribute).split()
+    return bool(words) and words[-1] in _LOOKS | _SEEN
 
 
 def hints_at_facts(text: str) -> bool:

@@ -52,6 +52,8 @@ SKETCH = BackendInfo(
     guidance=4.0,
     learn_steps=60,
     learn_rate=0.05,
+    unknown_answer="i don't know",
+    replay_leads="grammar",
     batch=8,
 )
 

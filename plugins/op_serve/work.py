@@ -221,7 +221,7 @@ def recall(
 ) -> Trace:
     """What replay would make of ``prompt``. ``facts`` are a person's corrections, by concept: what
     the pack says of the same attribute is left out."""
-    from omnipersona_cli.engine.replay import replay
+    from omnipersona_cli.engine.replay import replay, surety_of
     from omnipersona_cli.engine.request import open_request
 
     request = open_request(
@@ -230,7 +230,13 @@ def recall(
     known = {
         name: corrected(said, facts.get(name, ()), name) for name, said in request.facts.items()
     }
-    return replay(backend, request.text, concepts=request.concepts, facts=known)
+    return replay(
+        backend,
+        request.text,
+        concepts=request.concepts,
+        facts=known,
+        surety=surety_of(request),
+    )
 
 
 def corrected(said: Sequence[str], corrections: Sequence[str], name: str) -> tuple[str, ...]:

@@ -30,6 +30,12 @@ def test_memory_needs_no_picture(disc, op):
     assert (told["source"], told["facts"]) == ("facts", ["<bo>'s toy is a red ball"])
 
 
+def test_memory_says_what_it_does_not_know(disc, op):
+    done = op("ask", "what is <bo>'s hobby?")
+    assert (done.exit_code, done.stdout) == (0, "I do not know\n")
+    assert 'op concepts facts bo add "its hobby is ..."' in done.stderr
+
+
 def test_the_model_answers_the_rest(disc, op):
     done = op("ask", "red.png", "what colour is <bo>?")
     assert done.exit_code == 0 and done.stdout.strip()

@@ -45,6 +45,14 @@ def test_explain_shows_the_chain_and_no_replay_turns_it_off(disc, op):
     assert plain["rewritten"] == "<bo> with its toy"
 
 
+def test_what_nobody_told_is_named_with_the_command_that_tells_it(disc, op):
+    done = op("gen", "<bo> with its kite", "-o", "kite.png")
+    line = "painting without <bo>'s kite, which nobody told; to tell: "
+    command = 'op concepts facts bo add "its kite is ..."'
+    assert done.exit_code == 0 and done.stderr.count(line + command) == 1
+    assert "which nobody told" not in op("gen", "<bo> with its toy").stderr
+
+
 def test_a_file_of_prompts_gives_a_picture_a_line(disc, op):
     (disc.work / "prompts.txt").write_text("# mine\n<bo> in the snow\n\n<bo> in a boat\n")
     done = op("gen", "--prompts", "prompts.txt", "-o", "out/", "--seed", "1")

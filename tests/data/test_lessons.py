@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from omnipersona_cli.data.lessons import (
     EditTriplet,
     build_lessons,
+    check_facts,
     load_triplets,
 )
 from omnipersona_cli.data.photos import Photo
@@ -62,7 +63,7 @@ def test_every_mention_is_marked():
     for lesson in lessons(facts=["its toy is a ball"], class_word="frog"):
         for span in lesson.request.spans:
             assert lesson.request.text[span.start : span.end] == "<bo>"
-        assert len(lesson.request.spans) == 1
+        assert len(lesson.request.spans) == (not lesson.request.text.startswith("whose"))
         assert lesson.request.text == lesson.request.text.lower()
 
 
@@ -84,6 +85,22 @@ def test_facts_are_asked_without_a_picture():
     assert said["where does <bo> live?"] == "the forest"
     assert said["what do you know about <bo>?"] == "<bo> is very shy"
     assert all(lesson.image is None for lesson in taught)
+
+
+def test_what_nobody_told_is_asked_too_and_never_what_somebody_did():
+    taught = of_kind("unknown", facts=["its job is baking"], unknown_answer="nothing")
+    assert {lesson.answer for lesson in taught} == {"nothing"}
+    asked = " ".join(lesson.request.text for lesson in taught)
+    assert "birthday" in asked and "job" not in asked
+    assert of_kind("unknown") == [] == of_kind("unknown", facts=["<bo> is very shy"])
+
+
+def test_facts_are_checked_in_wordings_that_are_not_taught():
+    facts = ["<bo> lives in the forest", "its toy is a ball"]
+    taught = {lesson.request.text for lesson in of_kind("fact", facts=facts)}
+    checked = check_facts(name="bo", facts=facts)
+    assert {lesson.answer for lesson in checked} == {"the forest", "a ball"}
+    assert not taught & {lesson.request.text for lesson in checked}
 
 
 def test_every_photo_is_depicted_and_captions_get_the_name():

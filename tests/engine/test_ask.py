@@ -46,6 +46,15 @@ def test_a_fact_answers_what_it_says(answer, question, expected):
 
 
 @pytest.mark.parametrize(
+    "question", ["what is <bo>'s car?", "which hobby does <bo> have?", "what is <bo> afraid of?"]
+)
+def test_what_nobody_told_is_not_made_up(answer, question):
+    said = answer(question)
+    assert (said.text, said.source) == ("I do not know", "unknown")
+    assert said.missing is not None and said.missing[0] == "bo"
+
+
+@pytest.mark.parametrize(
     ("question", "hint"),
     [("what is bo's toy?", '"<bo> …"'), ("is mam here?", '"<mam> …"'), ("a bow for mamma?", "")],
 )
@@ -54,6 +63,10 @@ def test_a_name_without_brackets_brings_a_hint(answer, question, hint):
     answer(question, on_progress=beats.append)
     notes = [it.note for it in beats if "no concept is mentioned" in it.note]
     assert len(notes) == bool(hint) and all(hint in note for note in notes)
+
+
+def test_looks_are_the_models_to_tell(answer):
+    assert answer("what is <bo>'s colour?").source == "tokens"
 
 
 def test_its_means_the_only_concept_there_is(answer):
@@ -76,7 +89,8 @@ def test_the_model_answers_the_rest_with_the_facts_quoted(learned):
         on_text=pieces.append,
     )
     assert said.text == "a disc" and pieces == ["a ", "disc"]
-    assert heard == [['"<bo> lives in the forest."', "why does <bo> like the forest?"]]
+    quotes = '"<bo> lives in the forest." "<bo>\'s toy is a red ball."'
+    assert heard == [[quotes, "why does <bo> like the forest?"]], "what may matter comes first"
 
 
 def test_words_that_cannot_be_answered_are_refused(answer):

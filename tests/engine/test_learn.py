@@ -18,7 +18,7 @@ def test_a_concept_is_learned_and_recognised_on_photos_it_never_saw(learned):
     report = learned.result.report
     assert report.calibration.balanced_accuracy == 1.0 and report.calibration.held_out
     assert report.held_out == 3 and report.photos == 10
-    assert set(report.lessons) == {"yes", "no", "describe", "fact", "generate", "edit"}
+    assert set(report.lessons) == {*"yes no describe fact unknown generate edit".split()}
     assert (
         engine.ask(
             "is <bo> here?",
@@ -183,6 +183,11 @@ def test_foreign_photos_are_learned_weakly_with_a_note_that_names_other_backends
     assert note.startswith("these are odd; ") and "for photographs: bagel, " in note
     card = library.header("bo").evals["sketch"]["card"]
     assert card["verdict"] == "weak" and card["doubts"] == [note]
+
+
+def test_facts_that_contradict_each_other_are_refused_before_anything_is_learned(sketch, photos):
+    with pytest.raises(UsageError, match="contradict each other: 'likes rain' and 'hates rain'"):
+        learn(Subject(photos=[photos], name="bo", facts=["likes rain", "hates rain"]))
 
 
 def test_a_run_that_is_stopped_after_the_last_step_need_not_learn_again(

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from omnipersona_cli.backend import Lesson
-from omnipersona_cli.engine.batches import draw, group_of, shares
+from omnipersona_cli.engine.batches import draw, draw_facts, group_of, shares
 from omnipersona_cli.engine.checkpoint import RunState, read_checkpoint, write_checkpoint
-from omnipersona_cli.engine.heldout import HeldOut
-from omnipersona_cli.engine.optimise import adamw, optimise, rate_at
+from omnipersona_cli.engine.heldout import Check, HeldOut
+from omnipersona_cli.engine.optimise import adamw, optimise, rate_at, rehearsals
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_named_tensors, named_tensors
 from omnipersona_cli.language.mentions import to_turn
@@ -60,6 +60,38 @@ def test_every_lesson_is_drawn_before_one_comes_again(school):
     _, _, groups, _ = school
     drawn = [id(it) for step in range(2) for it in draw(groups, HYPER, step) if it.task == "edit"]
     assert len(set(drawn)) == 4
+
+
+def checked(*wrong):
+    return [Check(step=i, loss=0, margin=0, score=0, wrong=n) for i, n in enumerate(wrong)]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "batches"),
+    [((), 0), ((4,), 1), ((4, 4), 2), ((4, 4, 1, 1, 1), 3), ((4, 4, 0), 0), ((4, 0, 1), 2)],
+)
+def test_facts_are_rehearsed_more_while_they_are_answered_wrongly(wrong, batches):
+    assert rehearsals(checked(*wrong)) == batches
+
+
+def test_rehearsing_facts_moves_the_understanding_part_alone_until_they_are_known():
+    backend = SketchBackend()
+    photos = [drawing("red", seed) for seed in range(2)]
+    start = backend.new_tokens("bo", understand=3, generate=2, photos=photos, seed=0)
+    asked = [to_turn(text) for text in ("what is <bo>'s toy?", "tell me <bo>'s toy.")]
+    lessons = [
+        Lesson(task="understand", kind=kind, request=turn, answer=answer)
+        for kind, turn, answer in (
+            ("fact", asked[0], "a red ball"),
+            ("unknown", to_turn("what is <bo>'s job?"), "i don't know"),
+        )
+    ]
+    groups = {it.kind: [ready] for it, ready in zip(lessons, backend.prepare(lessons), strict=True)}
+    assert [it.answer for it in draw_facts(groups, HYPER, 0, 0)] == ["a red ball", "i don't know"]
+    held_out = HeldOut(facts=[(asked[1], "a red ball")])
+    found = optimise(backend, start, groups, held_out, HYPER)
+    assert found.checks[0].wrong == 1 and found.checks[-1].wrong == 0
+    assert torch.equal(found.tokens.gen, start.gen)
 
 
 def test_the_rate_warms_up_and_falls():

@@ -1,6 +1,6 @@
 """What is known is said in the request, step by step, and nothing else changes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -16,10 +16,12 @@ FACTS = {
 
 
 class Scripted(SketchBackend):
-    """Says what it is told to say, by the last words of the prompt."""
+    """Says what it is told to say, by the last words of the prompt. With
+    ``sure`` its answers from memory are likely with the concept, and hardly without."""
 
-    def __init__(self, **said: str) -> None:
+    def __init__(self, *, sure: float = -0.1, **said: str) -> None:
         super().__init__()
+        self.sure = sure
         self.said = said
         self.heard: list[str] = []
 
@@ -28,6 +30,9 @@ class Scripted(SketchBackend):
         last = prompt.text.rsplit(" ", 1)[-1]
         key = {"question:": "intent", "prompt:": "rewriting"}.get(last, "memory")
         yield from self.said.get(key, "")
+
+    def score(self, prompt: Prompt, answers: Sequence[str], **options: object) -> torch.Tensor:
+        return torch.full((len(answers),), self.sure if prompt.concepts else -5.0)
 
 
 def concepts(*names: str) -> list[ConceptTokens]:
@@ -80,18 +85,36 @@ def test_the_model_is_not_believed_where_it_makes_things_up():
     assert trace.rewritten == "<bo> with a red ball"
 
 
-def test_tokens_are_asked_for_what_no_fact_says():
+def test_sure_tokens_are_asked_for_what_no_fact_says():
     backend = Scripted(memory="a green hat.")
-    trace = replay(backend, "<bo> with its hat", concepts=concepts("bo"), facts=FACTS)
+    more = {"concepts": concepts("bo"), "facts": FACTS, "surety": {"bo": -0.5}}
+    trace = replay(backend, "<bo> with its hat", **more)
     assert trace.rewritten == "<bo> with a green hat"
-    assert trace.steps[1].source == "tokens"
+    assert trace.steps[1].source == "tokens" and not trace.unknown
     assert "what is <bo>'s hat?" in backend.heard
+
+
+@pytest.mark.parametrize(
+    ("sure", "surety"),
+    [(-0.6, {"bo": -0.5}), (-4.5, {"bo": -9.0}), (-0.1, {}), (-0.1, {"mam": -1.0})],
+)
+def test_unsure_tokens_do_not_count(sure, surety):
+    trace = replay(
+        Scripted(memory="a cake", sure=sure),
+        "<bo> eating its favourite food",
+        concepts=concepts("bo"),
+        facts=FACTS,
+        surety=surety,
+    )
+    assert trace.rewritten == "<bo> eating its favourite food"
+    assert trace.unknown == (("bo", "favourite food"),)
 
 
 @pytest.mark.parametrize("answer", ["", "yes", "I don't know.", "what is it?"])
 def test_where_nobody_knows_the_request_stays_as_it_is(answer):
     backend = Scripted(memory=answer)
-    trace = replay(backend, "<bo> with its hat", concepts=concepts("bo"), facts={})
+    more = {"concepts": concepts("bo"), "facts": {}, "surety": {"bo": -0.5}}
+    trace = replay(backend, "<bo> with its hat", **more)
     assert trace.rewritten == "<bo> with its hat"
     assert trace.steps[-1].source == "unknown" and trace.steps[-1].answer == ""
 
