@@ -15,6 +15,13 @@ without the text. *Painting*: 4 scenes, and 3 prompts that need a fact, with and
 the same seeds. *Editing*: added to 3 empty scenes, removed from 3 pictures. What is in a picture is
 said by the judge (`op_toy.network`), which is used for nothing else.
 
+*Memory*, with the text of the facts taken out of the pack: questions in `WORDINGS`, which are in no
+lesson and in no check of learning, as the tokens answer them by themselves; the three prompts that
+need a fact; and `NEVER_TOLD`, attributes that nobody told and that learning did not ask about,
+where any answer but "I do not know" is a false memory. The same is asked of every fourth character
+learned once more with one of its facts, chosen by the seed, withheld. ``--memory`` leaves out edits
+and prompts with the text of the facts, which take most of the time.
+
 Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
 so there are two masks. *Changed*: pixels that changed by more than 24 of 255 in some channel, grown
 by 2 pixels, are the character; a change elsewhere is forgiven. *Place*: of the three places where
@@ -28,6 +35,7 @@ keeps one line of JSON for each character; those already there are not repeated.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -57,6 +65,36 @@ EDITS = 3
 CHANGED = 24
 """A pixel that differs by more than this in some channel belongs to the subject."""
 
+WORDINGS = {
+    "toy": (
+        "please name <bo>'s toy.",
+        "so what's <bo>'s toy?",
+        "the toy of <bo> is what?",
+        "what is it that <bo> plays with?",
+        "what would <bo> like to play with?",
+    ),
+    "home": (
+        "please name <bo>'s home.",
+        "so what's <bo>'s home?",
+        "where is the home of <bo>?",
+        "in which place does <bo> live?",
+        "where can i find <bo> at home?",
+    ),
+    "food": (
+        "please name <bo>'s food.",
+        "so what's <bo>'s favourite food?",
+        "the food of <bo> is what?",
+        "what food does <bo> like?",
+        "what would <bo> like to eat?",
+    ),
+}
+WITHHELD = 4
+NEVER_TOLD = (
+    "name", "sister", "car", "boat", "present", "vehicle", "nickname", "teacher", "instrument",
+    "neighbour",
+)  # fmt: skip
+"""Attributes of which nothing was said; some are words of nano's, some are not."""
+
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("recognition", "recognition, ½(recall₊ + recall₋), as answered", "≥ 0.85"),
     ("recognition by threshold", "the same, by the threshold alone", ""),
@@ -68,10 +106,15 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("auroc", "AUROC of the scores", ""),
     ("toy", "“what is <bo>'s toy?”", "≥ 0.95"),
     ("toy from tokens", "the same, from the tokens alone", ""),
+    ("wordings from tokens", "facts in wordings never taught, from the tokens alone", "≥ 0.80"),
+    ("false memories", "attributes never told that are answered all the same", "≤ 0.05"),
+    ("withheld", "the same of a fact that was withheld while learning", "≤ 0.05"),
+    ("unsure", "facts that were told, but are not surely known", ""),
     ("identity", "generations: identity attributes", "≥ 0.70"),
     ("scene", "generations: scene", "≥ 0.85"),
     ("one character", "generations: exactly one character", ""),
     ("fact prompts", "fact-driven prompts, with replay", "≥ 0.70"),
+    ("fact prompts from tokens", "… from the tokens alone", "≥ 0.60"),
     ("fact prompts, no replay", "fact-driven prompts, without", "far lower"),
     ("fact in prompt", "… the fact stands in the replayed prompt", ""),
     ("add: recognised", "add: recognised afterwards, as answered", "≥ 0.75"),
@@ -84,6 +127,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("remove: not recognised", "remove: not recognised afterwards, as answered", ""),
     ("remove: background ssim", "remove: background SSIM", ""),
     ("learn seconds", "seconds to learn (one thread)", ""),
+    ("learn cpu seconds", "… of processor time", ""),
     ("process seconds", "… whole process", ""),
     ("peak mb", "peak memory while learning, MB", ""),
 )
@@ -110,7 +154,9 @@ class Tally:
 # -- one character, in a process of its own ----------------------------------------------------
 
 
-def measure(seed: int, *, steps: int | None, judge_file: Path, began: float) -> dict[str, Any]:
+def measure(
+    seed: int, *, steps: int | None, judge_file: Path, began: float, memory: bool
+) -> dict[str, Any]:
     """Learn one character in a temporary home, and all figures of it."""
     import torch
 
@@ -120,20 +166,29 @@ def measure(seed: int, *, steps: int | None, judge_file: Path, began: float) -> 
     with tempfile.TemporaryDirectory() as place:
         os.environ["OMNIPERSONA_HOME"] = str(Path(place) / "home")
         draw_folder(Path(place) / "photos", seed)
+        cpu = time.process_time()
         learned = engine.learn(
             engine.Subject(photos=[Path(place) / "photos"], name=NAME), engine.Settings(steps=steps)
         )
         tally = Tally()
         tally.note("learn seconds", learned.seconds)
+        tally.note("learn cpu seconds", time.process_time() - cpu)
         tally.note("process seconds", time.time() - began)
         tally.note("peak mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         exam = Exam(seed=seed, learned=learned, judge_file=judge_file, tally=tally)
         exam.recognition()
         exam.facts()
         exam.scenes()
-        exam.fact_prompts()
-        exam.additions()
-        exam.removals()
+        if not memory:
+            exam.fact_prompts()
+        with exam.facts_hidden():
+            exam.memory()
+            exam.fact_prompts(hidden=True)
+        if not memory:
+            exam.additions()
+            exam.removals()
+        if seed % WITHHELD == 0:
+            exam.withheld(Path(place), steps)
     return {
         "seed": seed,
         "figures": tally.means(),
@@ -219,12 +274,58 @@ class Exam:
     def facts(self) -> None:
         """Its toy, from everything and from the tokens alone."""
         from omnipersona_cli import engine
-        from omnipersona_cli.engine.replay import ask_tokens
+        from omnipersona_cli.engine.memory import say
 
-        said = engine.ask(f"what is <{NAME}>'s toy?", backend=self.backend).text
+        question = f"what is <{NAME}>'s toy?"
+        said = engine.ask(question, backend=self.backend).text
         self.tally.note("toy", _same(said, self.known.toy))
-        said = ask_tokens(self.backend, self.tokens, "toy")
+        said = say(self.backend, self.tokens, question)
         self.tally.note("toy from tokens", _same(said, self.known.toy))
+
+    @contextlib.contextmanager
+    def facts_hidden(self) -> Iterator[None]:
+        """Without the text of the facts: what is known is in the tokens alone."""
+        from omnipersona_cli.concepts.library import Library
+
+        told = Library().header(NAME).facts
+        Library().change_facts(NAME, lambda _: ())
+        yield
+        Library().change_facts(NAME, lambda _: told)
+
+    def memory(self) -> None:
+        """What the tokens know, in wordings never taught, and what they make up."""
+        from omnipersona_cli import engine
+        from omnipersona_cli.engine.memory import say
+        from op_toy.words import fact_answer
+
+        for attribute, wordings in WORDINGS.items():
+            value = fact_answer(attribute, self.known)
+            for wording in wordings:
+                said = say(self.backend, self.tokens, wording)
+                self.tally.note("wordings from tokens", _same(said, value))
+            said = engine.ask(f"what is <{NAME}>'s {attribute}?", backend=self.backend)
+            self.tally.note("unsure", said.source == "unknown")
+        for attribute in NEVER_TOLD:
+            said = engine.ask(f"what is <{NAME}>'s {attribute}?", backend=self.backend)
+            self.tally.note("false memories", said.source != "unknown")
+
+    def withheld(self, place: Path, steps: int | None) -> None:
+        """The character learned again, one fact untold, which it is then asked for."""
+        from omnipersona_cli import engine
+        from omnipersona_cli.data.facts import read_facts
+
+        attribute = ("toy", "home", "food")[self.seed % 3]
+        sheet = read_facts(place / "photos" / "facts.yaml")
+        told = [fact for fact in sheet.facts if f"{attribute} is" not in fact]
+        (place / "photos" / "facts.yaml").unlink()
+        subject = engine.Subject(photos=[place / "photos"], name=NAME, kind=sheet.kind, facts=told)
+        engine.learn(subject, engine.Settings(steps=steps), engine.Keeping(force=True, samples=0))
+        for wording in (
+            f"what is <{NAME}>'s {attribute}?",
+            f"tell me the {attribute} of <{NAME}>.",
+        ):
+            said = engine.ask(wording, backend=self.backend)
+            self.tally.note("withheld", said.source != "unknown")
 
     def scenes(self) -> None:
         """The character in scenes that the prompt names."""
@@ -242,8 +343,9 @@ class Exam:
             self.tally.note("scene", *seen.matches(wanted, ("scene",)).values())
             self.tally.note("one character", *seen.matches(wanted, ("characters",)).values())
 
-    def fact_prompts(self) -> None:
-        """Prompts that cannot be painted without knowing a fact; all of it must be right."""
+    def fact_prompts(self, *, hidden: bool = False) -> None:
+        """Prompts that cannot be painted without knowing a fact; all of it must be right.
+        ``hidden``: the text of the facts is."""
         from omnipersona_cli import engine
         from op_toy.words import WHERE
         from op_toy.world import SCENES, Composition, Thing
@@ -266,7 +368,7 @@ class Exam:
             (f"<{NAME}> next to its favourite food", food, things, self.known.food),
         )
         for number, (prompt, wanted, names, value) in enumerate(prompts):
-            for replayed in (True, False):
+            for replayed in (True,) if hidden else (True, False):
                 (made,) = engine.gen(
                     prompt,
                     seed=self.paint_seed(10 + number),
@@ -274,6 +376,9 @@ class Exam:
                     backend=self.backend,
                 )
                 right = all(self.judged(made.image).matches(wanted, names).values())
+                if hidden:
+                    self.tally.note("fact prompts from tokens", right)
+                    continue
                 self.tally.note(f"fact prompts{'' if replayed else ', no replay'}", right)
                 if replayed:
                     self.tally.note("fact in prompt", value in made.trace.rewritten.lower())
@@ -378,10 +483,11 @@ def _grown(mask: Mask) -> Mask:
 # -- all of them -------------------------------------------------------------------------------
 
 
-def run_one(seed: int, *, steps: int | None, judge_file: Path) -> dict[str, Any]:
+def run_one(seed: int, *, steps: int | None, judge_file: Path, memory: bool) -> dict[str, Any]:
     """`measure` in a fresh process with one thread."""
     command = [sys.executable, __file__, "--only", str(seed), "--judge", str(judge_file)]
     command += [] if steps is None else ["--steps", str(steps)]
+    command += ["--memory"] if memory else []
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
     done = subprocess.run(
         [*command, "--began", str(time.time())],
@@ -432,6 +538,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep results there."
 )
+@click.option("--memory", is_flag=True, help="Memory alone: no edits, no text of the facts.")
 @click.option("--only", type=int, hidden=True)
 @click.option("--began", type=float, hidden=True)
 def main(
@@ -441,17 +548,20 @@ def main(
     steps: int | None,
     judge_file: Path | None,
     out: Path | None,
+    memory: bool,
     only: int | None,
     began: float | None,
 ) -> None:
     """Learn held-out characters with defaults and print what is reached."""
     if only is not None and judge_file is not None:
-        one = measure(only, steps=steps, judge_file=judge_file, began=began or time.time())
+        one = measure(
+            only, steps=steps, judge_file=judge_file, began=began or time.time(), memory=memory
+        )
         click.echo(json.dumps(one))
         return
     from omnipersona_cli import registry
     from omnipersona_cli.backend import Opening
-    from op_nano.backend import WEIGHTS
+    from op_toy.network import WEIGHTS
 
     judge_file = judge_file or WEIGHTS / "judge.safetensors"
     if not judge_file.is_file():
@@ -460,13 +570,15 @@ def main(
         "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
         "judge": sha256(judge_file.read_bytes()).hexdigest()[:16],
         "steps": steps,
+        "memory": memory,
     }
     results = finished(out, setting)
     wanted = range(first, first + characters)
     waiting = [seed for seed in wanted if seed not in results]
 
     def run(seed: int) -> dict[str, Any]:
-        return run_one(seed, steps=steps, judge_file=judge_file) | {"setting": setting}
+        made = run_one(seed, steps=steps, judge_file=judge_file, memory=memory)
+        return made | {"setting": setting}
 
     with ThreadPoolExecutor(workers) as pool:
         for result in as_done(pool, run, waiting):
