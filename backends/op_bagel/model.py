@@ -227,8 +227,9 @@ class ExpertsAttention(nn.Module):
         """q [B, L, H, Dh] over k, v [B, P + L, Hkv, Dh] -> [B * L, H * Dh]."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         shared = self.heads != self.kv_heads
-        if shared and mask is not None and q.is_cuda:
-            # Fused CUDA kernels take a mask or shared heads, not both.
+        if shared and mask is not None and q.device.type != "cpu":
+            # Fused CUDA kernels take a mask or shared heads, not both; on Apple's GPUs both
+            # together end the process in some versions of torch (pytorch/pytorch#149132).
             k, v = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k, v))
             shared = False
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=shared)

@@ -70,9 +70,16 @@ def choose_dtype(
     that multiplies in it, float32 on others and for a backend that has nothing else among
     ``known``. Raises UsageError for others."""
     if dtype in (None, "auto"):
-        half = "bfloat16" in known and (device != "cpu" or has_bfloat16())
+        half = "bfloat16" in known and _suits_bfloat16(device)
         return torch.bfloat16 if half else torch.float32
     if dtype not in known:
         hint = f"--dtype takes {', '.join(known)}" if len(known) > 1 else "leave out --dtype"
         raise UsageError(f"{backend} runs in {' or '.join(known)}, not {dtype}", hint=hint)
     return DTYPES[dtype]
+
+
+def _suits_bfloat16(device: str) -> bool:
+    """Apple's GPUs have it from macOS 14 on."""
+    if device == "cpu":
+        return has_bfloat16()
+    return device != "mps" or torch.backends.mps.is_macos_or_newer(14, 0)

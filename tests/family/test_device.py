@@ -52,6 +52,13 @@ def test_the_own_dtype_is_half_where_that_is_no_slower(
     assert choose_dtype(dtype, "cuda", backend="x", known=("float32",)) == torch.float32
 
 
+@pytest.mark.parametrize("recent", [False, True])
+def test_apple_has_bfloat16_from_macos_14_on(recent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_macos_or_newer", lambda major, minor: recent)
+    wanted = torch.bfloat16 if recent else torch.float32
+    assert choose_dtype(None, "mps", backend="x") == wanted
+
+
 def test_another_dtype_is_refused_with_those_that_it_runs_in() -> None:
     assert choose_dtype("float16", "cpu", backend="x") == torch.float16
     with pytest.raises(UsageError, match="x runs in float32 or bfloat16 or float16, not int8"):
