@@ -172,10 +172,15 @@ def kmeans(rows: Tensor, count: int, seed: int, rounds: int = 20) -> Tensor:
 
 def usual_length(table: torch.nn.Embedding, ids: int) -> float:
     """The mean l2 norm of the first ``ids`` rows, those that text uses."""
-    return float(table.weight[:ids].detach().float().norm(dim=1).mean())
+    return float(_norms(table.weight[:ids]).mean())
 
 
 def norm_limit(table: Tensor) -> float:
     """Ten times the largest row norm of a text embedding table [V, d]: what a pack may bring."""
-    norms = torch.linalg.vector_norm(table.detach(), dim=1, dtype=torch.float32)
-    return NORMS * float(norms.max())
+    return NORMS * float(_norms(table).max())
+
+
+def _norms(table: Tensor, rows: int = 8192) -> Tensor:
+    """l2 norms [V] in float32, piece by piece: the whole table in float32 is 2 GB of a BAGEL."""
+    pieces = torch.split(table.detach(), rows)
+    return torch.cat([torch.linalg.vector_norm(one.float(), dim=1) for one in pieces])
