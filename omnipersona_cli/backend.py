@@ -24,6 +24,9 @@ LessonKind = Literal["recognise", "describe", "fact", "unknown", "depict", "edit
 Box = tuple[int, int, int, int]
 """A part of a picture in pixels: (left, top, right, bottom); right and bottom are just outside."""
 
+Verb = Literal["ask", "gen", "edit", "learn"]
+"""What a backend is opened for."""
+
 OnStep = Callable[[int, int], None]
 """Called with (steps done, steps in all) while something long is done: a picture is painted,
 weights are read, pictures are encoded."""
@@ -75,7 +78,9 @@ class FreeSizes:
 class BackendInfo:
     """A backend described without importing it: all that `op backends` shows.
 
-    ``opens`` names the function ``(opening: Opening) -> Backend`` as ``"module:function"``.
+    ``opens`` names the function ``(opening: Opening) -> Backend`` as ``"module:function"``,
+    ``footprint`` one ``(opening: Opening, size: tuple[int, int] | None) -> Footprint`` that tells
+    what its memory depends on (`omnipersona_cli.family.memory`) and imports nothing heavy.
     ``tasks`` says how each task is done; a task that is absent is refused. Where one repository
     does not serve every task, ``weights`` says which one each needs, and ``default_model`` names
     them all, joined by "+". ``files`` are patterns of the files that are read of these repositories
@@ -100,6 +105,7 @@ class BackendInfo:
     opens: str
     tasks: Mapping[Task, Method]
     default_model: str
+    footprint: str = ""
     models: tuple[str, ...] = ()
     weights: Mapping[Task, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
@@ -135,13 +141,31 @@ class Opening:
     ``dtype`` None or "auto" is the backend's own for that device. A device that is not here is a
     MissingError, a dtype that the backend does not run in a UsageError. ``on_step``, where there
     is one, is told how much of the weights is read.
+
+    ``memory`` are the GiB that may be used, 0 what is free; `registry.open_backend` chooses by it.
+    ``activation_checkpointing`` learns without keeping what layers can compute again; ``offload``
+    keeps the layers' weights in the computer's memory and on a card only while they are used.
     """
 
     backend: str = ""
     model: str | None = None
     device: str = "auto"
     dtype: str | None = None
+    memory: float = 0.0
+    activation_checkpointing: bool = False
+    offload: bool = False
     on_step: OnStep | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a backend is opened for, as far as memory depends on it: the ``verb``, the ``size`` of
+    the pictures (None: the backend's own), and of learning the lessons of a ``batch`` (0: the
+    backend's own)."""
+
+    verb: Verb
+    size: tuple[int, int] | None = None
+    batch: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

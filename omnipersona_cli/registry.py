@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import pluggy
 
 from omnipersona_cli import hookspecs
-from omnipersona_cli.backend import Backend, BackendInfo, Opening
+from omnipersona_cli.backend import Backend, BackendInfo, Opening, Work
 from omnipersona_cli.errors import MissingError, ResourceError, UsageError, nearest
 from omnipersona_cli.hookspecs import (
     CommandInfo,
@@ -236,14 +236,19 @@ def importer_info(name: str) -> ImporterInfo:
 
 
 def open_backend(
-    opening: Opening, *, on_progress: Callable[[Progress], None] | None = None
+    opening: Opening,
+    *,
+    work: Work | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Backend:
     """Import the backend that ``opening`` names, or the default one, and build its model.
 
-    The one place that opens. Reports ``Progress(phase="loading NAME")``, and how far reading is.
-    Raises MissingError for a name that is not installed and for a package that the backend needs
-    and that is not here, ResourceError where memory runs out; whatever else the opener raises
-    passes through.
+    The one place that opens. With ``work``, what that will take of memory is known before weights
+    are read, and where ``opening.memory`` sets a limit, the means are chosen that keep to it.
+    Reports ``Progress(phase="loading NAME")``, and how far reading is. Raises MissingError for a
+    name that is not installed and for a package that the backend needs and that is not here,
+    ResourceError where memory will not do or runs out; whatever else the opener raises passes
+    through.
 
     Where ``info.threads`` says so, torch is told to use fewer processor threads. That holds for the
     whole process: torch has no narrower setting that its backward pass obeys. Setting
@@ -251,6 +256,12 @@ def open_backend(
     """
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
+    if work is not None:
+        from omnipersona_cli.family.room import fitted
+
+        opening, note = fitted(info, opening, work)
+        if note and on_progress is not None:
+            on_progress(Progress(phase=f"loading {name}", note=note))
     on_step = None
     if on_progress is not None:
         tell, phase = on_progress, f"loading {name}"

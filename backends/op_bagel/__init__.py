@@ -11,6 +11,7 @@ INFO = BackendInfo(
     name="bagel",
     summary="BAGEL 7B, for photographs: the paper's own backbone, edits natively.",
     opens="op_bagel.loading:open_backend",
+    footprint="op_bagel.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "native"},
     default_model="ByteDance-Seed/BAGEL-7B-MoT",
     models=("ByteDance-Seed/BAGEL-7B-MoT",),

@@ -28,6 +28,8 @@ from omnipersona_cli.backend import BackendInfo, FreeSizes, OnStep, Opening, cou
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import fingerprint, silently
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.offload import at_home, check_offload, stream
+from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tensors import mapped, stored_tensors
 from omnipersona_cli.family.weights import locate, public_name
 from op_bagel import INFO
@@ -42,6 +44,7 @@ WEIGHTS = ("ema.safetensors", "ema-FP8.safetensors", "model.safetensors")
 """Names of the file with everything but the autoencoder, in the order in which they are tried."""
 
 AUTOENCODER = "ae.safetensors"
+LAYERS = "language_model.model.layers."
 HINT = "op backends fetch bagel"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -186,8 +189,10 @@ def fill(
     device: torch.device | str,
     dtype: torch.dtype,
     on_step: OnStep | None = None,
+    waits: str = "",
 ) -> None:
     """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
+    Those whose names begin with ``waits`` stay in the computer's memory.
 
     One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
     the same way. A tensor that is right already stays a view of the mapped file, which costs
@@ -198,7 +203,10 @@ def fill(
         stored = mapped(path, hint=HINT)
         for name in counted(names, on_step):
             owner, leaf = _owner(module, name)
-            value = stored[name].to(device=device, dtype=dtype)
+            if waits and name.startswith(waits):
+                value = at_home(stored[name].to(dtype), str(device))
+            else:
+                value = stored[name].to(device=device, dtype=dtype)
             owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
 
 
@@ -257,6 +265,8 @@ def open_backend(opening: Opening) -> BagelBackend:
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
+    if opening.offload:
+        check_offload(device)
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
     dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
     checkpoint = find_checkpoint(locate(name, INFO, single=True))
@@ -268,15 +278,27 @@ def open_backend(opening: Opening) -> BagelBackend:
     check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder)
     later = {name for name in checkpoint.shapes if needed_for_painting(name)}
     now = [name for name in checkpoint.shapes if name not in later]
-    on_step = opening.on_step
-    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype, on_step=on_step)
+    on_step, waits = opening.on_step, LAYERS if opening.offload else ""
+    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype, waits=waits, on_step=on_step)
 
     def read_rest() -> None:
-        rest = sorted(later)
-        fill(bagel, checkpoint.weights, rest, device=device, dtype=dtype, on_step=on_step)
+        fill(
+            bagel,
+            checkpoint.weights,
+            sorted(later),
+            device=device,
+            dtype=dtype,
+            waits=waits,
+            on_step=on_step,
+        )
         names = list(checkpoint.autoencoder_shapes)
         fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
 
+    layers = bagel.language_model.model.layers
+    if opening.offload:
+        stream(layers, device)
+    elif opening.activation_checkpointing:
+        recompute(layers)
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
     backend = BagelBackend(
         info=_info(config),

@@ -13,6 +13,7 @@ INFO = BackendInfo(
     name="emu3",
     summary="Emu3 8B: photographs up to 960 pixels wide, on a GPU of 48 GB.",
     opens="op_emu3.backend:open_backend",
+    footprint="op_emu3.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     weights={"understand": CHAT, "generate": GEN, "edit": GEN},
     default_model=f"{CHAT}+{GEN}",

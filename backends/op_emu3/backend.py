@@ -41,6 +41,7 @@ from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family import experts
 from omnipersona_cli.family.codes import kept_codes, over_all
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.pictures import Encoded
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.prefix import SharedPrefix
@@ -86,10 +87,11 @@ class Emu3Backend:
         device: str,
         dtype: torch.dtype,
         on_step: OnStep | None = None,
+        offloaded: bool = False,
     ) -> None:
         self.on_step = on_step
         self.info, self.model, self.sources = info, model, sources
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.offloaded = device, dtype, offloaded
         self.window = 0
         """Codes that are drawn ahead while painting."""
         self.fingerprint = loading.fingerprint_of(sources)
@@ -112,7 +114,9 @@ class Emu3Backend:
                 hint="leave out --model, or see which weights do: op backends show emu3",
             )
         if source.folder not in self._read:
-            self._read[source.folder] = loading.read(source, self.device, self.dtype, self.on_step)
+            self._read[source.folder] = loading.read(
+                source, self.device, self.dtype, self.on_step, offloaded=self.offloaded
+            )
         return self._read[source.folder]
 
     def faster(self) -> Emu3Backend:
@@ -521,6 +525,8 @@ def open_backend(opening: Opening) -> Backend:
     Raises MissingError where one is not here or not whole, UsageError where one is not Emu3.
     """
     model, device = opening.model, choose_device(opening.device)
+    if opening.offload:
+        check_offload(device)
     found = loading.sources(model)
     painter = found.get("generate") or next(iter(found.values()))
     folder = Path(model or "").expanduser()
@@ -537,4 +543,5 @@ def open_backend(opening: Opening) -> Backend:
         device=device,
         dtype=choose_dtype(opening.dtype, device, backend="emu3"),
         on_step=opening.on_step,
+        offloaded=opening.offload,
     )

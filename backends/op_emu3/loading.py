@@ -37,6 +37,7 @@ from omnipersona_cli.backend import TASKS, OnStep, Task
 from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
+from omnipersona_cli.family.offload import keep_home
 from omnipersona_cli.family.tokens import NORMS
 from op_emu3 import INFO, layout
 
@@ -157,9 +158,15 @@ def old_name(name: str, files: Mapping[str, Path]) -> str:
 
 
 def read(
-    source: CheckpointFiles, device: str, dtype: torch.dtype, on_step: OnStep | None = None
+    source: CheckpointFiles,
+    device: str,
+    dtype: torch.dtype,
+    on_step: OnStep | None = None,
+    *,
+    offloaded: bool = False,
 ) -> LoadedCheckpoint:
-    """Weights into memory; the image tokenizer stays in float32, where its codes are right."""
+    """Weights into memory, those of layers into the computer's where they are ``offloaded``; the
+    image tokenizer stays in float32, where its codes are right."""
     tokenizer = _tokenizer(source)
     with silently(on_step):
         emu3: Any = Emu3ForConditionalGeneration.from_pretrained(
@@ -171,9 +178,13 @@ def read(
         )
     if dtype != torch.float32:
         checkpoint.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
-    emu3 = emu3.requires_grad_(False).train(False).to(device)
+    emu3 = emu3.requires_grad_(False).train(False)
     language = emu3.model.text_model
-    language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
+    if offloaded:
+        keep_home(emu3, language.layers, device)
+    else:
+        emu3 = emu3.to(device)
+        language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
     number = partial(_number, tokenizer)
     return LoadedCheckpoint(
         source=source,

@@ -11,6 +11,7 @@ INFO = BackendInfo(
     name="janus",
     summary="Janus-Pro and Janus-4o, for photographs; Janus-4o edits natively.",
     opens="op_janus.loading:open_backend",
+    footprint="op_janus.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="deepseek-community/Janus-Pro-1B",
     models=(
@@ -34,7 +35,6 @@ INFO = BackendInfo(
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
     notes=(
         "FreedomIntelligence/Janus-4o-7B edits natively; a copy is known by its folder's name.",
-        "Learning needs 13 or 36 GB (1B or 7B), and 6 or 17 GB with --batch-size 1.",
     ),
 )
 

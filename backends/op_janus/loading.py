@@ -21,6 +21,8 @@ from omnipersona_cli.family.device import (
     choose_dtype,
     weights_gb,
 )
+from omnipersona_cli.family.offload import check_offload, keep_home
+from omnipersona_cli.family.recompute import recompute
 from op_janus import INFO, original
 from op_janus.backend import BOI, EOI, JanusBackend
 
@@ -46,6 +48,8 @@ def open_backend(opening: Opening) -> Backend:
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
+    if opening.offload:
+        check_offload(device)
     kind = choose_dtype(opening.dtype, device, backend="janus")
     folder = weights.locate(name, INFO)
     types = ("janus", original.MODEL_TYPE)
@@ -60,6 +64,11 @@ def open_backend(opening: Opening) -> Backend:
         janus: Any = _converted(folder, config, files, kind, opening.on_step)
     else:
         janus = _native(folder, files, kind, opening.on_step)
+    layers = janus.model.language_model.layers
+    if opening.offload:
+        keep_home(janus, layers, device)
+    elif opening.activation_checkpointing:
+        recompute(layers)
     sight: Any = janus.config.vision_config
     edit = "native" if edits_natively(name, folder) else INFO.tasks["edit"]
     return JanusBackend(
@@ -71,7 +80,7 @@ def open_backend(opening: Opening) -> Backend:
         ),
         model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
         fingerprint=checkpoint.fingerprint(folder, files, name),
-        janus=janus.to(device),
+        janus=janus if opening.offload else janus.to(device),
         tokenizer=tokenizer,
     )
 

@@ -11,6 +11,7 @@ INFO = BackendInfo(
     name="nano",
     summary="BAGEL at a thousandth of its size, for cartoons; needs no download.",
     opens="op_nano.backend:open_backend",
+    footprint="op_nano.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "native"},
     default_model="embedded",
     models=("embedded",),

@@ -20,6 +20,8 @@ from torch import Tensor
 from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.offload import check_offload
+from omnipersona_cli.family.recompute import recompute
 from op_bagel.backend import BagelBackend, Fit
 from op_bagel.model import Bagel
 from op_bagel.pictures import patchify, position_ids, rgb, to_tensor
@@ -146,11 +148,13 @@ def open_backend(opening: Opening) -> Backend:
     folder = WEIGHTS if model == "embedded" else Path(model)
     device = choose_device(opening.device, best="cpu")
     choose_dtype(opening.dtype, device, backend="nano", known=("float32",))
-    return _opened(folder.resolve(), device, model)
+    if opening.offload:
+        check_offload(device)  # and there is nothing to spare: it is smaller than a layer of others
+    return _opened(folder.resolve(), device, model, opening.activation_checkpointing)
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path, device: str, model: str) -> NanoBackend:
+def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoBackend:
     path = folder / "nano.safetensors"
     if not (path.is_file() and (folder / "nano.json").is_file()):
         raise MissingError(
@@ -175,6 +179,8 @@ def _opened(folder: Path, device: str, model: str) -> NanoBackend:
         ) from error
     for module in (bagel, encoder, vae):
         module.requires_grad_(False).to(device).eval()
+    if checkpointing:
+        recompute(bagel.language_model.model.layers)
     digest = sha256(path.read_bytes()).hexdigest()[:16]
     backend = NanoBackend(
         info=INFO,

@@ -14,6 +14,7 @@ INFO = BackendInfo(
     name="showo",
     summary="Show-o 1.3B, for photographs: understands, paints, repaints regions.",
     opens="op_showo.loading:open_backend",
+    footprint="op_showo.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "masked"},
     default_model="showlab/show-o-512x512",
     models=("showlab/show-o-512x512", "showlab/show-o", *CLIP),
@@ -46,7 +47,6 @@ INFO = BackendInfo(
     batch=8,
     notes=(
         "show-o and show-o-w-clip-vit paint 256x256, in 18 steps with guidance 1.75",
-        "learning takes about 15 GB (computed, not measured); a smaller --batch-size takes less",
         "an edit repaints a region: --mask, --box, or where none is given, one that is looked for",
         "requests for pictures are read to their 126th token",
         "fetching leaves pytorch_model.bin behind; where a repository has no other weights, "

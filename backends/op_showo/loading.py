@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from omnipersona_cli.backend import Backend, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.offload import check_offload, keep_home
+from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tokens import norm_limit
 from omnipersona_cli.family.weights import fetch_command, locate
 from omnipersona_cli.hookspecs import Base
@@ -60,20 +62,28 @@ def open_backend(opening: Opening) -> Backend:
     kind = choose_dtype(opening.dtype, device, backend="showo")
     folder = locate(name, INFO)
     shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
-    return _opened(str(folder), shown, device, kind, _Telling(opening.on_step))
+    if opening.offload:
+        check_offload(device)
+    how = _How(
+        checkpointing=opening.activation_checkpointing,
+        offload=opening.offload,
+        on_step=opening.on_step,
+    )
+    return _opened(str(folder), shown, device, kind, how)
 
 
 @dataclass(frozen=True)
-class _Telling:
-    """Who is told how far reading is; it makes no difference to what is read."""
+class _How:
+    """How layers are held, and who is told how far reading is, which makes no difference to what is
+    read."""
 
+    checkpointing: bool
+    offload: bool
     on_step: OnStep | None = field(compare=False)
 
 
 @lru_cache(maxsize=1)
-def _opened(
-    folder: str, name: str, device: str, dtype: torch.dtype, telling: _Telling
-) -> ShowoBackend:
+def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
     found = _read(_Files(folder=Path(folder), name=name), dtype, telling.on_step)
     clip = None
@@ -83,6 +93,10 @@ def _opened(
     net, config = found.net, found.net.config
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
+    if how.offload:
+        keep_home(net, net.showo.model.layers, device)
+    elif how.checkpointing:
+        recompute(net.showo.model.layers)
     small = config.resolution < INFO.sizes[0][0]
     return ShowoBackend(
         info=replace(
@@ -93,7 +107,7 @@ def _opened(
         ),
         model=name,
         fingerprint=found.fingerprint,
-        net=net.to(device),
+        net=net if how.offload else net.to(device),
         magvit=found.magvit.to(device),
         tokenizer=found.tokenizer,
         clip=clip,

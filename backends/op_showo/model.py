@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +55,22 @@ class Prefix:
             (k.expand(count, -1, -1, -1), v.expand(count, -1, -1, -1)) for k, v in self.layers
         )
         return Prefix(layers=layers, key=self.key.expand(count, -1))
+
+
+class Behind(DynamicCache):
+    """A cache that is read and does not grow: a layer may run twice on it."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **named: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix with these behind them."""
+        held = (
+            cast("DynamicLayer", self.layers[layer_idx]) if layer_idx < len(self.layers) else None
+        )
+        if held is None or not held.is_initialized:
+            return key_states, value_states
+        keys, values = cast(Tensor, held.keys), cast(Tensor, held.values)
+        return torch.cat((keys, key_states), dim=-2), torch.cat((values, value_states), dim=-2)
 
 
 def stack(prefixes: Sequence[Prefix]) -> Prefix:
@@ -105,15 +121,16 @@ class Showo(nn.Module):
     def forward(
         self, rows: Tensor, attend: Tensor, prefix: Prefix | None = None
     ) -> tuple[Tensor, KeyValues]:
-        """Rows [B, L, d] -> last hidden states [B, L, d], and all keys and values, prefix first.
+        """Rows [B, L, d] -> last hidden states [B, L, d], and all keys and values, prefix first
+        (those of the prefix alone where gradients are on: nobody goes on from there).
 
         ``attend`` [B, 1, L, P + L] is true where a query may look at a key.
         """
         length = 0 if prefix is None else prefix.length
-        cache = DynamicCache(config=self.showo.config)
+        cache = (Behind if torch.is_grad_enabled() else DynamicCache)(config=self.showo.config)
         if prefix is not None:
             for number, (keys, values) in enumerate(prefix.layers):
-                cache.update(keys, values, number)
+                DynamicCache.update(cache, keys, values, number)
         places = torch.arange(length, length + rows.shape[1], device=rows.device)[None]
         out = self.showo.model(
             inputs_embeds=rows,
@@ -123,7 +140,11 @@ class Showo(nn.Module):
             use_cache=True,
         )
         grown = (cast("DynamicLayer", layer) for layer in cache.layers)
-        layers = tuple((cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in grown)
+        layers = tuple(
+            (cast(Tensor, layer.keys), cast(Tensor, layer.values))
+            for layer in grown
+            if layer.is_initialized
+        )
         return out.last_hidden_state, layers
 
     def read(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import string
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import TASKS, BackendInfo
+from omnipersona_cli.backend import TASKS, BackendInfo, Opening
 from omnipersona_cli.cli import options, output
+
+if TYPE_CHECKING:
+    from omnipersona_cli.family.room import Cell, Place
 
 
 @click.group(
@@ -41,14 +46,18 @@ def command(ctx: click.Context, as_json: bool) -> None:
     )
 
 
-@command.command(epilog="\b\nExamples:\n  op backends show nano\n  op backends show nano --json")
+@command.command(epilog="\b\nExamples:\n  op backends show nano\n  op backends show janus --json")
 @click.argument("name", shell_complete=options.complete_backends)
+@options.model
 @options.as_json
-def show(name: str, as_json: bool) -> None:
-    """Show what one backend can do."""
+def show(name: str, model: str | None, as_json: bool) -> None:
+    """Show what one backend can do, and on which cards each verb fits."""
+    from omnipersona_cli.family import room
+
     info = registry.backend_info(name)
+    cells = room.table(info, Opening(backend=name, model=model))
     if as_json:
-        output.answer_json(_as_data(info))
+        output.answer_json(_as_data(info) | {"cards": [_cell(cell) for cell in cells]})
         return
     output.answer(f"{info.name}: {info.summary}")
     rows = [
@@ -75,6 +84,8 @@ def show(name: str, as_json: bool) -> None:
     for key, value in rows:
         if value:
             output.answer(f"  {key:<9} {value}")
+    if cells:
+        _answer_cards(cells)
 
 
 @command.command(epilog="\b\nExamples:\n  op backends fetch nano\n  op backends fetch nano --json")
@@ -96,6 +107,38 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
     )
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})
+
+
+def _answer_cards(cells: Sequence[Cell]) -> None:
+    """GB of each verb on each card; a letter stands for the flags that it takes."""
+    verbs = list(dict.fromkeys(cell.verb for cell in cells))
+    places = list(dict.fromkeys(cell.place for cell in cells))
+    flags = list(dict.fromkeys(cell.flags for cell in cells if cell.fits and cell.flags))
+    letters = {way: string.ascii_lowercase[number] for number, way in enumerate(flags)}
+
+    def shown(place: Place, verb: str) -> str:
+        (cell,) = (it for it in cells if it.place == place and it.verb == verb)
+        letter = letters.get(cell.flags, "") if cell.fits else ""
+        return f"{cell.takes:.1f} {letter}".strip() if cell.fits else "-"
+
+    output.answer_table(
+        ("memory in GB", *verbs),
+        [(place.name, *(shown(place, verb) for verb in verbs)) for place in places],
+    )
+    for way in flags:
+        output.answer(f"  {letters[way]}: {' '.join(way)}")
+    output.answer("  computed from shapes (- does not fit); Apple was never run")
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "card": cell.place.name,
+        "device": cell.place.kind,
+        "verb": cell.verb,
+        "fits": cell.fits,
+        "gb": round(cell.takes, 2),
+        "flags": list(cell.flags),
+    }
 
 
 def _weights(info: BackendInfo) -> list[tuple[str, str]]:

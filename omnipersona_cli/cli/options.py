@@ -54,6 +54,22 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new click
         return [CompletionItem(name) for name in DEVICES if name.startswith(incomplete)]
 
 
+class Gigabytes(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+    """An amount of memory: ``12G``, ``12``, ``1.5 GB`` or ``800M``; GiB as a number."""
+
+    name = "memory"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """GiB."""
+        found = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)\s*([gm]?)(?:i?b)?", str(value).strip().lower())
+        amount = float(found[1]) / (1024 if found[2] == "m" else 1) if found else 0.0
+        if not 0 < amount < 2**16:
+            self.fail(f"{value!r} is no amount of memory: write 12G or 800M", param, ctx)
+        return amount
+
+
 def complete_backends(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
@@ -138,6 +154,19 @@ dtype = click.option(
     envvar="OMNIPERSONA_DTYPE",
     help="Number format; smaller ones need less memory.",
 )
+memory = click.option(
+    "--memory",
+    type=Gigabytes(),
+    metavar="12G",
+    envvar="OMNIPERSONA_MEMORY",
+    help="Memory that may be used; what keeps to it is chosen. [default: what is free]",
+)
+offload = click.option(
+    "--offload",
+    is_flag=True,
+    envvar="OMNIPERSONA_OFFLOAD",
+    help="Keep layers in the computer's memory; on the card only while they are used.",
+)
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -213,8 +242,10 @@ def together(
     return decorate
 
 
-opening = together("opening", Opening, backend, model, device, dtype, offline)
-"""``-b``, ``--model``, ``--device``, ``--dtype``, ``--offline``: how to open a backend."""
+OPENING = (backend, model, device, dtype, memory, offload, offline)
+opening = together("opening", Opening, *OPENING)
+"""How to open a backend: ``-b``, ``--model``, ``--device``, ``--dtype``, ``--memory``,
+``--offload``, ``--offline``."""
 
 
 def talking(command: click.Command) -> click.Command:

@@ -70,6 +70,7 @@ def gen(
         library=library,
         task="generate",
         fast=fast,
+        size=size,
         on_progress=on_progress,
     )
     check_size(request.backend.info, size)

@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, Work
 from omnipersona_cli.engine.batches import group_sizes
 from omnipersona_cli.engine.checkpoint import (
     RunState,
@@ -137,7 +137,8 @@ def learn(
     before = pack_before(keeping, material, chosen)
 
     if backend is None:
-        backend = open_model(opening, on_progress)
+        work = Work(verb="learn", batch=settings.batch_size or 0)
+        backend = open_model(opening, work, on_progress)
     doubts = tuple(_doubts(backend, material))
     notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))
     notes = (*notes, *doubts)

@@ -21,6 +21,8 @@ from omnipersona_cli.backend import (
     Prompt,
     Task,
     Turn,
+    Verb,
+    Work,
     is_hub_id,
 )
 from omnipersona_cli.backend import Opening as Opening
@@ -39,6 +41,9 @@ from omnipersona_cli.registry import memory_errors as memory_errors
 LONGEST_REQUEST = 2000
 """The most characters that a request may have."""
 
+
+VERBS: Mapping[Task, Verb] = {"understand": "ask", "generate": "gen", "edit": "edit"}
+"""The verb that a task is asked for by."""
 
 ANY = Opening()
 """The concepts decide which backend, or the default does; the backend decides the rest."""
@@ -87,11 +92,13 @@ def open_request(
     task: Task,
     picture: Image | None = None,
     fast: bool = False,
+    size: tuple[int, int] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Request:
     """Find what ``text`` mentions and open what it needs, to paint ``fast`` if so asked.
 
-    ``concepts`` are used even where the text does not mention them. An already opened ``backend``
+    ``concepts`` are used even where the text does not mention them; ``size`` is that of a picture
+    to be painted, None the backend's own. An already opened ``backend``
     is taken as it is. Raises UsageError for a text that is empty or too long, MissingError for a
     concept that is not in the library, SlotError where no backend knows all of them, TaskError
     where the backend does not do ``task``, or not fast.
@@ -103,7 +110,9 @@ def open_request(
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     packs = {name: library.load(name) for name in names}
     if backend is None:
-        backend = _opened(packs, opening, task, on_progress, fast=fast)
+        if task == "edit" and picture is not None:
+            size = picture.size
+        backend = _opened(packs, opening, task, on_progress, size=size, fast=fast)
     check_task(backend.info, task)
     if fast:
         _check_fast(backend.info)
@@ -205,6 +214,7 @@ def _opened(
     task: Task,
     on_progress: OnProgress | None,
     *,
+    size: tuple[int, int] | None = None,
     fast: bool = False,
 ) -> Backend:
     chosen = _choose(packs, opening)
@@ -212,13 +222,15 @@ def _opened(
     check_task(info, task)
     if fast:
         _check_fast(info)
-    return open_model(chosen, on_progress)
+    return open_model(chosen, Work(verb=VERBS[task], size=size), on_progress)
 
 
-def open_model(opening: Opening, on_progress: OnProgress | None = None) -> Backend:
+def open_model(
+    opening: Opening, work: Work | None = None, on_progress: OnProgress | None = None
+) -> Backend:
     """`registry.open_backend`; a folder of weights is remembered, for the concepts that are learned
     on it."""
-    backend = registry.open_backend(opening, on_progress=on_progress)
+    backend = registry.open_backend(opening, work=work, on_progress=on_progress)
     remember_base(backend.fingerprint, opening.model)
     return backend
 

@@ -4,7 +4,10 @@
 weights      where a model's files are, on this computer and on the hub; fetching them
 checkpoint   what is in those files: configuration, tensors and their shapes, the fingerprint
 tensors      tensors of files larger than memory
-device       the device and dtype to run on, and the memory that a model needs
+device       the device and dtype to run on
+memory       how much memory a model will take, from its shapes
+room         what memory there is, and by which means a model fits into it
+recompute    learning that keeps less and computes it again
 tokens       concept tokens: their start, their norms, their places in a prompt
 text         answers: choosing and streaming tokens, and the loss of given answers
 codes        pictures as grids of codes: which of them a mask leaves alone

@@ -36,12 +36,6 @@ def cache_gb(text: Any, *, rows: int, positions: int, size: int = 2) -> float:
     return rows * positions * 2 * layers * width * size / GIB
 
 
-def learning_gb(text: Any, *, lessons: int, positions: int) -> float:
-    """GiB that a step keeps for its backward pass, in bfloat16, above what painting needs."""
-    kept: int = ACTIVATIONS * text.hidden_size * text.num_hidden_layers
-    return lessons * positions * kept / GIB
-
-
 def choose_device(device: str, *, best: str = "") -> str:
     """The device to run on. "auto" is ``best`` where a backend names one ("cpu" for a small one),
     else the fastest that is here. Raises MissingError for one that is not."""

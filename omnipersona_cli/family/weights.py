@@ -80,6 +80,14 @@ def locate(model: str, info: BackendInfo, *, single: bool = False) -> Path:
         ) from error
 
 
+def folder_of(model: str, info: BackendInfo, *, single: bool = False) -> Path | None:
+    """As `locate`, and None where nothing is there."""
+    try:
+        return locate(model, info, single=single)
+    except PersonaError:
+        return None
+
+
 def public_name(model: str) -> str:
     """``model`` as packs and pictures may tell it: a hub id, or the name of a folder or a file
     without the path to it, which would tell of this machine."""

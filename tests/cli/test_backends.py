@@ -42,6 +42,7 @@ KEYS = {
     "imports",
     "notes",
 }
+CARD = {"card", "device", "verb", "fits", "gb", "flags"}
 
 
 def op(*args: str) -> tuple[int, str, str]:
@@ -71,10 +72,27 @@ def test_show_tells_what_one_backend_does() -> None:
     assert "cartoons" in text and "edit (native)" in text
 
 
-def test_show_json_is_the_object_of_the_list() -> None:
+def test_show_json_is_the_object_of_the_list_with_the_cards() -> None:
     _, text, _ = op("show", "nano", "--json")
     _, listed, _ = op("--json")
-    assert json.loads(text) in json.loads(listed)
+    shown = json.loads(text)
+    cards = shown.pop("cards")
+    assert shown in json.loads(listed)
+    assert all(one.keys() == CARD for one in cards)
+    assert {one["verb"] for one in cards} == {"ask", "gen", "edit", "learn"}
+
+
+def test_show_says_which_card_does_what_with_which_flags() -> None:
+    _, text, _ = op("show", "janus")
+    table = text[text.index("memory in GB") :].splitlines()
+    smallest, largest = (next(it for it in table if it.startswith(n)) for n in ("8 GB", "48 GB"))
+    assert smallest.split()[-1].islower(), "a letter for flags"
+    assert largest.split()[-1][0].isdigit(), "no flags"
+    assert any(it.strip().startswith("a: --activation-checkpointing") for it in table)
+    assert "computed from shapes" in table[-1] and "never run" in table[-1]
+    _, larger, _ = op("show", "janus", "--model", "deepseek-community/Janus-Pro-7B")
+    assert larger[larger.index("16 GB Apple") :].splitlines()[0].split()[3:] == ["-"] * 4
+    assert "--offload" in larger
 
 
 @pytest.mark.parametrize("action", ["show", "fetch"])

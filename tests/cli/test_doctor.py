@@ -66,6 +66,8 @@ def test_every_setting_comes_with_its_source(
         "model": (None, "default"),
         "device": ("cpu", "omnipersona.yaml, line 1"),
         "dtype": ("float32", f"{home / 'config.yaml'}, line 1"),
+        "memory": (None, "default"),
+        "offload": (False, "default"),
         "seed": (7, "OMNIPERSONA_SEED"),
         "offline": (True, "HF_HUB_OFFLINE"),
     }

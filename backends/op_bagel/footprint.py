@@ -1,0 +1,133 @@
+"""What BAGEL takes of memory, from its shapes; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from omnipersona_cli.backend import Opening
+from omnipersona_cli.family.memory import (
+    Activity,
+    Footprint,
+    Layers,
+    Part,
+    Pass,
+    Taught,
+    convolved,
+    counted,
+    gated_layers,
+    layers_in,
+    stored_shapes,
+)
+from omnipersona_cli.family.weights import folder_of
+from op_bagel import INFO
+
+PROMPT = 100
+"""Positions of a concept's turn and a request."""
+WORDS = 152_064
+"""Rows of the text table in the released model."""
+CHANNELS, MAPS = 128, 6.0
+"""Channels of the autoencoder at full size, and how many maps of them it holds (measured)."""
+NOISES = 2
+"""Times at which a picture is noised in one lesson."""
+LESSON = 512
+"""Pixels of the shorter side of a picture that is learned from."""
+LARGEST_SEEN = 980
+"""Pixels of the longer side of a picture that is looked at."""
+PATCH, STRIDE = 14, 16
+"""Pixels of a patch that is seen, and of a latent token."""
+PAINTING: tuple[Activity, ...] = ("gen", "edit", "learn")
+"""Verbs that need more than the understanding expert."""
+
+RELEASED = gated_layers(count=28, width=3584, inner=18944, queries=3584, keys=512)
+REST, SIGHT, GENERATION, AUTOENCODER = 1_527_090_144, 437_095_328, 28_912_128, 83_819_683
+"""Numbers of the released model: what understanding needs besides its expert, of that the vision
+tower, what painting needs besides its own expert, and the autoencoder."""
+
+
+def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
+    """Of the checkpoint where it is on this computer, else of the released one."""
+    name = opening.model or INFO.default_model
+    place = folder_of(name, INFO, single=True)
+    folder = place if place is None or place.is_dir() else place.parent
+    shapes = stored_shapes(folder) if folder is not None else {}
+    layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)
+    parts = _parts(shapes, layers)
+    return described(name, parts, layers, size or INFO.sizes[0], here=folder is not None)
+
+
+def described(
+    name: str,
+    parts: tuple[Part, ...],
+    layers: Layers,
+    size: tuple[int, int],
+    *,
+    here: bool,
+) -> Footprint:
+    """A model of BAGEL's lineage that paints pictures of ``size``."""
+    width, height = size
+    painted = (width // STRIDE) * (height // STRIDE)
+    seen = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
+    small, small_seen = (LESSON // STRIDE) ** 2, (LESSON // PATCH) ** 2
+    context = painted + seen + PROMPT
+    read = Pass(positions=seen + PROMPT, cached=seen + PROMPT, scores=WORDS, masked=True)
+    return Footprint(
+        model=name,
+        here=here,
+        libraries=0.2,
+        parts=parts,
+        layers=layers,
+        passes={
+            "ask": (read,),
+            "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * PROMPT, masked=True),),
+            "edit": (
+                Pass(positions=context, cached=context, masked=True),
+                Pass(positions=painted, rows=3, cached=2 * context + painted, masked=True),
+            ),
+        },
+        lessons={
+            "understand": Taught(
+                positions=small_seen + PROMPT, scored=4, scores=WORDS, masked=True
+            ),
+            "generate": Taught(positions=NOISES * small + PROMPT, masked=True),
+            "edit": Taught(positions=(NOISES + 1) * small + small_seen + PROMPT, masked=True),
+        },
+        checkpoints=True,
+        batch=INFO.batch,
+        pictures={
+            "gen": convolved(width * height, CHANNELS, MAPS),
+            "edit": convolved(width * height, CHANNELS, MAPS),
+            "learn": convolved(LESSON * LESSON, CHANNELS, MAPS),
+        },
+        on_cpu="bfloat16",
+    )
+
+
+def normed(layers: Layers) -> Layers:
+    """With the norms of queries and keys, which are computed in float32."""
+    return replace(layers, kept_exact=layers.kept_exact + layers.queries + layers.keys)
+
+
+def _parts(shapes: Mapping[str, tuple[int, ...]], layers: Layers) -> tuple[Part, ...]:
+    expert = layers.count * layers.linear
+    rest, tower, painting, pictures = REST, SIGHT, GENERATION, AUTOENCODER
+    und, gen = expert, expert
+    if shapes:
+        pictures = counted(shapes, "encoder.", "decoder.")
+        of_gen = {name: it for name, it in shapes.items() if "_moe_gen" in name}
+        around = counted(shapes, "vae2llm", "llm2vae", "time_embedder", "latent_pos_embed")
+        und = counted(
+            {name: it for name, it in shapes.items() if name not in of_gen},
+            "language_model.model.layers.",
+        )
+        gen, painting = counted(of_gen), around
+        rest = counted(shapes) - pictures - und - gen - around
+        tower = counted(shapes, "vit_model", "connector", "vit_pos_embed")
+    return (
+        Part(name="understanding expert", numbers=und, layered=und, reads=("ask", *PAINTING)),
+        Part(name="embeddings and head", numbers=rest - tower),
+        Part(name="vision tower", numbers=tower, reads=("ask", "edit", "learn")),
+        Part(name="generation expert", numbers=gen, layered=gen, activities=PAINTING),
+        Part(name="around the latents", numbers=painting, activities=PAINTING),
+        Part(name="autoencoder", numbers=pictures, size=4, stored=4, activities=PAINTING),
+    )

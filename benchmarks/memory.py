@@ -1,0 +1,184 @@
+"""Memory as predicted from shapes, against what a process of its own was seen to take.
+
+    python benchmarks/memory.py nano
+    python benchmarks/memory.py janus --scale 0.25
+    python benchmarks/memory.py janus --verbs learn --batch 8 --activation-checkpointing
+
+Writes a random checkpoint in the released layout (but for nano), and for each verb starts a process
+that opens it and does that verb's work once: asking shows a picture and scores two answers, editing
+also asks about what it painted, learning is three steps on a batch of all tasks and a picture for
+the report card. What is compared is
+the most resident memory that the system saw (VmHWM; Linux only), Python and torch included.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import TASKS, Lesson, Opening, Prompt
+from omnipersona_cli.family.memory import Means, needed, shares
+from omnipersona_cli.family.room import describe, usual_dtype
+from omnipersona_cli.language.mentions import to_turn
+
+VERBS = ("open", "ask", "gen", "edit", "learn")
+PHOTO = 512
+"""Pixels of the sides of the photos."""
+PHOTOS = 3
+STEPS = 3
+"""Of learning: how many codes a lesson hides is drawn anew in each."""
+
+
+def resident_peak() -> float:
+    """GiB that this process has had at most."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    if found is None:
+        raise click.ClickException("this system does not tell a process's peak")
+    return int(found[1]) / 2**20
+
+
+def do(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> None:
+    """One verb's work in this process."""
+    import torch
+    from PIL import Image
+
+    from omnipersona_cli.backend import ConceptTokens
+    from omnipersona_cli.engine.tokens import copy_of
+    from omnipersona_cli.testing import drawing
+
+    backend = registry.open_backend(opening)
+    if verb == "open":
+        return
+    photos = [drawing("red", number).resize((PHOTO, PHOTO)) for number in range(PHOTOS)]
+    ask, paint, add = (to_turn(it) for it in ("is <bo> here?", "a photo of <bo>", "add <bo>."))
+    rows = {
+        part: torch.randn(count, backend.width) * 0.02
+        for part, count in (("id", 1), ("und", 16), ("gen", 16))
+    }
+    tokens = ConceptTokens(name="bo", **rows)
+    if verb == "ask":
+        list(backend.say(Prompt(turns=(ask,), concepts=(tokens,)), image=photos[0], max_tokens=4))
+    if verb == "gen":
+        prompt = Prompt(turns=(paint,), concepts=(tokens,))
+        list(backend.gen(prompt, size=size, steps=3, guidance=None, seeds=(1,)))
+    if verb == "edit":
+        masked = backend.info.tasks["edit"] == "masked"
+        mask = Image.new("L", photos[0].size, 255) if masked else None
+        prompt = Prompt(turns=(add,), concepts=(tokens,))
+        sampling = {"steps": 3, "guidance": None, "seeds": (1,)}
+        list(backend.edit(photos[0], prompt, mask=mask, **sampling))  # type: ignore[arg-type]
+    if verb in ("ask", "edit"):
+        backend.score(Prompt(turns=(ask,), concepts=(tokens,)), ("yes", "no"), image=photos[0])
+    if verb == "learn":
+        drawn = shares(batch, TASKS)
+        kinds = [task for task, count in drawn.items() for _ in range(count)]
+        texts = {"understand": ask, "generate": paint, "edit": add}
+        lessons = [
+            Lesson(
+                task=task,
+                kind="recognise",
+                request=texts[task],
+                image=None if task == "generate" else photos[number % PHOTOS],
+                target=None if task == "understand" else photos[(number + 1) % PHOTOS],
+                answer="yes",
+            )
+            for number, task in enumerate(kinds)
+        ]
+        start = backend.new_tokens("bo", understand=16, generate=16, photos=photos, seed=0)
+        ready = backend.prepare(lessons)
+        for seed in range(STEPS):
+            losses = backend.loss(ready, copy_of(start, trainable=True), seed=seed)
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+            del losses
+        prompt = Prompt(turns=(paint,), concepts=(start,))
+        list(backend.gen(prompt, size=size, steps=3, guidance=None, seeds=(1,)))  # for the card
+
+
+def measured(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> float:
+    """GiB that a process takes for the verb."""
+    order = json.dumps([verb, asdict(opening), size, batch])
+    command = [sys.executable, __file__, "child", order]
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{verb}: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def predicted(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> float:
+    """GiB from shapes, pages of mapped files included."""
+    info = registry.backend_info(opening.backend)
+    what = describe(info, opening, size)
+    if what is None:
+        raise click.ClickException(f"{info.name} does not describe itself")
+    means = Means(
+        dtype=opening.dtype or usual_dtype(what, "cpu"),
+        batch=batch,
+        activation_checkpointing=opening.activation_checkpointing,
+        pictures=PHOTOS,
+    )
+    return needed(what, verb, means, pages=True)  # type: ignore[arg-type]  # one of VERBS
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("backend")
+@click.option("--scale", default=0.25, show_default=True, help="Of the language model's sizes.")
+@click.option("--model", help="A checkpoint that is there already.")
+@click.option("--verbs", default=",".join(VERBS), show_default=True)
+@click.option("--dtype", help="As in `op`.")
+@click.option("--batch", default=4, show_default=True)
+@click.option("--size", default=0, help="Pixels of a side of what is painted.")
+@click.option("--activation-checkpointing", is_flag=True)
+def main(
+    backend: str,
+    scale: float,
+    model: str | None,
+    verbs: str,
+    dtype: str | None,
+    batch: int,
+    size: int,
+    activation_checkpointing: bool,
+) -> None:
+    """Print a row for each verb."""
+    if backend == "child":
+        raise click.UsageError("name a backend")
+    with tempfile.TemporaryDirectory() as folder:
+        if model is None and backend != "nano":
+            from checkpoints import write
+
+            model = str(write(backend, Path(folder) / backend, scale=scale))
+        opening = Opening(
+            backend=backend,
+            model=model,
+            device="cpu",
+            dtype=dtype,
+            activation_checkpointing=activation_checkpointing,
+        )
+        click.echo("| verb | predicted, GB | measured, GB | measured / predicted |")
+        click.echo("| --- | --- | --- | --- |")
+        for verb in verbs.split(","):
+            pixels = (size, size) if size else None
+            told = predicted(verb, opening, pixels, batch)
+            seen = measured(verb, opening, pixels, batch)
+            click.echo(f"| {verb} | {told:.2f} | {seen:.2f} | {seen / told:.2f} |")
+
+
+def child(order: str) -> None:
+    """Do what the parent asks, and tell the peak."""
+    verb, opening, size, batch = json.loads(order)
+    do(verb, Opening(**opening), None if size is None else tuple(size), batch)
+    print(resident_peak())
+
+
+if __name__ == "__main__":
+    child(sys.argv[2]) if sys.argv[1:2] == ["child"] else main()

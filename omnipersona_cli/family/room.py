@@ -1,0 +1,268 @@
+"""What memory there is, and by which means a model fits into it.
+
+`fitted` is asked before weights are read, by `registry.open_backend`; `table` is what
+`op backends show` prints. Nothing heavy is imported until a card has to be asked.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+from omnipersona_cli.backend import BackendInfo, Opening, Verb, Work
+from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.family.memory import (
+    GIB,
+    SIZES,
+    Footprint,
+    Kind,
+    Means,
+    needed,
+    offloaded,
+)
+
+VERBS: tuple[Verb, ...] = ("ask", "gen", "edit", "learn")
+SHARED = 0.75
+"""The share of an Apple computer's memory that its GPU may use, as Metal recommends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Something to compute on that people have; ``room`` are the GiB that a model may take there, 0
+    where that is what is asked for."""
+
+    name: str
+    kind: Kind
+    room: float
+
+
+PLACES = (
+    *(Place(name=f"{size} GB GPU", kind="cuda", room=size) for size in (8, 12, 16, 24, 48)),
+    *(Place(name=f"{size} GB Apple", kind="mps", room=SHARED * size) for size in (16, 32, 64)),
+    Place(name="CPU only", kind="cpu", room=0.0),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A way to open and work, the ``flags`` that ask for it, and the GiB that it takes; ``waits``
+    are GiB of the computer's own memory besides."""
+
+    opening: Opening
+    flags: tuple[str, ...]
+    takes: float
+    waits: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """How a verb fits a place: the GiB that it takes there and the flags that make it so; it does
+    not fit where ``fits`` is false, and the figure is the least that it takes."""
+
+    place: Place
+    verb: Verb
+    takes: float
+    flags: tuple[str, ...]
+    fits: bool
+
+
+def describe(info: BackendInfo, opening: Opening, size: tuple[int, int] | None) -> Footprint | None:
+    """What the backend says of itself; None where it says nothing."""
+    if not info.footprint:
+        return None
+    module, _, name = info.footprint.partition(":")
+    return cast(Footprint, getattr(import_module(module), name)(opening, size))
+
+
+def table(info: BackendInfo, opening: Opening) -> list[Cell]:
+    """Every verb at every place; empty for a backend that does not describe itself."""
+    what = describe(info, opening, None)
+    if what is None:
+        return []
+    found = []
+    for place in PLACES:
+        for verb in VERBS:
+            if verb not in what.passes and verb != "learn":
+                continue
+            ways = list(_choices(info, what, opening, Work(verb=verb), place.kind, place.room))
+            way = next((it for it in ways if not place.room or it.takes <= place.room), None)
+            least = way or min(ways, key=lambda it: it.takes)
+            cell = Cell(
+                place=place, verb=verb, takes=least.takes, flags=least.flags, fits=way is not None
+            )
+            found.append(cell)
+    return found
+
+
+def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, str]:
+    """How to open so that ``work`` fits: as asked, or where ``opening.memory`` sets a limit, by the
+    first means that keep it, with a note on what is done otherwise than usual.
+
+    Raises ResourceError, with the flags that would fit, where it does not.
+    """
+    what = describe(info, opening, work.size)
+    if what is None or not what.here:  # that it has to be fetched comes first
+        return opening, ""
+    kind = _kind(opening.device, what)
+    room = opening.memory or free(kind, opening.device)
+    if not room:
+        return opening, ""
+    card = room if kind != "cpu" else 0.0
+    ways = list(_choices(info, what, opening, work, kind, card))
+    ways = [way for way in ways if not way.waits or way.waits <= _free_here()] or ways
+    asked = ways[0]
+    if asked.takes <= room:
+        return opening, _announced(info, what, asked.opening, kind)
+    fits = next((way for way in ways if way.takes <= room), None)
+    own = fits is not None and not any(it.startswith(("--size", "--batch")) for it in fits.flags)
+    if opening.memory and fits is not None and own:
+        told = f"{info.name}: {' '.join(fits.flags)} keeps it in {room:g} GB"
+        more = _announced(info, what, fits.opening, kind)
+        return fits.opening, f"{told}; {more}" if more else told
+    raise ResourceError(
+        f"{info.name} takes {asked.takes:.1f} GB to {_verb(work.verb)}, "
+        f"and {room:.1f} GB are {'allowed' if opening.memory else 'free'}",
+        hint=_hint(info, ways, fits, work),
+    )
+
+
+def _announced(info: BackendInfo, what: Footprint, opening: Opening, kind: Kind) -> str:
+    """That weights wait elsewhere, and how many."""
+    if not opening.offload or kind != "cuda":
+        return ""
+    means = Means(kind=kind, dtype=opening.dtype or usual_dtype(what, kind))
+    waits = offloaded(what, means)
+    return f"{info.name}: {waits:.1f} GB of its layers wait in the computer's memory"
+
+
+def free(kind: Kind, device: str) -> float:
+    """GiB that are free on a device; 0 where the system does not say."""
+    if kind == "cpu":
+        return _free_here()
+    import torch
+
+    if kind == "mps":
+        untyped: Any = torch.mps
+        return float(untyped.recommended_max_memory() - untyped.driver_allocated_memory()) / GIB
+    number = torch.device(device if ":" in device else "cuda")
+    return float(torch.cuda.mem_get_info(number)[0]) / GIB
+
+
+def _free_here() -> float:
+    """GiB that processes may still take: what Linux calls available, within the container's own
+    limit; all there is where only that is known."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        told = dict(line.split(":", 1) for line in lines)
+        found = int(told["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        try:
+            found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):
+            return 0.0
+    return min([found, *_container()]) / GIB
+
+
+def _container() -> Iterator[int]:
+    """Bytes that the process's control group leaves, where it has a limit (Linux, version 2)."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        most = (folder / "memory.max").read_text(encoding="ascii").strip()
+        used = int((folder / "memory.current").read_text(encoding="ascii"))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        cached = next(int(it.split()[1]) for it in statistics if it.startswith("inactive_file "))
+        if most != "max":
+            yield max(0, int(most) - used + cached)
+    except (OSError, ValueError, StopIteration):
+        return
+
+
+def _kind(device: str, what: Footprint) -> Kind:
+    """Where it will run: "auto" is what `choose_device` makes of it."""
+    from omnipersona_cli.family.device import choose_device
+
+    best = "cpu" if what.small else ""
+    return cast(Kind, choose_device(device, best=best).partition(":")[0])
+
+
+def _choices(
+    info: BackendInfo,
+    what: Footprint,
+    opening: Opening,
+    work: Work,
+    kind: Kind,
+    card: float,
+) -> Iterator[Choice]:
+    """As asked, then with one means after the other, the ones that cost least first."""
+    dtype = opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind)
+    flags: list[str] = []
+    means = Means(
+        kind=kind,
+        dtype=dtype,
+        batch=work.batch,
+        card=card,
+        activation_checkpointing=opening.activation_checkpointing,
+        offload=opening.offload,
+    )
+
+    def choice() -> Choice:
+        return Choice(opening=opening, flags=tuple(flags), takes=needed(what, work.verb, means))
+
+    yield choice()
+    if opening.dtype is None and dtype == "float32" and "bfloat16" in what.dtypes:
+        flags.append("--dtype bfloat16")
+        opening, means = replace(opening, dtype="bfloat16"), replace(means, dtype="bfloat16")
+        yield choice()
+    if work.verb == "learn" and what.checkpoints and not opening.activation_checkpointing:
+        flags.append("--activation-checkpointing")
+        opening = replace(opening, activation_checkpointing=True)
+        means = replace(means, activation_checkpointing=True)
+        yield choice()
+    if kind == "cuda" and not opening.offload and any(part.layered for part in what.parts):
+        flags.append("--offload")
+        if "--activation-checkpointing" in flags:
+            flags.remove("--activation-checkpointing")  # comes with it
+        opening, means = replace(opening, offload=True), replace(means, offload=True)
+        yield replace(choice(), waits=offloaded(what, means))
+    if work.verb == "learn" and not what.pieces:
+        batch = work.batch or what.batch
+        while batch > 1:
+            batch //= 2
+            means = replace(means, batch=batch)
+            yield replace(choice(), flags=(*flags, f"--batch-size {batch}"))
+    if work.verb == "gen":
+        area = _area(work.size or info.sizes[0])
+        for size in sorted(info.sizes, key=_area, reverse=True):
+            if _area(size) < area:
+                smaller = describe(info, opening, size) or what
+                takes = needed(smaller, work.verb, means)
+                shown = (*flags, f"--size {size[0]}x{size[1]}")
+                yield Choice(opening=opening, flags=shown, takes=takes)
+
+
+def usual_dtype(what: Footprint, kind: Kind) -> str:
+    """What it runs in where nothing is asked for."""
+    return what.on_cpu if kind == "cpu" else what.dtypes[0]
+
+
+def _hint(info: BackendInfo, ways: Sequence[Choice], fits: Choice | None, work: Work) -> str:
+    if fits is not None:
+        return f"{' '.join(fits.flags)} takes {fits.takes:.1f} GB"
+    least = min(ways, key=lambda way: way.takes)
+    with_flags = f" with {' '.join(least.flags)}" if least.flags else ""
+    return (
+        f"{least.takes:.1f} GB is the least{with_flags}: op backends show {info.name}; "
+        f"--memory {least.takes + 0.1:.0f}G tries all the same"
+    )
+
+
+def _verb(verb: Verb) -> str:
+    return {"ask": "answer", "gen": "paint", "edit": "edit", "learn": "learn"}[verb]
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]

@@ -1,0 +1,146 @@
+"""The memory plan: released shapes, arithmetic that moves the right way, refusals with a way out.
+
+How far predictions are from processes is measured by benchmarks/memory.py, not here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_bagel
+import tiny_emu3
+import tiny_janus
+import tiny_showo
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import Opening, Work
+from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.family import room
+from omnipersona_cli.family.memory import (
+    Footprint,
+    Means,
+    counted,
+    needed,
+    shares,
+    stored_shapes,
+)
+from omnipersona_cli.family.room import describe, fitted, table
+
+BACKENDS = ("bagel", "emu3", "janus", "nano", "showo")
+RELEASED = (
+    ("bagel", None, 14_607_260_128 + 83_819_683),
+    ("janus", "deepseek-community/Janus-Pro-1B", 2_076_636_619),
+    ("janus", "deepseek-community/Janus-Pro-7B", 7_407_775_819),
+    ("showo", None, 1_448_176_770 + 95_493_513),
+    ("emu3", "BAAI/Emu3-Gen-hf", 8_762_751_879),
+)
+"""Numbers in the released checkpoints."""
+WRITERS: Mapping[str, Callable[[Path], Path]] = {
+    "bagel": tiny_bagel.write_tiny,
+    "emu3": tiny_emu3.write,
+    "janus": tiny_janus.write,
+    "showo": tiny_showo.write_tiny,
+}
+
+
+def described(name: str, model: str | None = None) -> Footprint:
+    found = describe(registry.backend_info(name), Opening(backend=name, model=model), None)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("name", "model", "numbers"), RELEASED)
+def test_a_model_that_is_not_here_has_its_released_size(
+    name: str, model: str | None, numbers: int
+) -> None:
+    what = described(name, model)
+    assert not what.here
+    assert sum(part.numbers for part in what.parts) == pytest.approx(numbers, rel=2e-4)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_checkpoint_is_counted_by_its_files(name: str, tmp_path: Path) -> None:
+    folder = WRITERS[name](tmp_path / "model")
+    shapes = stored_shapes(folder)
+    what = described(name, str(folder))
+    assert what.here and what.layers.count == 3 if name == "bagel" else 2
+    own = [part for part in what.parts if name != "showo" or "image" not in part.name]
+    assert sum(part.numbers for part in own) == counted(shapes)  # Show-o's tokenizer is a pickle
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_means_takes_less_and_every_wish_more(name: str) -> None:
+    what = described(name)
+    plain = Means(kind="cuda", card=48.0, dtype=what.dtypes[0], batch=8)
+    learn = needed(what, "learn", plain)
+    assert learn >= max(needed(what, verb, plain) for verb in ("open", "ask", "gen", "edit"))  # type: ignore[arg-type]
+    assert needed(what, "learn", replace(plain, batch=2)) <= learn
+    if what.checkpoints:
+        frugal = replace(plain, activation_checkpointing=True)
+        assert needed(what, "learn", frugal) < learn
+    assert needed(what, "gen", replace(plain, dtype="float32")) >= needed(what, "gen", plain)
+
+
+def test_a_batch_is_shared_as_learning_shares_it() -> None:
+    from omnipersona_cli.engine import batches
+
+    groups = {"understand": "yes", "generate": "generate", "edit": "edit"}
+    for tasks in (tuple(groups), ("understand",), ("generate", "edit"), ("understand", "edit")):
+        held = {groups[task]: [None] for task in tasks}
+        for size in (1, 2, 3, 8, 16):
+            assert shares(size, tasks) == batches.shares(size, held)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_place_that_is_larger_takes_what_a_smaller_one_takes(name: str) -> None:
+    cells = table(registry.backend_info(name), Opening(backend=name))
+    assert {cell.verb for cell in cells} == {"ask", "gen", "edit", "learn"}
+    for kind in ("cuda", "mps"):
+        for verb in ("ask", "gen", "edit", "learn"):
+            fits = [it.fits for it in cells if it.verb == verb and it.place.kind == kind]
+            assert fits == sorted(fits)
+    assert all(cell.fits for cell in cells if cell.place.kind == "cpu")
+
+
+@pytest.fixture(scope="module")
+def janus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_janus.write(tmp_path_factory.mktemp("janus") / "tiny", hidden=64, layers=8))
+
+
+def opened(janus: str, **how: object) -> tuple[Opening, str]:
+    opening = Opening(backend="janus", model=janus, device="cpu", **how)  # type: ignore[arg-type]
+    return fitted(registry.backend_info("janus"), opening, Work(verb="learn", batch=64))
+
+
+def test_what_fits_is_opened_as_asked(janus: str) -> None:
+    assert opened(janus, memory=64.0) == (
+        Opening(backend="janus", model=janus, device="cpu", memory=64.0),
+        "",
+    )
+
+
+def test_a_limit_chooses_the_first_means_that_keep_it(janus: str) -> None:
+    what = described("janus", janus)
+    frugal = Means(dtype="bfloat16", batch=64, activation_checkpointing=True)
+    limit = needed(what, "learn", frugal) + 0.001
+    found, note = opened(janus, memory=limit)
+    assert found.dtype == "bfloat16" and found.activation_checkpointing
+    assert "--dtype bfloat16 --activation-checkpointing" in note
+
+
+def test_without_a_limit_what_does_not_fit_is_refused_with_the_flags_that_do(
+    janus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frugal = Means(dtype="bfloat16", batch=64, activation_checkpointing=True)
+    least = needed(described("janus", janus), "learn", frugal)
+    monkeypatch.setattr(room, "free", lambda kind, device: least + 0.001)
+    with pytest.raises(ResourceError, match=r"to learn, and .* GB are free") as caught:
+        opened(janus)
+    assert caught.value.hint.startswith("--dtype bfloat16 --activation-checkpointing takes")
+
+
+def test_what_nothing_can_make_fit_says_what_the_least_is(janus: str) -> None:
+    with pytest.raises(ResourceError, match="are allowed") as caught:
+        opened(janus, memory=0.01)
+    assert "is the least" in caught.value.hint and "op backends show janus" in caught.value.hint
