@@ -24,6 +24,9 @@ LessonKind = Literal["recognise", "describe", "fact", "unknown", "depict", "edit
 Box = tuple[int, int, int, int]
 """A part of a picture in pixels: (left, top, right, bottom); right and bottom are just outside."""
 
+Quantize = Literal["", "int8", "nf4"]
+"""The number format of weights that are quantised; "" where none are."""
+
 Verb = Literal["ask", "gen", "edit", "learn"]
 """What a backend is opened for."""
 
@@ -145,6 +148,7 @@ class Opening:
     ``memory`` are the GiB that may be used, 0 what is free; `registry.open_backend` chooses by it.
     ``activation_checkpointing`` learns without keeping what layers can compute again; ``offload``
     keeps the layers' weights in the computer's memory and on a card only while they are used.
+    ``quantize`` is the format of the understanding expert's weights, where a backend has one.
     """
 
     backend: str = ""
@@ -154,6 +158,7 @@ class Opening:
     memory: float = 0.0
     activation_checkpointing: bool = False
     offload: bool = False
+    quantize: Quantize = ""
     on_step: OnStep | None = field(default=None, compare=False, repr=False)
 
 

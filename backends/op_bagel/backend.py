@@ -37,6 +37,7 @@ from omnipersona_cli.backend import (
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
+from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_bagel.model import Bagel, Cache, Outputs
@@ -141,6 +142,9 @@ class BagelBackend:
     """One opened BAGEL. ``longest`` is the norm that concept tokens need where the model was
     pretrained with some. ``read_rest`` reads the weights that only painting and concept tokens
     need, when they are first needed; without it, all are there."""
+
+    quantized: Quantized | None = None
+    """The weights that were quantised when it was opened."""
 
     def __init__(
         self,

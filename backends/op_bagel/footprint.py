@@ -124,7 +124,13 @@ def _parts(shapes: Mapping[str, tuple[int, ...]], layers: Layers) -> tuple[Part,
         rest = counted(shapes) - pictures - und - gen - around
         tower = counted(shapes, "vit_model", "connector", "vit_pos_embed")
     return (
-        Part(name="understanding expert", numbers=und, layered=und, reads=("ask", *PAINTING)),
+        Part(
+            name="understanding expert",
+            numbers=und,
+            layered=und,
+            linear=expert,
+            reads=("ask", *PAINTING),
+        ),
         Part(name="embeddings and head", numbers=rest - tower),
         Part(name="vision tower", numbers=tower, reads=("ask", "edit", "learn")),
         Part(name="generation expert", numbers=gen, layered=gen, activities=PAINTING),

@@ -15,20 +15,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image, Resampling
-from torch import nn
+from torch import Tensor, nn
 
 from omnipersona_cli.backend import BackendInfo, FreeSizes, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import fingerprint, silently
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import at_home, check_offload, stream
+from omnipersona_cli.family.quantize import check_quantize, quantize
 from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tensors import mapped, stored_tensors
 from omnipersona_cli.family.weights import locate, public_name
@@ -189,24 +190,23 @@ def fill(
     device: torch.device | str,
     dtype: torch.dtype,
     on_step: OnStep | None = None,
-    waits: str = "",
+    place: Callable[[str, Tensor], Tensor] | None = None,
 ) -> None:
     """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
-    Those whose names begin with ``waits`` stay in the computer's memory.
 
     One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
     the same way. A tensor that is right already stays a view of the mapped file, which costs
-    no memory until it is used.
+    no memory until it is used. ``place`` brings one elsewhere, by its name.
     """
     # a tensor that is made in inference mode could never serve a gradient
     with torch.inference_mode(False), torch.no_grad():
         stored = mapped(path, hint=HINT)
         for name in counted(names, on_step):
             owner, leaf = _owner(module, name)
-            if waits and name.startswith(waits):
-                value = at_home(stored[name].to(dtype), str(device))
-            else:
+            if place is None:
                 value = stored[name].to(device=device, dtype=dtype)
+            else:
+                value = place(name, stored[name])
             owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
 
 
@@ -265,6 +265,8 @@ def open_backend(opening: Opening) -> BagelBackend:
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
+    if opening.quantize:
+        check_quantize(opening.quantize, offload=opening.offload)
     if opening.offload:
         check_offload(device)
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
@@ -278,26 +280,33 @@ def open_backend(opening: Opening) -> BagelBackend:
     check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder)
     later = {name for name in checkpoint.shapes if needed_for_painting(name)}
     now = [name for name in checkpoint.shapes if name not in later]
-    on_step, waits = opening.on_step, LAYERS if opening.offload else ""
-    fill(bagel, checkpoint.weights, now, device=device, dtype=dtype, waits=waits, on_step=on_step)
+    on_step = opening.on_step
+
+    def place(name: str, value: Tensor) -> Tensor:
+        if opening.offload and name.startswith(LAYERS):
+            return at_home(value.to(dtype), device)
+        if opening.quantize and name.startswith(LAYERS) and "_proj" in name and GEN not in name:
+            return value.to(dtype)  # to be quantised from where it is
+        return value.to(device=device, dtype=dtype)
+
+    def read(names: Sequence[str]) -> None:
+        path = checkpoint.weights
+        fill(bagel, path, names, device=device, dtype=dtype, on_step=on_step, place=place)
+
+    read(now)
 
     def read_rest() -> None:
-        fill(
-            bagel,
-            checkpoint.weights,
-            sorted(later),
-            device=device,
-            dtype=dtype,
-            waits=waits,
-            on_step=on_step,
-        )
+        read(sorted(later))
         names = list(checkpoint.autoencoder_shapes)
         fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
 
+    quantized = None
+    if opening.quantize:
+        quantized = quantize(bagel, _linears(config), opening.quantize, device=device, dtype=dtype)
     layers = bagel.language_model.model.layers
     if opening.offload:
         stream(layers, device)
-    elif opening.activation_checkpointing:
+    elif opening.activation_checkpointing or opening.quantize:
         recompute(layers)
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
     backend = BagelBackend(
@@ -317,6 +326,7 @@ def open_backend(opening: Opening) -> BagelBackend:
     )
     # the shares with which the release's trainer is started
     backend.dropout = Dropout(request=0.1, latents=0.3, features=0.3)
+    backend.quantized = quantized
     return backend
 
 
@@ -372,6 +382,13 @@ def _layers(shapes: Shapes, start: str) -> int:
     """How many numbers follow ``start`` in tensor names."""
     numbered = re.compile(re.escape(start) + r"(\d+)\.")
     return len({match[1] for name in shapes if (match := numbered.match(name))})
+
+
+def _linears(config: BagelConfig) -> Iterator[str]:
+    """Names of the understanding expert's linear layers."""
+    for layer in range(config.llm.num_hidden_layers):
+        for part, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+            yield from (f"{LAYERS}{layer}.{part}.{name}_proj" for name in names)
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -45,6 +45,7 @@ from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.pictures import Encoded
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.prefix import SharedPrefix
+from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.speculative import WINDOW
 from omnipersona_cli.family.text import (
     answered,
@@ -525,6 +526,7 @@ def open_backend(opening: Opening) -> Backend:
     Raises MissingError where one is not here or not whole, UsageError where one is not Emu3.
     """
     model, device = opening.model, choose_device(opening.device)
+    refuse_quantize(opening.quantize, "emu3")
     if opening.offload:
         check_offload(device)
     found = loading.sources(model)

@@ -22,6 +22,7 @@ from omnipersona_cli.family.device import (
     weights_gb,
 )
 from omnipersona_cli.family.offload import check_offload, keep_home
+from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from op_janus import INFO, original
 from op_janus.backend import BOI, EOI, JanusBackend
@@ -48,6 +49,7 @@ def open_backend(opening: Opening) -> Backend:
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
+    refuse_quantize(opening.quantize, "janus")
     if opening.offload:
         check_offload(device)
     kind = choose_dtype(opening.dtype, device, backend="janus")

@@ -21,6 +21,7 @@ from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Opening, cou
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload
+from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from op_bagel.backend import BagelBackend, Fit
 from op_bagel.model import Bagel
@@ -148,6 +149,7 @@ def open_backend(opening: Opening) -> Backend:
     folder = WEIGHTS if model == "embedded" else Path(model)
     device = choose_device(opening.device, best="cpu")
     choose_dtype(opening.dtype, device, backend="nano", known=("float32",))
+    refuse_quantize(opening.quantize, "nano")
     if opening.offload:
         check_offload(device)  # and there is nothing to spare: it is smaller than a layer of others
     return _opened(folder.resolve(), device, model, opening.activation_checkpointing)

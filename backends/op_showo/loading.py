@@ -25,6 +25,7 @@ from omnipersona_cli.backend import Backend, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload, keep_home
+from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tokens import norm_limit
 from omnipersona_cli.family.weights import fetch_command, locate
@@ -62,6 +63,7 @@ def open_backend(opening: Opening) -> Backend:
     kind = choose_dtype(opening.dtype, device, backend="showo")
     folder = locate(name, INFO)
     shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
+    refuse_quantize(opening.quantize, "showo")
     if opening.offload:
         check_offload(device)
     how = _How(
@@ -85,7 +87,7 @@ class _How:
 @lru_cache(maxsize=1)
 def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
-    found = _read(_Files(folder=Path(folder), name=name), dtype, telling.on_step)
+    found = _read(_Files(folder=Path(folder), name=name), dtype, how.on_step)
     clip = None
     if found.tower is not None:
         place, sizes = found.tower

@@ -167,6 +167,12 @@ offload = click.option(
     envvar="OMNIPERSONA_OFFLOAD",
     help="Keep layers in the computer's memory; on the card only while they are used.",
 )
+quantize = click.option(
+    "--quantize",
+    type=click.Choice(("int8", "nf4")),
+    envvar="OMNIPERSONA_QUANTIZE",
+    help="Hold the understanding expert in 8 or 4 bits; needs omnipersona[quantize].",
+)
 seed = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -242,10 +248,10 @@ def together(
     return decorate
 
 
-OPENING = (backend, model, device, dtype, memory, offload, offline)
+OPENING = (backend, model, device, dtype, memory, offload, quantize, offline)
 opening = together("opening", Opening, *OPENING)
 """How to open a backend: ``-b``, ``--model``, ``--device``, ``--dtype``, ``--memory``,
-``--offload``, ``--offline``."""
+``--offload``, ``--quantize``, ``--offline``."""
 
 
 def talking(command: click.Command) -> click.Command:

@@ -19,7 +19,7 @@ from omnipersona_cli.reading import Tree
 
 PREFIX = "OMNIPERSONA"
 """How every variable begins."""
-SHARED = ("backend", "model", "device", "dtype", "memory", "offload", "seed", "offline")
+SHARED = ("backend", "model", "device", "dtype", "memory", "offload", "quantize", "seed", "offline")
 """What may stand at the top of a settings file."""
 WITHOUT_OPTION = ("HOME", "DISABLE", "SERVER", "TOKEN", "VLM", "CLIP", "DINO", "GOLDENS")
 """Variables that belong to no option, without `PREFIX`: one word, or all that begin with it."""

@@ -32,6 +32,7 @@ from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Optimised
 from omnipersona_cli.engine.page import check_page
+from omnipersona_cli.engine.precision import format_of
 from omnipersona_cli.engine.provenance import name_of_model
 from omnipersona_cli.engine.report import Report
 from omnipersona_cli.engine.settings import Hyperparameters
@@ -227,6 +228,7 @@ def packed(
             "schedule": "cosine",
             "understand_tokens": tokens.und.shape[0],
             "generate_tokens": tokens.gen.shape[0],
+            **({"quantize": kind} if (kind := format_of(backend)) else {}),
         },
         "seed": hyper.seed,
         "steps": hyper.steps,

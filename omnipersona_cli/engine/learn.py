@@ -40,6 +40,7 @@ from omnipersona_cli.engine.material import Material, Subject, captioned, gather
 from omnipersona_cli.engine.memory import calibrate_memory
 from omnipersona_cli.engine.optimise import CHECKS, optimise
 from omnipersona_cli.engine.pace import measured, told, whole
+from omnipersona_cli.engine.precision import checked_gradients, format_of
 from omnipersona_cli.engine.prepared import CHECKED, prepare
 from omnipersona_cli.engine.previews import Previews
 from omnipersona_cli.engine.progress import OnProgress, counting, tell
@@ -154,6 +155,8 @@ def learn(
         resumed = _interrupted_run(folder, keeping, on_progress)
         groups, held_out = prepare(backend, material, on_step=counting(on_progress, "encoding"))
 
+        agreed = checked_gradients(backend, groups, start, force=keeping.force)
+        tell(on_progress, agreed)
         previews = Previews(backend, keeping, on_progress)
         optimised = optimise(
             backend,
@@ -195,7 +198,7 @@ def learn(
         seed=settings.seed,
         backend=backend.info.name,
         resumed_from=resumed.step if resumed else 0,
-        notes=(*notes, *changes),
+        notes=(*notes, *agreed, *changes),
     )
     previews.write_page(learned, material, examined)
     return learned
@@ -273,7 +276,8 @@ def _key(material: Material, backend: Backend, hyper: Hyperparameters, start: Co
     which pieces its batches are cut: whoever runs out of memory goes on with smaller ones."""
     decisive = {key: value for key, value in vars(hyper).items() if key != "lessons_at_once"}
     digest = sha256(material.digest().encode())
-    digest.update(json.dumps([material.name, backend.fingerprint, decisive]).encode())
+    bound = [material.name, backend.fingerprint, decisive, format_of(backend)]
+    digest.update(json.dumps(bound).encode())
     for key, value in named_tensors(start).items():
         digest.update(f"{key}{tuple(value.shape)}".encode())
     return digest.hexdigest()[:24]

@@ -31,6 +31,7 @@ from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.data.colour import normalised
 from omnipersona_cli.engine.limits import SMALLEST_SIDE
+from omnipersona_cli.engine.precision import precision_notes
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError
@@ -119,7 +120,11 @@ def open_request(
         backend = cast(FastBackend, backend).faster()
     tokens = tuple(from_slot(packs[name], backend) for name in names)
     pictures = () if picture is None else (picture,)
-    notes = [*_unmentioned(text, names, library), *backend.remarks(texts=(text,), photos=pictures)]
+    notes = [
+        *_unmentioned(text, names, library),
+        *precision_notes(packs, backend),
+        *backend.remarks(texts=(text,), photos=pictures),
+    ]
     return Request(
         text=text, backend=backend, packs=packs, concepts=tokens, notes=tuple(notes), fast=fast
     )

@@ -8,6 +8,8 @@ device       the device and dtype to run on
 memory       how much memory a model will take, from its shapes
 room         what memory there is, and by which means a model fits into it
 recompute    learning that keeps less and computes it again
+offload      weights that are on a card only while they are used
+quantize     weights in 8 or 4 bits
 tokens       concept tokens: their start, their norms, their places in a prompt
 text         answers: choosing and streaming tokens, and the loss of given answers
 codes        pictures as grids of codes: which of them a mask leaves alone

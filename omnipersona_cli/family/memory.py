@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from omnipersona_cli.backend import Task
+from omnipersona_cli.backend import Quantize, Task
 
 GIB = 2**30
 
@@ -25,6 +25,9 @@ Kind = Literal["cpu", "cuda", "mps"]
 
 SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number."""
+QUANTIZED: Mapping[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
+"""Bytes of a quantised number with its share of the scales (nf4: one in float32 for each 64)."""
+
 PROCESS: Mapping[Kind, float] = {"cpu": 0.25, "cuda": 0.75, "mps": 0.75}
 """GiB of Python and torch on a processor; of libraries and their workspaces on a card."""
 
@@ -45,7 +48,8 @@ class Part:
     A number has ``size`` bytes in memory and ``stored`` bytes in its file; 0 are those of the dtype
     and of the model's other files. Where both are the same, a processor leaves the part in the
     file, mapped, and it takes room for those activities alone that read it (``reads``; None: all).
-    ``layered`` numbers are those of layers, which may be offloaded.
+    ``layered`` numbers are those of layers, which may be offloaded, ``linear`` those of linear maps
+    that may be quantised.
     """
 
     name: str
@@ -53,6 +57,7 @@ class Part:
     size: int = 0
     stored: int = 0
     layered: int = 0
+    linear: int = 0
     activities: tuple[Activity, ...] = ACTIVITIES
     reads: tuple[Activity, ...] | None = None
 
@@ -177,6 +182,7 @@ class Means:
     at_once: int = 0
     activation_checkpointing: bool = False
     offload: bool = False
+    quantize: Quantize = ""
     card: float = 0.0
     pictures: int = PICTURES
 
@@ -212,11 +218,13 @@ def _weights(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     total = 0
     for part in what.parts:
         size, stored = part.size or SIZES[means.dtype], part.stored or what.stored
+        small = part.linear if means.quantize else 0
         mapped = means.kind == "cpu" and size == stored
         read = part.activities if part.reads is None else part.reads
         if verb in (read if mapped else part.activities):
             away = part.layered if means.offload else 0
-            total += (part.numbers - away + away // what.layers.count) * size
+            numbers = part.numbers - away + away // what.layers.count - small
+            total += numbers * size + round(small * QUANTIZED.get(means.quantize, 0))
         if pages and part.size and not mapped and means.kind == "cpu":
             total += part.numbers * stored  # read from a file that stays mapped for the others
     return total
@@ -255,7 +263,7 @@ def _step(what: Footprint, means: Means) -> float:
     if not what.pieces:
         whole = sum(count * kept[task] for task, count in batch.items())
         return whole + max(count * way[task] for task, count in batch.items())
-    plain = replace(means, activation_checkpointing=False, offload=False)
+    plain = replace(means, activation_checkpointing=False, offload=False, quantize="")
     room = (ROOM if means.kind == "cpu" else SHARE * means.card) * GIB
     pieces = []
     for task, count in batch.items():
@@ -280,7 +288,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
 
 def _again(what: Footprint, means: Means) -> bool:
     """Whether learning computes layers again."""
-    asked = means.activation_checkpointing or means.offload
+    asked = means.activation_checkpointing or means.offload or bool(means.quantize)
     return what.checkpointed or (asked and what.checkpoints)
 
 

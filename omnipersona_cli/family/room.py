@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,9 +51,10 @@ PLACES = (
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """A way to open and work, the ``flags`` that ask for it, and the GiB that it takes; ``waits``
-    are GiB of the computer's own memory besides."""
+    are GiB of the computer's own memory besides; ``means`` is what the figure was made of."""
 
     opening: Opening
+    means: Means
     flags: tuple[str, ...]
     takes: float
     waits: float = 0.0
@@ -113,7 +115,9 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
         return opening, ""
     card = room if kind != "cpu" else 0.0
     ways = list(_choices(info, what, opening, work, kind, card))
-    ways = [way for way in ways if not way.waits or way.waits <= _free_here()] or ways
+    ways = [way for way in ways if way.waits <= _free_here()] or ways
+    if opening.memory and find_spec("bitsandbytes") is None:
+        ways = [way for way in ways if not way.opening.quantize or opening.quantize]
     asked = ways[0]
     if asked.takes <= room:
         return opening, _announced(info, what, asked.opening, kind)
@@ -198,50 +202,61 @@ def _choices(
     card: float,
 ) -> Iterator[Choice]:
     """As asked, then with one means after the other, the ones that cost least first."""
-    dtype = opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind)
-    flags: list[str] = []
     means = Means(
         kind=kind,
-        dtype=dtype,
+        dtype=opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind),
         batch=work.batch,
         card=card,
         activation_checkpointing=opening.activation_checkpointing,
         offload=opening.offload,
+        quantize=opening.quantize,
+    )
+    way = Choice(opening=opening, means=means, flags=(), takes=needed(what, work.verb, means))
+    yield way
+    if opening.dtype is None and means.dtype == "float32" and "bfloat16" in what.dtypes:
+        way = _with(way, what, work, "--dtype bfloat16", dtype="bfloat16")
+        yield way
+    before = way
+    if work.verb == "learn" and what.checkpoints and not opening.activation_checkpointing:
+        way = _with(way, what, work, "--activation-checkpointing", activation_checkpointing=True)
+        yield way
+    if not opening.offload and not opening.quantize:  # each brings checkpointing with it
+        if kind == "cuda" and any(part.layered for part in what.parts):
+            way = _with(before, what, work, "--offload", offload=True)
+            yield way
+        if kind != "mps" and any(part.linear for part in what.parts):
+            yield _with(before, what, work, "--quantize int8", quantize="int8")
+            yield _with(before, what, work, "--quantize nf4", quantize="nf4")
+    yield from _smaller(info, what, work, way)
+
+
+def _with(way: Choice, what: Footprint, work: Work, flag: str, **means: Any) -> Choice:
+    """A way with one means more; an opening and `Means` call it alike."""
+    changed = replace(way.means, **means)
+    return Choice(
+        opening=replace(way.opening, **means),
+        means=changed,
+        flags=(*way.flags, flag),
+        takes=needed(what, work.verb, changed),
+        waits=offloaded(what, changed) if changed.offload else 0.0,
     )
 
-    def choice() -> Choice:
-        return Choice(opening=opening, flags=tuple(flags), takes=needed(what, work.verb, means))
 
-    yield choice()
-    if opening.dtype is None and dtype == "float32" and "bfloat16" in what.dtypes:
-        flags.append("--dtype bfloat16")
-        opening, means = replace(opening, dtype="bfloat16"), replace(means, dtype="bfloat16")
-        yield choice()
-    if work.verb == "learn" and what.checkpoints and not opening.activation_checkpointing:
-        flags.append("--activation-checkpointing")
-        opening = replace(opening, activation_checkpointing=True)
-        means = replace(means, activation_checkpointing=True)
-        yield choice()
-    if kind == "cuda" and not opening.offload and any(part.layered for part in what.parts):
-        flags.append("--offload")
-        if "--activation-checkpointing" in flags:
-            flags.remove("--activation-checkpointing")  # comes with it
-        opening, means = replace(opening, offload=True), replace(means, offload=True)
-        yield replace(choice(), waits=offloaded(what, means))
+def _smaller(info: BackendInfo, what: Footprint, work: Work, way: Choice) -> Iterator[Choice]:
+    """What a person may ask for instead: fewer lessons in a step, a smaller picture."""
     if work.verb == "learn" and not what.pieces:
-        batch = work.batch or what.batch
-        while batch > 1:
+        batch = (work.batch or what.batch) // 2
+        while batch:
+            takes = needed(what, "learn", replace(way.means, batch=batch))
+            yield replace(way, flags=(*way.flags, f"--batch-size {batch}"), takes=takes)
             batch //= 2
-            means = replace(means, batch=batch)
-            yield replace(choice(), flags=(*flags, f"--batch-size {batch}"))
     if work.verb == "gen":
         area = _area(work.size or info.sizes[0])
         for size in sorted(info.sizes, key=_area, reverse=True):
             if _area(size) < area:
-                smaller = describe(info, opening, size) or what
-                takes = needed(smaller, work.verb, means)
-                shown = (*flags, f"--size {size[0]}x{size[1]}")
-                yield Choice(opening=opening, flags=shown, takes=takes)
+                smaller = describe(info, way.opening, size) or what
+                shown = (*way.flags, f"--size {size[0]}x{size[1]}")
+                yield replace(way, flags=shown, takes=needed(smaller, "gen", way.means))
 
 
 def usual_dtype(what: Footprint, kind: Kind) -> str:

@@ -68,6 +68,7 @@ def test_every_setting_comes_with_its_source(
         "dtype": ("float32", f"{home / 'config.yaml'}, line 1"),
         "memory": (None, "default"),
         "offload": (False, "default"),
+        "quantize": (None, "default"),
         "seed": (7, "OMNIPERSONA_SEED"),
         "offline": (True, "HF_HUB_OFFLINE"),
     }
