@@ -112,6 +112,8 @@ def _parts(shapes: Mapping[str, tuple[int, ...]], layers: Layers) -> tuple[Part,
     expert = layers.count * layers.linear
     rest, tower, painting, pictures = REST, SIGHT, GENERATION, AUTOENCODER
     und, gen = expert, expert
+    wide = shapes.get("language_model.model.embed_tokens.weight", (WORDS, layers.width))
+    table = wide[0] * wide[1]
     if shapes:
         pictures = counted(shapes, "encoder.", "decoder.")
         of_gen = {name: it for name, it in shapes.items() if "_moe_gen" in name}
@@ -131,7 +133,8 @@ def _parts(shapes: Mapping[str, tuple[int, ...]], layers: Layers) -> tuple[Part,
             linear=expert,
             reads=("ask", *PAINTING),
         ),
-        Part(name="embeddings and head", numbers=rest - tower),
+        Part(name="text table", numbers=table),
+        Part(name="head and tables", numbers=rest - tower - table, reads=("ask", *PAINTING)),
         Part(name="vision tower", numbers=tower, reads=("ask", "edit", "learn")),
         Part(name="generation expert", numbers=gen, layered=gen, activities=PAINTING),
         Part(name="around the latents", numbers=painting, activities=PAINTING),

@@ -31,12 +31,15 @@ QUANTIZED: Mapping[str, float] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
 PROCESS: Mapping[Kind, float] = {"cpu": 0.25, "cuda": 0.75, "mps": 0.75}
 """GiB of Python and torch on a processor; of libraries and their workspaces on a card."""
 
-READING = 0.1
+READING = 0.15
 """GiB that configurations, tokenizers and the tensor at hand take while a model is opened."""
 ROOM = 1.5
 """GiB that the pieces of a batch may keep for their way back on a processor."""
 SHARE = 0.1
 """The same on a card, as a share of its memory."""
+SLACK = 1.18
+"""What a step keeps, over what its layers are counted to keep: autograd's own notes (a twelfth,
+seen by hooks on saved tensors) and what the allocator cannot use again (a tenth)."""
 PICTURES = 30
 """Pictures that learning looks at: ten photos and twenty others."""
 
@@ -238,9 +241,12 @@ def offloaded(what: Footprint, means: Means) -> float:
 def _opening(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     """Bytes at the widest moment of reading."""
     read = 0
+    if pages and means.kind == "cpu":  # parts that keep a dtype of their own are read twice
+        own = (part for part in what.parts if part.size and not part.stored)
+        read += sum(part.numbers * what.stored for part in own)
     if pages and means.kind == "cpu" and SIZES[means.dtype] != what.stored:
         parts = (part for part in what.parts if verb in part.activities and not part.size)
-        read = sum(part.numbers * what.stored for part in parts)
+        read += sum(part.numbers * what.stored for part in parts)
     return _weights(what, verb, means, pages) + read
 
 
@@ -280,7 +286,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
     if _again(what, means):
         total = layers.width * size * one.positions * layers.count
     else:
-        total = kept * layers.count
+        total = kept * layers.count * SLACK
     if one.masked:
         total += one.positions * (one.positions + one.behind) * (1 + size)
     return total + one.scored * one.scores * 4

@@ -115,7 +115,14 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
         return opening, ""
     card = room if kind != "cpu" else 0.0
     ways = list(_choices(info, what, opening, work, kind, card))
-    ways = [way for way in ways if way.waits <= _free_here()] or ways
+    here = free("cpu", "cpu")
+    if here and ways[0].waits > here:
+        raise ResourceError(
+            f"{ways[0].waits:.1f} GB of {info.name} would wait in the computer's memory, "
+            f"and {here:.1f} GB are free",
+            hint="leave out --offload, or close other programs",
+        )
+    ways = [way for way in ways if not here or way.waits <= here]
     if opening.memory and find_spec("bitsandbytes") is None:
         ways = [way for way in ways if not way.opening.quantize or opening.quantize]
     asked = ways[0]
@@ -211,7 +218,13 @@ def _choices(
         offload=opening.offload,
         quantize=opening.quantize,
     )
-    way = Choice(opening=opening, means=means, flags=(), takes=needed(what, work.verb, means))
+    way = Choice(
+        opening=opening,
+        means=means,
+        flags=(),
+        takes=needed(what, work.verb, means),
+        waits=offloaded(what, means) if means.offload else 0.0,
+    )
     yield way
     if opening.dtype is None and means.dtype == "float32" and "bfloat16" in what.dtypes:
         way = _with(way, what, work, "--dtype bfloat16", dtype="bfloat16")

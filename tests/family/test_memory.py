@@ -140,6 +140,23 @@ def test_without_a_limit_what_does_not_fit_is_refused_with_the_flags_that_do(
     assert caught.value.hint.startswith("--dtype bfloat16 --activation-checkpointing takes")
 
 
+def test_layers_wait_in_the_computers_memory_where_that_has_room(
+    janus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "_kind", lambda device, what: "cuda")
+    info, work = registry.backend_info("janus"), Work(verb="gen")
+    least = needed(described("janus", janus), "gen", Means(kind="cuda", offload=True))
+    asked = Opening(backend="janus", model=janus, memory=least)
+    monkeypatch.setattr(room, "free", lambda kind, device: 64.0)
+    found, note = fitted(info, asked, work)
+    assert found.offload and "wait in the computer's memory" in note
+    monkeypatch.setattr(room, "free", lambda kind, device: 1e-6)
+    with pytest.raises(ResourceError, match="GB to paint"):
+        fitted(info, asked, work)
+    with pytest.raises(ResourceError, match="would wait in the computer's memory"):
+        fitted(info, replace(asked, offload=True, memory=8.0), work)
+
+
 def test_what_nothing_can_make_fit_says_what_the_least_is(janus: str) -> None:
     with pytest.raises(ResourceError, match="are allowed") as caught:
         opened(janus, memory=0.01)
