@@ -60,6 +60,10 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 _recording = threading.RLock()  # Python's warnings are recorded for the whole process
 
 
+class TooLargeError(PhotoError):
+    """A picture that says it has more pixels than may be decoded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
     """An upright ``image``; ``cutout`` (mode L, white = opaque, same size) where the file is
@@ -79,7 +83,14 @@ def open_photo(source: Path | BinaryIO) -> Image.Image:
 def open_stored(source: Path | BinaryIO) -> Decoded:
     """One picture as `op ask` and `op edit` take it: upright, full size, RGB or RGBA, in its own
     colours with its profile, so that an edit can give them back. Raises PhotoError."""
-    with _named(source), opened(source) as (file, remarks):
+    with _named(source):
+        return decode_stored(source)
+
+
+def decode_stored(source: Path | BinaryIO, *, most_pixels: int | None = None) -> Decoded:
+    """What `open_stored` gives. Raises PhotoError with the reason, TooLargeError for more than
+    ``most_pixels``."""
+    with opened(source, most_pixels=most_pixels) as (file, remarks):
         _load(file)
         remarks += remarks_on(file)
         image = stored_form(ImageOps.exif_transpose(file))
@@ -90,7 +101,14 @@ def open_stored(source: Path | BinaryIO) -> Decoded:
 
 def open_mask(source: Path | BinaryIO) -> Image.Image:
     """A mask, upright, as it is stored: grey, coloured or transparent. Raises PhotoError."""
-    with _named(source), opened(source) as (file, _):
+    with _named(source):
+        return decode_mask(source)
+
+
+def decode_mask(source: Path | BinaryIO, *, most_pixels: int | None = None) -> Image.Image:
+    """What `open_mask` gives. Raises PhotoError with the reason, TooLargeError for more than
+    ``most_pixels``."""
+    with opened(source, most_pixels=most_pixels) as (file, _):
         file.load()
         mask = ImageOps.exif_transpose(file)
         return mask.convert("RGBA") if mask.has_transparency_data else mask.copy()
@@ -114,21 +132,23 @@ def decode(source: Path | BinaryIO, *, long_side: int | None = LONG_SIDE) -> Dec
 
 @contextmanager
 def opened(
-    source: Path | BinaryIO, *, long_side: int | None = None
+    source: Path | BinaryIO, *, long_side: int | None = None, most_pixels: int | None = None
 ) -> Iterator[tuple[Image.Image, list[str]]]:
     """A picture whose size is known and allowed and whose pixels are not read yet, and what is to
     be remarked on it; more remarks may come while it is read, until the block is left.
 
     ``long_side`` lets a JPEG be scaled down while it is decoded. Raises PhotoError with the reason,
-    also for what goes wrong inside the block.
+    also for what goes wrong inside the block; TooLargeError where the file says that it has more
+    than ``most_pixels`` (`MOST_PIXELS` unless said), even where it could not be read anyway.
     """
     remarks: list[str] = []
-    with _in_words(source), _opened_file(source) as file, _remarked(remarks):
-        _check_canvas(file)
+    most = MOST_PIXELS if most_pixels is None else most_pixels
+    with _in_words(source, most), _opened_file(source) as file, _remarked(remarks):
+        _check_canvas(file, most)
         with _identified(file) as image:
             if long_side is not None:
                 image.draft("RGB", (long_side, long_side))
-            _check_size(image, file)
+            _check_size(image, file, most)
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 remarks.append(FRAMES)
                 image.seek(0)
@@ -146,7 +166,7 @@ def _named(source: Path | BinaryIO) -> Iterator[None]:
 
 
 @contextmanager
-def _in_words(source: Path | BinaryIO) -> Iterator[None]:
+def _in_words(source: Path | BinaryIO, most: int) -> Iterator[None]:
     """What decoders and the file system raise, as PhotoError."""
     try:
         yield
@@ -159,7 +179,7 @@ def _in_words(source: Path | BinaryIO) -> Iterator[None]:
     except FileNotFoundError as error:
         raise PhotoError("not there", hint="ls the folder to see what is") from error
     except Image.DecompressionBombError as error:
-        raise _too_large() from error
+        raise _too_large(most) from error
     except MemoryError as error:
         raise PhotoError("too large for this machine's memory", hint="scale it down") from error
     except (*_BROKEN, struct.error, zlib.error) as error:
@@ -239,25 +259,25 @@ def _decoders() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _check_canvas(file: BinaryIO) -> None:
+def _check_canvas(file: BinaryIO, most: int) -> None:
     """The size that a WebP announces: its decoder takes memory for it before Pillow knows it."""
     start = _start(file)
     if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and len(start) >= 30:
         width, height = (1 + int.from_bytes(start[at : at + 3], "little") for at in (24, 27))
-        if width * height > MOST_PIXELS:
-            raise _too_large()
+        if width * height > most:
+            raise _too_large(most)
 
 
-def _check_size(image: Image.Image, file: BinaryIO) -> None:
+def _check_size(image: Image.Image, file: BinaryIO, most: int) -> None:
     """PhotoError where the pixels would take too much memory, or cannot be in so small a file."""
     pixels = image.width * image.height
-    if pixels > MOST_PIXELS:
-        raise _too_large()
+    if pixels > most:
+        raise _too_large(most)
     if image.format == "TIFF":
         tags = getattr(image, "tag_v2", {})
         tile = [tags.get(tag, 1) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
-        if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > MOST_PIXELS:
-            raise _too_large()
+        if not all(isinstance(side, int) for side in tile) or tile[0] * tile[1] > most:
+            raise _too_large(most)
     if image.format == "PNG":
         place = file.tell()
         length = file.seek(0, os.SEEK_END)
@@ -295,9 +315,9 @@ def _folder() -> PhotoError:
     return PhotoError("a folder, not a picture", hint="give one of the pictures in it")
 
 
-def _too_large() -> PhotoError:
-    return PhotoError(
-        f"larger than {MOST_PIXELS // 1_000_000} million pixels", hint="scale it down first"
+def _too_large(most: int) -> TooLargeError:
+    return TooLargeError(
+        f"larger than {most // 1_000_000} million pixels", hint="scale it down first"
     )
 
 

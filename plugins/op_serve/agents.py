@@ -29,7 +29,7 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from op_serve import concepts, fields, work
-from op_serve.pictures import encoded, from_base64, opened, opened_mask
+from op_serve.pictures import encoded, from_base64, in_the_dialect, opened, opened_mask
 from op_serve.served import Served, nearest_size
 from op_serve.waiting import result_of
 from op_serve.work import Painting, Question, Teaching
@@ -197,12 +197,14 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
     ) -> list[Any]:
         """Change a picture: "add <bo>", "remove <bo>", "replace the cat with <bo>".
 
-        What is white in the mask may change."""
+        What is white in the mask may change, or, where part of it is transparent, that part."""
         with readable():
+            drawn = await served.decoded(opened_mask, _bytes_of(mask, roots)) if mask else None
             painting = Painting(
                 prompt=prompt,
                 source=await _opened(served, image, roots),
-                mask=await served.decoded(opened_mask, _bytes_of(mask, roots)) if mask else None,
+                mask=drawn,
+                mask_means=in_the_dialect(drawn) if drawn else None,
                 concepts=served.shown.meant(prompt, concepts or ()),
                 seed=seed,
             )

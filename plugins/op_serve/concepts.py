@@ -106,6 +106,8 @@ def thumbnail_of(shown: Shown, name: str) -> bytes:
 
     Raises MissingError where it keeps none.
     """
+    from omnipersona_cli.data.colour import normalised
+
     shown.check([name])
     tensor = shown.library.load(name).extra_tensors.get(THUMBNAIL)
     if tensor is None:
@@ -114,6 +116,7 @@ def thumbnail_of(shown: Shown, name: str) -> bytes:
         image = opened(bytes(tensor.data), most_pixels=MOST_THUMBNAIL_PIXELS)
     except PersonaError as error:
         raise PackError(f"the picture in <{name}> is broken: {error}", hint=error.hint) from error
+    image = normalised(image)
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     buffer = BytesIO()
     image.save(buffer, format="PNG")
@@ -122,11 +125,13 @@ def thumbnail_of(shown: Shown, name: str) -> bytes:
 
 def keep_thumbnail(shown: Shown, name: str, image: Image | None) -> None:
     """Keep a small copy of ``image`` in the pack, or none any more."""
+    from omnipersona_cli.data.colour import normalised
+
     shown.check([name])
     pack = shown.library.load(name)
     extra = {key: value for key, value in pack.extra_tensors.items() if key != THUMBNAIL}
     if image is not None:
-        small = image.convert("RGB")
+        small = normalised(image).copy()
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = BytesIO()
         small.save(buffer, format="PNG")

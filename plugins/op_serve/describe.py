@@ -17,6 +17,11 @@ FLAG: Schema = {"type": "boolean"}
 SEED: Schema = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
 NAMES: Schema = {"type": "array", "items": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$"}}
 PICTURE: Schema = {"type": "string", "description": "A data URL, or bare base64."}
+MASK_MEANS: Schema = {
+    "type": "string",
+    "enum": ["white", "transparent"],
+    "description": "What of the mask may change, where part of it is transparent.",
+}
 PROMPT: Schema = {"type": "string", "minLength": 1, "maxLength": 2000}
 BOX: Schema = {
     "type": "array",
@@ -181,6 +186,7 @@ def _paths() -> dict[str, Any]:
                         **EDITING,
                         "image": {"type": "string", "format": "binary"},
                         "mask": {"type": "string", "format": "binary"},
+                        "mask_means": MASK_MEANS,
                     },
                     ["image", "prompt"],
                 ),
@@ -223,6 +229,7 @@ def _paths() -> dict[str, Any]:
                         "size": FILES["size"],
                         "source": PICTURE,
                         "mask": PICTURE,
+                        "mask_means": MASK_MEANS,
                     },
                     ["prompt"],
                 ),

@@ -16,7 +16,15 @@ from starlette.responses import JSONResponse, Response
 from omnipersona_cli.backend import Backend
 from op_serve import fields
 from op_serve.fields import Fields
-from op_serve.pictures import FORMATS, Format, encoded, opened, opened_mask, to_base64
+from op_serve.pictures import (
+    FORMATS,
+    Format,
+    encoded,
+    in_the_dialect,
+    opened,
+    opened_mask,
+    to_base64,
+)
 from op_serve.refusals import FieldError, refusal_of
 from op_serve.served import (
     Served,
@@ -37,10 +45,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from omnipersona_cli.engine import Picture
+    from omnipersona_cli.engine.region import MaskMeans
 
 MOST_PICTURES = 10
 MOST_TRIES = 16
 MOST_IMAGES = 8
+MASK_MEANS: tuple[MaskMeans, ...] = ("white", "transparent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +91,12 @@ async def edits(request: Request) -> Response:
         raise FieldError("image is missing", hint="curl -F image=@photo.png", field="image")
     if len(images) > MOST_IMAGES:
         raise FieldError(f"{len(images)} images are more than {MOST_IMAGES}", field="image")
-    mask = files.get("mask")
+    sent = files.get("mask")
+    mask = await served.decoded(opened_mask, sent[0]) if sent else None
     painting = replace(
         painting,
-        mask=await served.decoded(opened_mask, mask[0]) if mask else None,
+        mask=mask,
+        mask_means=mask_means(asked) or (in_the_dialect(mask) if mask else None),
         box=fields.box(asked, "box"),
         strength=fields.real(asked, "strength", low=0.01, high=1.0) or 1.0,
     )
@@ -109,6 +121,12 @@ def painting_of(served: Served, asked: Fields) -> Painting:
         seed=fields.whole(asked, "seed", low=0, high=2**32 - 1),
         replay=fields.flag(asked, "replay", True),
     )
+
+
+def mask_means(asked: Fields) -> MaskMeans | None:
+    """What of a mask may change, where the client says so."""
+    said = fields.choice(asked, "mask_means", ("", *MASK_MEANS), "")
+    return next((it for it in MASK_MEANS if it == said), None)
 
 
 def wanted_of(asked: Fields) -> Wanted:
@@ -223,7 +241,7 @@ def _about(made: PaintedFile, wanted: Wanted) -> dict[str, Any]:
         "size": f"{image.width}x{image.height}",
         "output_format": wanted.kind,
         "quality": "auto",
-        "background": "opaque",
+        "background": "opaque" if wanted.kind == "jpeg" or image.mode == "RGB" else "transparent",
     }
 
 

@@ -11,7 +11,7 @@ import binascii
 import re
 from collections import OrderedDict
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnipersona_cli.errors import MissingError, PhotoError, UsageError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from omnipersona_cli.engine import Picture
     from omnipersona_cli.engine.picture import Metadata
+    from omnipersona_cli.engine.region import MaskMeans
 
 Format = Literal["png", "jpeg", "webp"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -36,36 +37,34 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]{1,40}(?:;[\w=.+-]{1,40})*;base64,", 
 
 
 def opened(data: bytes, *, most_pixels: int = MOST_PIXELS) -> Image:
-    """A picture, upright and RGB. Raises PhotoError."""
-    from omnipersona_cli.data.decode import decode
+    """A picture as a person's own file is read: upright, in its own colours. Raises PhotoError."""
+    from omnipersona_cli.data.decode import decode_stored
 
-    check_pixels(data, most_pixels)
     try:
-        return decode(BytesIO(data), long_side=None).image
+        return decode_stored(BytesIO(data), most_pixels=most_pixels).image
     except PhotoError as error:
         raise PhotoError(f"the picture is {error}", hint=error.hint) from error
 
 
 def opened_mask(data: bytes) -> Image:
-    """A mask in mode L, white where the picture may change.
+    """A mask, as it is stored. Raises PhotoError."""
+    from omnipersona_cli.data.decode import decode_mask
 
-    A transparent part says the same in OpenAI's way (alpha 0: change here); a mask without one is
-    read by its brightness. Raises PhotoError.
-    """
-    from omnipersona_cli.data.decode import open_mask
-
-    check_pixels(data)
     try:
-        mask = open_mask(BytesIO(data))
+        return decode_mask(BytesIO(data), most_pixels=MOST_PIXELS)
     except PhotoError as error:
         raise PhotoError(
-            "the mask cannot be read", hint="send a PNG, white or transparent where it may change"
+            f"the mask is {error}", hint="send a PNG, white or transparent where it may change"
         ) from error
-    if mask.has_transparency_data:
-        alpha = mask.convert("RGBA").getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            return alpha.point([255] + [0] * 255)
-    return mask.convert("L")
+
+
+def in_the_dialect(mask: Image) -> MaskMeans | None:
+    """What a mask means where its sender does not say: in OpenAI's dialect what is transparent may
+    change, and a mask that is transparent nowhere is read by its brightness (None)."""
+    from omnipersona_cli.data.colour import alpha_of
+
+    alpha = alpha_of(mask)
+    return "transparent" if alpha is not None and alpha.getextrema()[0] < 128 else None
 
 
 def from_base64(text: str, *, what: str = "the picture") -> bytes:
@@ -102,6 +101,7 @@ def encoded(
 
     if kind == "png":
         return png_bytes(picture, metadata=metadata)
+    from omnipersona_cli.data.colour import PROFILE, normalised
     from omnipersona_cli.data.decode import opened as stored
 
     marks = png_bytes(picture, metadata=_at_most_minimal(metadata))
@@ -109,10 +109,13 @@ def encoded(
         marked.load()
         xmp = str(marked.info.get("XML:com.adobe.xmp", "")).encode()
     buffer = BytesIO()
-    if xmp:
-        picture.image.save(buffer, format=kind.upper(), quality=quality, xmp=xmp)
+    kept: dict[str, Any] = {"xmp": xmp} if xmp else {}
+    if kind == "jpeg":  # which holds no transparency
+        normalised(picture.image).save(buffer, format="JPEG", quality=quality, **kept)
     else:
-        picture.image.save(buffer, format=kind.upper(), quality=quality)
+        profile = picture.image.info.get(PROFILE)
+        kept |= {} if profile is None else {PROFILE: profile}
+        picture.image.save(buffer, format="WEBP", quality=quality, **kept)
     return buffer.getvalue()
 
 
@@ -151,24 +154,16 @@ def _at_most_minimal(metadata: Metadata) -> Metadata:
     return "none" if metadata == "none" else "minimal"
 
 
-def check_pixels(data: bytes, most: int = MOST_PIXELS) -> bool:
-    """Whether this is a picture that can be opened; nothing is decoded. Raises PhotoError for one
-    that has too many pixels."""
+def check_pixels(data: bytes) -> None:
+    """PhotoError for a picture that says it has too many pixels, whether or not it can be read;
+    nothing is decoded, and what is no picture passes."""
+    from omnipersona_cli.data.decode import TooLargeError
     from omnipersona_cli.data.decode import opened as stored
 
     try:
-        with stored(BytesIO(data)) as (file, _):
-            width, height = file.size
-    except PhotoError as error:
-        if "pixels" in str(error):
-            raise _too_large(most) from error
-        return False
-    if width * height > most:
-        raise _too_large(most)
-    return True
-
-
-def _too_large(most: int) -> PhotoError:
-    return PhotoError(
-        f"the picture has more than {most // 1_000_000} million pixels", hint="scale it down first"
-    )
+        with stored(BytesIO(data), most_pixels=MOST_PIXELS):
+            pass
+    except TooLargeError as error:
+        raise PhotoError(f"a photo is {error}", hint=error.hint) from error
+    except PhotoError:
+        pass

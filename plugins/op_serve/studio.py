@@ -22,7 +22,7 @@ from omnipersona_cli.errors import MissingError
 from omnipersona_cli.hookspecs import Progress
 from op_serve import concepts, fields, work
 from op_serve.fields import Fields
-from op_serve.images import MOST_TRIES, painting_of
+from op_serve.images import MOST_TRIES, mask_means, painting_of
 from op_serve.pictures import encoded, from_base64, opened, opened_mask, to_base64
 from op_serve.refusals import FieldError, refusal_of
 from op_serve.served import Served, form_of, json_of, primed, served_by, sse, streaming
@@ -99,6 +99,7 @@ async def paint(request: Request) -> Response:
         size=fields.size(asked, "size"),
         source=await _picture(served, asked, "source", opened),
         mask=await _picture(served, asked, "mask", opened_mask),
+        mask_means=mask_means(asked),
         box=fields.box(asked, "box"),
         strength=fields.real(asked, "strength", low=0.01, high=1.0) or 1.0,
         expected={str(k): str(v) for k, v in fields.mapping(asked, "expected").items()},

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Subject,
         Trace,
     )
+    from omnipersona_cli.engine.region import MaskMeans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ class Painting:
     expected: Mapping[str, str] = field(default_factory=dict)
     source: Image | None = None
     mask: Image | None = None
+    mask_means: MaskMeans | None = None
     box: Box | None = None
     strength: float = 1.0
 
@@ -178,6 +180,7 @@ def paint(
             painting.prompt,
             concepts=painting.concepts,
             mask=painting.mask,
+            mask_means=painting.mask_means,
             box=painting.box,
             count=painting.count,
             tries=painting.tries,

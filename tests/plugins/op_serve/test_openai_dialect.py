@@ -122,11 +122,16 @@ def test_edits_take_one_image_or_several_and_both_kinds_of_mask(live: Live) -> N
     white.paste(255, (0, 0, 32, 64))
     clear = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
     clear.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    both = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    both.paste((255, 255, 255, 255), (0, 0, 32, 64))  # white here, transparent there
     results = []
     with client(live) as ai:
-        for mask in (white, clear):
+        for mask, means in ((white, {}), (clear, {}), (both, {"mask_means": "white"})):
             answer = ai.images.edit(
-                image=grey(), mask=png(mask), prompt="add <bo>", extra_body={"seed": 1, "steps": 2}
+                image=grey(),
+                mask=png(mask),
+                prompt="add <bo>",
+                extra_body={"seed": 1, "steps": 2, **means},
             )
             results.append(painted(answer))
         several = ai.images.edit(
@@ -135,8 +140,23 @@ def test_edits_take_one_image_or_several_and_both_kinds_of_mask(live: Live) -> N
             extra_body={"seed": 1, "steps": 1, "tries": 1, "box": [8, 8, 16, 16]},
         )
     assert len(several.data or ()) == 2
-    assert results[0].tobytes() == results[1].tobytes()
+    assert results[0].tobytes() == results[1].tobytes() == results[2].tobytes()
     assert {results[0].getpixel((x, 9)) for x in range(32, 64)} == {(128, 128, 128)}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("png", "RGBA"), ("jpeg", "RGB"), ("webp", "RGBA")])
+def test_an_edit_keeps_transparency_where_its_format_can(live: Live, kind: Any, mode: str) -> None:
+    source = Image.new("RGBA", (64, 64), (200, 180, 90, 0))
+    source.paste((90, 90, 90, 255), (0, 0, 32, 64))
+    with client(live) as ai:
+        answer = ai.images.edit(
+            image=png(source),
+            prompt="add <bo>",
+            output_format=kind,
+            extra_body={"seed": 1, "steps": 1, "tries": 1, "box": [0, 0, 16, 16]},
+        )
+    assert painted(answer).mode == mode
+    assert answer.background == ("transparent" if mode == "RGBA" else "opaque")
 
 
 def test_streamed_pictures_end_with_completed_events(live: Live) -> None:
