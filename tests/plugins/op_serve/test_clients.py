@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+import shlex
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from live_server import Live, opened, png
 from PIL import Image
 
@@ -209,3 +213,32 @@ def test_a_chat_page_sends_its_whole_talk_and_extra_requests(live: Live) -> None
         "max_tokens": 20,
     }
     assert live.client.post("/v1/chat/completions", json=title).status_code == 200
+
+
+def test_llm_asks_about_a_picture_as_the_page_tells(
+    live: Live, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real program, with the settings and the commands of the documentation."""
+    llm = pytest.importorskip("llm.cli", reason="llm is not installed: pip install llm")
+    page = (Path(__file__).parents[3] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (settings,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    keys, *asks = re.findall(r"`(llm [^`]+)`", page)
+    assert keys == "llm keys set op" and len(asks) == 1
+    home = tmp_path / "llm"
+    home.mkdir()
+    settings = settings.replace("http://127.0.0.1:8765", live.url)
+    (home / "extra-openai-models.yaml").write_text(settings, encoding="utf-8")
+    monkeypatch.setenv("LLM_USER_PATH", str(home))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beach.png").write_bytes((photos / "00.png").read_bytes())
+
+    def run(command: str, stdin: str | None = None) -> str:
+        done = CliRunner().invoke(llm.cli, shlex.split(command)[1:], input=stdin)
+        assert done.exit_code == 0, done.output
+        return done.output.strip()
+
+    run(keys, stdin=live.token)
+    assert run(asks[0]) in ("yes", "no", "not sure")
+    assert run("""llm -m op "what is <bo>'s toy?" --no-stream""") == "a teal star"
+    wrong = CliRunner().invoke(llm.cli, ["-m", "op", "is <mam> here?"])
+    assert wrong.exit_code == 1 and "there is no concept <mam>" in wrong.output + wrong.stderr
