@@ -1,67 +1,46 @@
-"""Many clients at once: each gets its own answers, none is lost, and the server stays up."""
+"""Many clients at once: each gets its own answers, none is lost, and the server stays up.
+
+The same storm as that of `benchmarks/serve_load.py`, which makes it last a minute.
+"""
 
 from __future__ import annotations
 
-import base64
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
 
-import httpx2
-from live_server import Live, Serve, opened
+from live_server import running, until
 
-CLIENTS = 24
-ROUNDS = 3
-KNOWN = {"toy": "a teal star", "favourite food": "a red apple"}
+from omnipersona_cli.concepts.library import Library
+
+CLIENTS, SECONDS = 24, 3.0
 
 
-def test_each_of_many_clients_gets_its_own_answers(serve: Serve) -> None:
-    with serve(most_waiting=2 * CLIENTS) as live:
-        alone = {seed: painted(live, live.client, seed) for seed in range(3)}
-        healthy, over = [], threading.Event()
-
-        def look() -> None:
-            while not over.wait(0.05):
-                healthy.append(live.client.get("/health").status_code)
-
-        def talk(number: int) -> None:
-            with httpx2.Client(
-                base_url=live.url, headers=live.client.headers, timeout=60
-            ) as client:
-                for turn in range(ROUNDS):
-                    about = sorted(KNOWN)[(number + turn) % 2]
-                    assert asked(client, about) == KNOWN[about]
-                    seed = (number + turn) % 3
-                    assert painted(live, client, seed) == alone[seed]
-                    give_up(client)
-
-        watcher = threading.Thread(target=look)
-        watcher.start()
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            for done in [pool.submit(talk, number) for number in range(CLIENTS)]:
-                done.result(timeout=120)
-        over.set()
-        watcher.join()
-        assert healthy and set(healthy) == {200}
+def test_each_of_many_clients_gets_its_own_answers(bo_pack: Path, tmp_path: Path) -> None:
+    load = benchmark()
+    library = Library(tmp_path / "data" / "concepts")
+    library.add_file(bo_pack)
+    load.spread(library)
+    with running(tmp_path, most_waiting=CLIENTS // 2) as live:
+        server = (live.url, live.token)
+        alone = asyncio.run(load.painted_alone(server))
+        seen = asyncio.run(load.storm(server, alone, clients=CLIENTS, seconds=SECONDS))
+        until(lambda: not live.served.worker.running)
         assert live.served.worker.waiting == 0
+    assert seen.wrong == [] and seen.lost == []
+    assert set(seen.answers) == {"ask", "stream", "paint", "give up"}
+    assert seen.sent_away, "the queue was never full"
+    assert len(seen.health) > 3
 
 
-def asked(client: httpx2.Client, about: str) -> str:
-    messages = [{"role": "user", "content": f"what is <bo>'s {about}?"}]
-    answer = client.post("/v1/chat/completions", json={"messages": messages})
-    return str(answer.json()["choices"][0]["message"]["content"])
-
-
-def painted(live: Live, client: httpx2.Client, seed: int) -> bytes:
-    body = {"prompt": "<bo> in the snow", "seed": seed, "steps": 1}
-    answer = client.post("/v1/images/generations", json=body)
-    return opened(base64.b64decode(answer.json()["data"][0]["b64_json"])).tobytes()
-
-
-def give_up(client: httpx2.Client) -> None:
-    """Ask for much, and go away before it is there."""
-    body = {"prompt": "<bo>", "steps": 1000, "stream": True}
-    try:
-        client.post("/v1/images/generations", json=body, timeout=0.05)
-    except httpx2.TimeoutException:
-        return
-    raise AssertionError("it was done at once")
+def benchmark() -> ModuleType:
+    """`benchmarks/serve_load.py`, which is no package's."""
+    path = Path(__file__).parents[3] / "benchmarks" / "serve_load.py"
+    spec = importlib.util.spec_from_file_location("serve_load", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
