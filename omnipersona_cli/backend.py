@@ -46,6 +46,10 @@ def counted(items: Sequence[T], on_step: OnStep | None) -> Iterator[T]:
             on_step(number + 1, len(items))
 
 
+OnEstimate = Callable[[int, int, Callable[[], "Image"]], None]
+"""Called with (steps done, steps in all, look) while a picture is being painted. ``look()`` decodes
+what the model now takes the picture to be; after the last step that is the picture itself."""
+
 Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""
 
@@ -100,7 +104,8 @@ class BackendInfo:
     in-context examples the model is shown. ``threads`` is the number of processor threads that it
     is fastest with, 0 where torch's own choice is right (`registry.open_backend` sets it).
     ``fast`` says how it paints in less time, where it can; such a backend is a `FastBackend`.
-    ``notes`` are what else a person should know before choosing it, a sentence each.
+    ``estimates`` says that it shows pictures on their way, as `EstimatingBackend`. ``notes`` are
+    what else a person should know before choosing it, a sentence each.
     """
 
     name: str
@@ -131,6 +136,7 @@ class BackendInfo:
     replay_examples: int = 6
     threads: int = 0
     fast: str = ""
+    estimates: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -384,4 +390,37 @@ class FastBackend(Backend, Protocol):
 
     def faster(self) -> Backend:
         """The same opened backbone, painting faster: nothing is read again, ``info.steps`` are its
-        own, and ``info.fast`` is empty. All but `gen` and `edit` is the same to the bit."""
+        own, and ``info.fast`` is empty; it may show no estimates. All but `gen` and `edit` is the
+        same to the bit."""
+
+
+class EstimatingBackend(Backend, Protocol):
+    """A backend whose ``info.estimates`` is true: it shows a picture while it paints it. With
+    several seeds the first that is being painted is shown. Looking changes nothing."""
+
+    def gen(
+        self,
+        prompt: Prompt,
+        *,
+        size: tuple[int, int] | None,
+        steps: int | None,
+        guidance: float | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
+    ) -> Iterator[Image]:
+        """As `Backend.gen`; an estimate has the picture's size."""
+
+    def edit(
+        self,
+        image: Image,
+        prompt: Prompt,
+        *,
+        mask: Image | None,
+        steps: int | None,
+        guidance: float | None,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
+    ) -> Iterator[Image]:
+        """As `Backend.edit`; an estimate has the size of ``image``."""

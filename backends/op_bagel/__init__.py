@@ -24,6 +24,7 @@ INFO = BackendInfo(
     steps=49,  # the release counts 50 times, which are 49 steps
     guidance=4.0,
     fast="a solver of second order in 20 steps instead of 49",
+    estimates=True,
 )
 
 

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from itertools import groupby
 from typing import Protocol, cast
@@ -27,6 +28,7 @@ from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
     Lesson,
+    OnEstimate,
     OnStep,
     Prepared,
     Prompt,
@@ -35,7 +37,7 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.errors import TaskError
-from omnipersona_cli.family.codes import over_all
+from omnipersona_cli.family.codes import over_all, told_over_all
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
@@ -392,6 +394,7 @@ class BagelBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Guidance leans away from the empty context, so that it strengthens the concept too."""
         width, height = size or self.info.sizes[0]
@@ -407,6 +410,8 @@ class BagelBackend:
             steps=steps,
             seeds=seeds,
             on_step=on_step,
+            on_estimate=on_estimate,
+            shown=partial(self._decode, grid=grid),
         ):
             yield self._decode(one, grid)
 
@@ -420,12 +425,18 @@ class BagelBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """The source is in the context twice, for both experts. Guidance leans away from a context
         of the source alone, so that it strengthens the concept too, as in `gen`. Where the edit
         leaves a pixel alone, the source's own pixel is kept, so that the autoencoder's blur does
         not spread."""
         source, grid = self._encode(image)
+        restored = self._decode(source, grid)
+
+        def shown(tokens: Tensor) -> Image:
+            return keep_unchanged(image, restored, self._decode(tokens, grid))
+
         pictures: list[Segment] = [Latent(source, grid), Vit(features=self._features(image))]
         with torch.inference_mode():
             prefix = self._introduced(prompt.concepts)
@@ -438,7 +449,6 @@ class BagelBackend:
                 full = self.bagel.prefill([request], cache=no_text)
                 no_text = full.beginning(no_text)
             no_image = self.bagel.prefill([request], cache=prefix)
-        restored = self._decode(source, grid)
         for one in self._sampled(
             Contexts(full=full, no_text=no_text, no_image=no_image),
             grid,
@@ -446,8 +456,10 @@ class BagelBackend:
             steps=steps,
             seeds=seeds,
             on_step=on_step,
+            on_estimate=on_estimate,
+            shown=shown,
         ):
-            yield keep_unchanged(image, restored, self._decode(one, grid))
+            yield shown(one)
 
     def _sampled(
         self,
@@ -458,8 +470,11 @@ class BagelBackend:
         steps: int | None,
         seeds: Sequence[int],
         on_step: OnStep | None,
+        on_estimate: OnEstimate | None,
+        shown: Callable[[Tensor], Image],
     ) -> Iterator[Tensor]:
-        """Latent tokens [n, latent width] of a picture per seed, a few painted at once."""
+        """Latent tokens [n, latent width] of a picture per seed, a few painted at once; ``shown``
+        makes a picture of one's tokens."""
         cells = grid[0] * grid[1]
         few = max(1, AT_ONCE // cells)
         batches = [seeds[first : first + few] for first in range(0, len(seeds), few)]
@@ -477,7 +492,11 @@ class BagelBackend:
                     shift=self.shift,
                     solver=self.solver,
                     together=cells < TOGETHER,
-                    on_step=_counted(over_all(on_step, number, len(batches))),
+                    on_step=_told(
+                        over_all(on_step, number, len(batches)),
+                        told_over_all(on_estimate, number, len(batches)),
+                        shown,
+                    ),
                 )
             yield from tokens
 
@@ -642,10 +661,20 @@ def _positions(lesson: PreparedLesson) -> int:
     return pictures + (0 if lesson.target is None else NOISES * len(lesson.target))
 
 
-def _counted(on_step: OnStep | None) -> Callable[[SamplingStep], None] | None:
-    if on_step is None:
+def _told(
+    on_step: OnStep | None, on_estimate: OnEstimate | None, shown: Callable[[Tensor], Image]
+) -> Callable[[SamplingStep], None] | None:
+    """Whoever counts the steps and whoever looks on, told of both."""
+    if on_step is None and on_estimate is None:
         return None
-    return lambda step: on_step(step.index + 1, step.total)
+
+    def told(step: SamplingStep) -> None:
+        if on_step is not None:
+            on_step(step.index + 1, step.total)
+        if on_estimate is not None:
+            on_estimate(step.index + 1, step.total, lambda: shown(step.estimate[0]))
+
+    return told
 
 
 def _with_scale(guidance: Guidance, scale: float | None) -> Guidance:

@@ -107,14 +107,21 @@ def extrapolated(velocity: Tensor, t: float, after: float, earlier: tuple[float,
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SamplingStep:
-    """One finished update: after `index` + 1 of `total`, `state` is [S, n, width]."""
+    """One finished update, from time `t` to `after`: `state` is [S, n, width] after `index` + 1 of
+    `total`."""
 
     index: int
     total: int
     t: float
+    after: float
     state: Tensor
     velocity: Tensor
     branches: dict[str, Tensor]  # "full" and, where they ran, "no_text" and "no_image"
+
+    @property
+    def estimate(self) -> Tensor:
+        """The picture at which this velocity would arrive at time 0 [S, n, width]."""
+        return self.state - self.after * self.velocity
 
 
 @torch.no_grad()
@@ -183,6 +190,7 @@ def sample_latents(
                     index=index,
                     total=steps,
                     t=t,
+                    after=after,
                     state=x,
                     velocity=v,
                     branches=predicted,

@@ -31,6 +31,7 @@ INFO = BackendInfo(
     learn_rate=1e-3,
     batch=4,
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
+    estimates=True,
     notes=(
         "each checkpoint is a download of about 35 GB; a concept is learned on both of a pair",
         "--model CHAT+GEN names a pair of your own, --model FOLDER a folder that holds both; one "

@@ -30,6 +30,7 @@ from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
     Lesson,
+    OnEstimate,
     OnStep,
     Opening,
     Prepared,
@@ -39,7 +40,14 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family import experts
-from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.codes import (
+    filled_up,
+    kept_codes,
+    over_all,
+    seen_through,
+    told_over_all,
+    veiled,
+)
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.pictures import Encoded
@@ -60,7 +68,7 @@ from omnipersona_cli.family.tokens import start_tokens, usual_length
 from op_emu3 import INFO, layout, loading, pictures, prompts
 from op_emu3.lessons import PreparedLesson
 from op_emu3.loading import CheckpointFiles, LoadedCheckpoint
-from op_emu3.sampling import sample
+from op_emu3.sampling import OnCodes, sample
 
 DROPPED = 0.05
 """Share of image lessons without a prompt, where an expert is learned: it runs in the unconditional
@@ -123,7 +131,7 @@ class Emu3Backend:
     def faster(self) -> Emu3Backend:
         """Drawing codes ahead; the checkpoints that are read are shared."""
         other = copy(self)
-        other.info, other.window = replace(self.info, fast=""), WINDOW
+        other.info, other.window = replace(self.info, fast="", estimates=False), WINDOW
         return other
 
     # -- learning ------------------------------------------------------------------------------
@@ -376,12 +384,15 @@ class Emu3Backend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """A step is a code, so that ``steps`` has no say."""
         model = self.opened("generate")
         width, height = size or self.info.sizes[0]
         grid = (height // layout.SIDE, width // layout.SIDE)
-        yield from self._paint(model, prompt, "generate", grid, guidance, seeds, on_step)
+        yield from self._paint(
+            model, prompt, "generate", grid, guidance, seeds, on_step, on_estimate
+        )
 
     def edit(
         self,
@@ -393,6 +404,7 @@ class Emu3Backend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Masked regeneration: codes outside the mask stay, the others are drawn again."""
         model = self.opened("edit")
@@ -401,9 +413,23 @@ class Emu3Backend:
         grid = layout.grid_for(image.size, area)
         free = ~kept_codes(mask, grid).view(grid)
         known = self._encode(model, image, grid)
-        painted = self._paint(model, prompt, "edit", grid, guidance, seeds, on_step, known, free)
-        for picture in painted:
-            yield picture.resize(image.size, Resampling.BICUBIC)
+
+        def sized(picture: Image) -> Image:
+            return picture.resize(image.size, Resampling.BICUBIC)
+
+        for picture in self._paint(
+            model,
+            prompt,
+            "edit",
+            grid,
+            guidance,
+            seeds,
+            on_step,
+            seen_through(on_estimate, sized),
+            known,
+            free,
+        ):
+            yield sized(picture)
 
     def _paint(
         self,
@@ -414,6 +440,7 @@ class Emu3Backend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None,
+        on_estimate: OnEstimate | None,
         known: Tensor | None = None,
         free: Tensor | None = None,
     ) -> Iterator[Image]:
@@ -438,6 +465,9 @@ class Emu3Backend:
                     free=free,
                     window=self.window,
                     on_step=over_all(on_step, number, len(seeds)),
+                    on_codes=_shown(
+                        told_over_all(on_estimate, number, len(seeds)), model, grid, known
+                    ),
                 )
             yield pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
 
@@ -547,3 +577,26 @@ def open_backend(opening: Opening) -> Backend:
         on_step=opening.on_step,
         offloaded=opening.offload,
     )
+
+
+def _shown(
+    on_estimate: OnEstimate | None,
+    model: LoadedCheckpoint,
+    grid: tuple[int, int],
+    known: Tensor | None,
+) -> OnCodes | None:
+    """Codes on the way as a picture: the rest of it is that of the source, or nothing yet."""
+    if on_estimate is None:
+        return None
+    count = grid[0] * grid[1]
+
+    def picture(drawn: Sequence[int]) -> Image:
+        rest = torch.full((count,), drawn[-1]) if known is None else known.flatten()
+        codes = filled_up(drawn, rest.to(model.device)).view(grid)
+        image = pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
+        return image if known is not None else veiled(image, grid, len(drawn))
+
+    def told(done: int, total: int, codes: Sequence[int]) -> None:
+        on_estimate(done, total, lambda: picture(codes))
+
+    return told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from op_emu3.loading import LoadedCheckpoint
 
 LIKELIEST = 2048
 """A code is drawn from this many, as the authors do (Emu3's README)."""
+
+OnCodes = Callable[[int, int, Sequence[int]], None]
+"""Called with (codes known, codes in all, the codes known so far, in reading order)."""
 
 
 @torch.no_grad()
@@ -31,6 +34,7 @@ def sample(
     static: bool | None = None,
     window: int = 0,
     on_step: OnStep | None = None,
+    on_codes: OnCodes | None = None,
 ) -> Tensor:
     """Codes [rows, columns] of one picture, from the input rows of two prompts [P_i, d]: what is
     wanted, and what is not.
@@ -90,13 +94,18 @@ def sample(
             codes.append(_drawn(_guided(logits, guidance), temperature, generator))
             if on_step:
                 on_step(index + 1, count)
+            if on_codes:
+                on_codes(index + 1, count, codes)
         else:
             codes.append(int(given[index]))
         unread.append(model.first + codes[-1])
         if (index + 1) % columns == 0:
             unread.append(model.end_of_line)
-    if on_step and not asked[-1]:
-        on_step(count, count)
+    if not asked[-1]:
+        if on_step:
+            on_step(count, count)
+        if on_codes:
+            on_codes(count, count, codes)
     return torch.tensor(codes, device=device).view(rows, columns)
 
 

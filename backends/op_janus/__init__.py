@@ -33,6 +33,7 @@ INFO = BackendInfo(
     learn_rate=1e-3,
     batch=8,
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
+    estimates=True,
     notes=(
         "FreedomIntelligence/Janus-4o-7B edits natively; a copy is known by its folder's name.",
     ),

@@ -29,6 +29,7 @@ from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
     Lesson,
+    OnEstimate,
     OnStep,
     Prepared,
     Prompt,
@@ -37,7 +38,14 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.family import experts
-from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.codes import (
+    filled_up,
+    kept_codes,
+    over_all,
+    seen_through,
+    told_over_all,
+    veiled,
+)
 from omnipersona_cli.family.pictures import Encoded
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.prefix import SharedPrefix
@@ -62,7 +70,7 @@ from omnipersona_cli.family.tokens import (
     written,
 )
 from op_janus import pictures
-from op_janus.sampling import guided, guided_by_source, sample
+from op_janus.sampling import OnCodes, guided, guided_by_source, sample
 
 USER, ASSISTANT = "<|User|>: ", "\n\n<|Assistant|>:"
 BOI, EOI = "<begin_of_image>", "<end_of_image>"
@@ -134,7 +142,7 @@ class JanusBackend:
     def faster(self) -> JanusBackend:
         """Drawing codes ahead; the weights are shared."""
         other = copy(self)
-        other.info, other.window = replace(self.info, fast=""), WINDOW
+        other.info, other.window = replace(self.info, fast="", estimates=False), WINDOW
         return other
 
     # -- learning ------------------------------------------------------------------------------
@@ -390,14 +398,16 @@ class JanusBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Janus paints one size; a step is a code, so that ``steps`` has no say."""
         scale = self.info.guidance if guidance is None else guidance
         with torch.no_grad():
             rows = self._request(prompt.turns[-1], prompt.concepts, "generate")
             branches = torch.stack([rows, self._without(rows)])
-        painted = self._painted("generate", prompt, branches, guided(scale), seeds, on_step)
-        yield from painted
+        yield from self._painted(
+            "generate", prompt, branches, guided(scale), seeds, on_step, on_estimate
+        )
 
     def edit(
         self,
@@ -409,6 +419,7 @@ class JanusBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Codes outside the mask stay and the others are drawn again; Janus-4o sees the source
         while it draws, and needs no mask."""
@@ -428,10 +439,22 @@ class JanusBackend:
                 rows = self._request(turn, concepts, "edit")
                 branches, weights = torch.stack([rows, self._without(rows)]), guided(scale)
         kept = None if mask is None else known
+
+        def sized(picture: Image) -> Image:
+            return picture.resize(image.size, Resampling.BICUBIC)
+
         for picture in self._painted(
-            "edit", prompt, branches, weights, seeds, on_step, known=kept, free=free
+            "edit",
+            prompt,
+            branches,
+            weights,
+            seeds,
+            on_step,
+            seen_through(on_estimate, sized),
+            known=kept,
+            free=free,
         ):
-            yield picture.resize(image.size, Resampling.BICUBIC)
+            yield sized(picture)
 
     def _painted(
         self,
@@ -441,6 +464,7 @@ class JanusBackend:
         weights: Sequence[float],
         seeds: Sequence[int],
         on_step: OnStep | None,
+        on_estimate: OnEstimate | None,
         *,
         known: Tensor | None = None,
         free: Tensor | None = None,
@@ -463,8 +487,26 @@ class JanusBackend:
                 free=free,
                 window=self.window,
                 on_step=over_all(on_step, number, len(seeds)),
+                on_codes=self._shown(told_over_all(on_estimate, number, len(seeds)), known),
             )
             yield pictures.to_image(pictures.decode(self.janus, codes))
+
+    def _shown(self, on_estimate: OnEstimate | None, known: Tensor | None) -> OnCodes | None:
+        """Codes on the way as a picture: the rest of it is that of the source, or nothing yet."""
+        if on_estimate is None:
+            return None
+        side = round(self.count**0.5)
+
+        def picture(drawn: Sequence[Tensor]) -> Image:
+            rest = drawn[-1].repeat(self.count) if known is None else known
+            codes = filled_up(torch.stack(list(drawn)), rest)
+            image = pictures.to_image(pictures.decode(self.janus, codes))
+            return image if known is not None else veiled(image, (side, side), len(drawn))
+
+        def told(done: int, total: int, codes: Sequence[Tensor]) -> None:
+            on_estimate(done, total, lambda: picture(codes))
+
+        return told
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Nothing to warn of: it was trained on photographs and on any words."""

@@ -15,6 +15,9 @@ from omnipersona_cli.family.speculative import draw_ahead
 RunLayers = Callable[..., Tensor]
 """The language model: (inputs_embeds [B, L, d], cache) -> last hidden states [B, L, d]."""
 
+OnCodes = Callable[[int, int, Sequence[Tensor]], None]
+"""Called with (codes drawn, codes in all, the codes drawn so far)."""
+
 SOURCE_GUIDANCE = 5.0
 """How much more the branch counts that sees a source picture without its codes (Janus-4o)."""
 
@@ -45,6 +48,7 @@ def sample(
     static: bool | None = None,
     window: int = 0,
     on_step: OnStep | None = None,
+    on_codes: OnCodes | None = None,
 ) -> Tensor:
     """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
 
@@ -99,6 +103,8 @@ def sample(
         rows = torch.cat([rows, more.expand(len(counts), -1, -1)], dim=1)
         if on_step:
             on_step(index + 1, count)
+        if on_codes:
+            on_codes(index + 1, count, codes)
     return torch.stack(codes)
 
 

@@ -32,6 +32,7 @@ INFO = BackendInfo(
     replay_examples=2,
     fast="a solver of second order in 10 steps instead of 24",
     threads=1,  # its tensors are so small that threads mostly wait for each other
+    estimates=True,
 )
 
 

@@ -45,6 +45,7 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=8,
+    estimates=True,
     notes=(
         "show-o and show-o-w-clip-vit paint 256x256, in 18 steps with guidance 1.75",
         "an edit repaints a region: --mask, --box, or where none is given, one that is looked for",

@@ -20,6 +20,7 @@ from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
     Lesson,
+    OnEstimate,
     OnStep,
     Prepared,
     Prompt,
@@ -28,7 +29,7 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.errors import TaskError
-from omnipersona_cli.family.codes import over_all
+from omnipersona_cli.family.codes import over_all, seen_through, told_over_all
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.text import answered, mean_losses, stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
@@ -333,13 +334,16 @@ class ShowoBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """All codes start hidden."""
         concepts = self._rows(prompt.concepts)
         text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer)
         hidden = torch.ones(1, self.net.config.image_tokens, dtype=torch.bool)
         codes = torch.zeros_like(hidden, dtype=torch.long)
-        yield from self._paint(text, concepts, codes, hidden, steps, guidance, seeds, on_step)
+        yield from self._paint(
+            text, concepts, codes, hidden, steps, guidance, seeds, on_step, on_estimate
+        )
 
     def edit(
         self,
@@ -351,6 +355,7 @@ class ShowoBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Draw the codes under the mask again, the others stay: Show-o's inpainting."""
         if mask is None:  # only a native edit may be without one
@@ -362,11 +367,17 @@ class ShowoBackend:
         hidden = covered(mask.crop(box), side, self.net.config.side)
         concepts = self._rows(prompt.concepts)
         text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer, editing=True)
-        painted = self._paint(text, concepts, codes, hidden, steps, guidance, seeds, on_step)
-        for picture in painted:
+
+        def placed(picture: Image) -> Image:
             whole = image.convert("RGB").copy()
             whole.paste(picture.resize(part.size, images.Resampling.BICUBIC), box[:2])
-            yield whole
+            return whole
+
+        on_placed = seen_through(on_estimate, placed)
+        for picture in self._paint(
+            text, concepts, codes, hidden, steps, guidance, seeds, on_step, on_placed
+        ):
+            yield placed(picture)
 
     def _paint(
         self,
@@ -378,14 +389,21 @@ class ShowoBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None,
+        on_estimate: OnEstimate | None,
     ) -> Iterator[Image]:
         """One picture after the other, so that a seed means the same alone and among others."""
         count = self.info.steps if steps is None else steps
         scale = self.info.guidance if guidance is None else guidance
         logits = self._code_logits(text, concepts, scale)
+
+        def picture(painted: Tensor) -> Image:
+            with torch.no_grad():
+                return to_image(self.magvit.decode(painted.to(self.net.device))[0])
+
         for number, seed in enumerate(seeds):
             painted = codes
             told = over_all(on_step, number, len(seeds))
+            shown = told_over_all(on_estimate, number, len(seeds))
             with torch.no_grad():
                 for step in decode_masked(
                     logits, codes.cpu(), hidden.cpu(), steps=count, chance=Seeded((seed,))
@@ -393,8 +411,9 @@ class ShowoBackend:
                     painted = step.codes
                     if told is not None:
                         told(step.index + 1, count)
-                pixels = self.magvit.decode(painted.to(self.net.device))
-            yield to_image(pixels[0])
+                    if shown is not None:
+                        shown(step.index + 1, count, partial(picture, painted))
+            yield picture(painted)
 
     @torch.no_grad()
     def _code_logits(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,17 +33,23 @@ class Streaming:
         click.echo()
 
 
-def untold(name: str, attribute: str) -> str:
+def untold(concept: str, attribute: str) -> str:
     """A fact that nobody told, and the command that tells it."""
     be = "are" if is_plural(attribute) else "is"
-    add = f'op concepts facts {name} add "its {attribute} {be} ..."'
-    return f"<{name}>'s {attribute}, which nobody told; to tell: {add}"
+    add = f'op concepts facts {concept} add "its {attribute} {be} ..."'
+    return f"<{concept}>'s {attribute}, which nobody told; to tell: {add}"
 
 
-def tell_missing(answer: Answer) -> None:
-    """On stderr, what would have been needed for an answer, where nobody told it."""
-    if answer.missing is not None:
-        output.note(f"this asks for {untold(*answer.missing)}")
+def tell_missing(told: Mapping[str, Any]) -> None:
+    """On stderr, what would have been needed for an answer in plain values, where nobody told
+    it."""
+    if told.get("missing"):
+        output.note(f"this asks for {untold(**told['missing'])}")
+
+
+def missing_data(answer: Answer) -> dict[str, str] | None:
+    """The fact that nobody told, as plain values."""
+    return answer.missing and dict(zip(("concept", "attribute"), answer.missing, strict=True))
 
 
 def as_data(question: str, answer: Answer) -> dict[str, Any]:
@@ -55,5 +62,6 @@ def as_data(question: str, answer: Answer) -> dict[str, Any]:
         "probability": answer.probability,
         "concepts": dict(answer.probabilities),
         "facts": list(answer.facts),
+        "missing": missing_data(answer),
         "backend": answer.backend,
     }

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
 from omnipersona_cli.cli.answers import Streaming, as_data, tell_missing
-from omnipersona_cli.cli.picture_input import read_picture
+from omnipersona_cli.cli.picture_input import read_picture, sent_picture
+from omnipersona_cli.cli.server import Server, ask, asked_for
+from omnipersona_cli.cli.server import option as server_option
 from omnipersona_cli.errors import PersonaError
+
+Answering = Callable[..., Mapping[str, Any]]
+"""(question, names of the concepts that are meant, …) -> the answer as plain values."""
 
 _LEAVE = ("exit", "quit", "bye", "/exit", "/quit")
 _REMEMBERED = 6
@@ -23,13 +30,17 @@ _REMEMBERED = 6
 )
 @click.argument("image", required=False)
 @options.opening
+@server_option
 @options.seed
 @options.concept
 @options.max_tokens
 @options.as_json
+@click.pass_context
 def command(
+    ctx: click.Context,
     image: str | None,
     opening: Opening,
+    server: Server | None,
     seed: int | None,
     concepts: tuple[str, ...],
     max_tokens: int,
@@ -42,12 +53,12 @@ def command(
     """
     import json
 
-    with output.starting():
-        from omnipersona_cli import engine
     from omnipersona_cli.language.mentions import names_in
 
-    picture = read_picture(image) if image is not None else None
-    opened = None
+    if server is None:
+        answered = _answering_here(image, opening)
+    else:
+        answered = _answering_there(image, server, asked_for(ctx))
     meant = list(concepts)
     earlier: list[tuple[str, str]] = []
     while True:
@@ -57,35 +68,68 @@ def command(
         mentioned = list(names_in(question))
         streaming = Streaming()
         try:
-            with output.progress() as on_progress:
-                if opened is None:
-                    opened = engine.opened_for(
-                        [*mentioned, *meant], opening, on_progress=on_progress
-                    )
-                answer = engine.ask(
-                    question,
-                    image=picture,
-                    concepts=() if mentioned else meant,
-                    earlier=earlier[-_REMEMBERED:],
-                    max_tokens=max_tokens,
-                    seed=seed or 0,
-                    backend=opened,
-                    on_progress=on_progress,
-                    on_text=None if as_json else streaming.piece,
-                )
+            told = answered(
+                question,
+                [*mentioned, *meant],
+                concepts=() if mentioned else meant,
+                earlier=earlier[-_REMEMBERED:],
+                max_tokens=max_tokens,
+                seed=seed or 0,
+                on_text=None if as_json else streaming.piece,
+            )
         except PersonaError as error:
             if not sys.stdin.isatty():
                 raise
             output.fail(error)
             continue
         if as_json:
-            line = json.dumps(as_data(question, answer), ensure_ascii=False)
+            line = json.dumps(told, ensure_ascii=False)
             output.answer(line)
         else:
             streaming.end()
-        tell_missing(answer)
+        tell_missing(told)
         meant = mentioned or meant
-        earlier.append((question, answer.text))
+        earlier.append((question, told["answer"]))
+
+
+def _answering_here(image: str | None, opening: Opening) -> Answering:
+    """Answers of a model that is opened with the first question."""
+    with output.starting():
+        from omnipersona_cli import engine
+
+    picture = None if image is None else read_picture(image)
+    opened = None
+
+    def answered(question: str, names: Sequence[str], **wanted: Any) -> Mapping[str, Any]:
+        nonlocal opened
+        with output.progress() as on_progress:
+            if opened is None:
+                opened = engine.opened_for(names, opening, on_progress=on_progress)
+            answer = engine.ask(
+                question, image=picture, backend=opened, on_progress=on_progress, **wanted
+            )
+        return as_data(question, answer)
+
+    return answered
+
+
+def _answering_there(image: str | None, server: Server, asked: Mapping[str, Any]) -> Answering:
+    """Answers of a running server."""
+    picture = None if image is None else sent_picture(image)
+
+    def answered(question: str, names: Sequence[str], **wanted: Any) -> Mapping[str, Any]:
+        with output.progress() as on_progress:
+            return ask(
+                server,
+                question,
+                image=picture,
+                bare_names=False,
+                on_progress=on_progress,
+                **wanted,
+                **asked,
+            )
+
+    return answered
 
 
 def _next_question() -> str:

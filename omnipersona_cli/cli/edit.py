@@ -11,7 +11,9 @@ import click
 from omnipersona_cli.backend import Box, Opening
 from omnipersona_cli.cli import output
 from omnipersona_cli.cli.painting import PaintingOptions, painting_options, tell_seed
-from omnipersona_cli.cli.picture_input import read_mask, read_picture
+from omnipersona_cli.cli.picture_input import read_mask, read_picture, sent_mask, sent_picture
+from omnipersona_cli.cli.picture_output import PictureOutput
+from omnipersona_cli.cli.server import Server, asked_for, paint
 
 
 class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
@@ -54,7 +56,9 @@ class BoxParam(click.ParamType):  # type: ignore[type-arg]  # generic in new cli
     help="How strongly to change it: scales the guidance.",
 )
 @painting_options
+@click.pass_context
 def command(
+    ctx: click.Context,
     image: str,
     prompt: str,
     mask: str | None,
@@ -62,6 +66,7 @@ def command(
     box: Box | None,
     strength: float,
     opening: Opening,
+    server: Server | None,
     painting: PaintingOptions,
 ) -> None:
     """Change IMAGE as PROMPT says: "add <bo>", "remove <bo>", "replace the cat with <bo>".
@@ -77,6 +82,45 @@ def command(
     """
     words = f"{'' if image == '-' else Path(image).stem} {prompt}"
     target = painting.output(words, pictures=painting.count)
+    wanted: dict[str, Any] = {
+        "mask_means": mask_means,
+        "steps": painting.steps,
+        "guidance": painting.guidance,
+        "fast": painting.fast,
+        "strength": strength,
+    }
+    if server is None:
+        _edit_here(image, prompt, mask, target, painting, opening=opening, box=box, **wanted)
+    else:
+        wanted |= {**painting.asked_of_server(target), **asked_for(ctx)}
+        if box is not None:
+            wanted["box"] = [*box[:2], box[2] - box[0], box[3] - box[1]]
+        source = sent_picture(image)
+        region = None if mask is None else sent_mask(mask)
+        seed = tell_seed(painting.seed)
+        with output.progress() as on_progress:
+            paint(
+                server,
+                prompt,
+                source=source,
+                mask=region,
+                seed=seed,
+                replay=not painting.no_replay,
+                on_progress=on_progress,
+                **wanted,
+            )
+    target.finish()
+
+
+def _edit_here(
+    image: str,
+    prompt: str,
+    mask: str | None,
+    target: PictureOutput,
+    painting: PaintingOptions,
+    **wanted: Any,
+) -> None:
+    """Change the picture with a model that is opened for it."""
     with output.starting():
         from omnipersona_cli import engine
 
@@ -89,19 +133,12 @@ def command(
             prompt,
             concepts=painting.concepts,
             mask=region,
-            mask_means=mask_means,
-            box=box,
             count=painting.count,
             tries=painting.tries,
-            steps=painting.steps,
-            guidance=painting.guidance,
-            fast=painting.fast,
-            strength=strength,
             seed=seed,
             replayed=not painting.no_replay,
-            opening=opening,
             on_progress=on_progress,
             on_trace=painting.on_trace,
             on_picture=target.put,
+            **wanted,
         )
-    target.finish()

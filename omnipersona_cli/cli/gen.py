@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +18,12 @@ from omnipersona_cli.cli.painting import (
     prompts_from,
     tell_seed,
 )
+from omnipersona_cli.cli.picture_output import PictureOutput
+from omnipersona_cli.cli.server import Server, asked_for, paint
 from omnipersona_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from omnipersona_cli.data.about import GenerationSettings
 
 
 @click.command(
@@ -33,12 +40,15 @@ from omnipersona_cli.errors import UsageError
     "--like", metavar="IMAGE", help="Make a picture of op gen again, with its settings and seed."
 )
 @painting_options
+@click.pass_context
 def command(
+    ctx: click.Context,
     prompt: str | None,
     size: tuple[int, int] | None,
     prompts: str | None,
     like: str | None,
     opening: Opening,
+    server: Server | None,
     painting: PaintingOptions,
 ) -> None:
     """Paint PROMPT, in which concepts stand by name: "<bo> at the beach".
@@ -50,20 +60,57 @@ def command(
     """
     if prompt is not None and prompts is not None:
         raise UsageError("a prompt and a file of prompts were both given", hint="give one of them")
-    with output.starting():
-        from omnipersona_cli import engine
-    from omnipersona_cli.engine.provenance import GenerationSettings, settings_of
-    from omnipersona_cli.language.mentions import names_in
-
-    earlier = GenerationSettings(prompt="", packs={})
-    if like is not None:
-        earlier = settings_of(engine.read_about(Path(like)))
+    earlier = _earlier(like)
     lines = prompts_from(prompts) if prompts is not None else [prompt or earlier.prompt]
     if not lines[0]:
         raise UsageError("what shall be painted?", hint='op gen "<bo> at the beach"')
     target = painting.output(lines[0], pictures=painting.count * len(lines))
-    seed = tell_seed(earlier.seed if painting.seed is None else painting.seed)
-    opening = replace(opening, backend=opening.backend or earlier.backend)
+    wanted: dict[str, Any] = {
+        "size": size or earlier.size,
+        "steps": painting.steps or earlier.steps,
+        "guidance": earlier.guidance if painting.guidance is None else painting.guidance,
+        "fast": painting.fast or earlier.fast,
+        "seed": tell_seed(earlier.seed if painting.seed is None else painting.seed),
+        "expected": earlier.packs,
+    }
+    replayed = not painting.no_replay and (like is None or prompt is not None)
+    if server is None:
+        opening = replace(opening, backend=opening.backend or earlier.backend)
+        _paint_here(lines, opening, target, painting, replayed=replayed, **wanted)
+    else:
+        wanted |= {**painting.asked_of_server(target), "replay": replayed, **asked_for(ctx)}
+        if earlier.backend:
+            wanted.setdefault("backend", earlier.backend)
+        if wanted["size"] is not None:
+            wanted["size"] = "{}x{}".format(*wanted["size"])
+        for line in lines:
+            target.words = line
+            with output.progress() as on_progress:
+                paint(server, line, on_progress=on_progress, **wanted)
+    target.finish()
+
+
+def _earlier(like: str | None) -> GenerationSettings:
+    """The settings of the picture that is to be made again; none without one."""
+    from omnipersona_cli.data.about import GenerationSettings, read_about, settings_of
+
+    if like is None:
+        return GenerationSettings(prompt="", packs={})
+    return settings_of(read_about(Path(like)))
+
+
+def _paint_here(
+    lines: Sequence[str],
+    opening: Opening,
+    target: PictureOutput,
+    painting: PaintingOptions,
+    **wanted: Any,
+) -> None:
+    """Paint every line with a model that is opened once for all of them."""
+    with output.starting():
+        from omnipersona_cli import engine
+    from omnipersona_cli.language.mentions import names_in
+
     opened = None
     with output.progress() as on_progress:
         if len(lines) > 1:
@@ -77,17 +124,10 @@ def command(
                 concepts=painting.concepts,
                 count=painting.count,
                 tries=painting.tries or 1,
-                size=size or earlier.size,
-                steps=painting.steps or earlier.steps,
-                guidance=earlier.guidance if painting.guidance is None else painting.guidance,
-                fast=painting.fast or earlier.fast,
-                seed=seed,
-                replayed=not painting.no_replay and (like is None or prompt is not None),
-                expected=earlier.packs,
                 backend=opened,
                 opening=opening,
                 on_progress=on_progress,
                 on_trace=painting.on_trace,
                 on_picture=target.put,
+                **wanted,
             )
-    target.finish()

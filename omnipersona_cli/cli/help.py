@@ -89,11 +89,12 @@ A slot fits only the backbone that it was learned on; facts fit all.""",
     "network": (
         "When the network is used, and how to forbid it.",
         """\
-The network is used only by `op backends fetch`, which says first how much it brings, and by the
-judge vlm of `op bench`, which sends questions and pictures to the endpoint that you name. A backend
-whose weights are not here does not open; it names the `op backends fetch` that brings them.
---offline, or HF_HUB_OFFLINE=1, forbids both, but for an endpoint on this machine. The backend nano
-has its weights in the package. Nothing is ever reported anywhere.""",
+The network is used only by `op backends fetch`, which says first how much it brings, and to ask
+whom you name: the judge vlm of `op bench` sends questions and pictures to its endpoint, and ask,
+gen, edit and chat send words and pictures to the `op serve` of --server. A backend whose weights
+are not here does not open; it names the `op backends fetch` that brings them. --offline, or
+HF_HUB_OFFLINE=1, forbids it all, but for what is on this machine. The backend nano has its weights
+in the package. Nothing is ever reported anywhere.""",
     ),
 }
 

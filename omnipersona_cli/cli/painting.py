@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from omnipersona_cli.cli import options, output
+from omnipersona_cli.cli import options, output, server
 from omnipersona_cli.cli.answers import untold
-from omnipersona_cli.cli.picture_output import PictureOutput
+from omnipersona_cli.cli.picture_output import PictureOutput, trace_data
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.reading import TEXT_LIMIT, Origin, decode_text, read_text, said_size
@@ -110,14 +110,30 @@ class PaintingOptions:
     def on_trace(self, trace: Trace) -> None:
         """What is told of a replay: all of it where that was asked for, and always what nobody
         knew."""
+        self.on_trace_data(trace_data(trace))
+
+    def on_trace_data(self, trace: Mapping[str, Any]) -> None:
+        """`on_trace` of a trace in plain values."""
         if self.explain:
-            show_trace(trace)
-        for name, attribute in trace.unknown:
-            output.note(f"painting without {untold(name, attribute)}")
+            show_steps(trace)
+        for concept, attribute in trace["unknown"]:
+            output.note(f"painting without {untold(concept, attribute)}")
+
+    def asked_of_server(self, target: PictureOutput) -> dict[str, Any]:
+        """The same for `server.paint`, whose pictures go to ``target``."""
+        return {
+            "concepts": self.concepts,
+            "bare_names": False,
+            "n": self.count,
+            "tries": self.tries,
+            "metadata": self.metadata,
+            "on_trace": self.on_trace_data,
+            "on_picture": target.put_made,
+        }
 
 
 def painting_options(command: F) -> Callable[..., Any]:
-    """The options of every command that makes pictures: ``opening`` and ``painting``."""
+    """The options of every command that makes pictures: ``opening``, ``server``, ``painting``."""
     painting = options.together(
         "painting",
         PaintingOptions,
@@ -135,16 +151,16 @@ def painting_options(command: F) -> Callable[..., Any]:
         force,
         options.as_json,
     )
-    return options.opening(painting(command))
+    return options.opening(server.option(painting(command)))
 
 
-def show_trace(trace: Trace) -> None:
+def show_steps(trace: Mapping[str, Any]) -> None:
     """What was recalled, for a person, on stderr; asked for, so ``-q`` does not silence it."""
-    if not trace.steps:
+    if not trace["steps"]:
         click.echo("replay: nothing to recall", err=True)
-    for step in trace.steps:
-        asked, answered = (step.prompt, step.answer or "(nothing)")
-        line = f"{step.stage}: {asked} -> {answered} [{step.source}]"
+    for step in trace["steps"]:
+        asked, answered = step["prompt"], step["answer"] or "(nothing)"
+        line = f"{step['stage']}: {asked} -> {answered} [{step['source']}]"
         click.echo(output.plain(line), err=True)
 
 

@@ -17,22 +17,19 @@ if TYPE_CHECKING:
 def read_picture(source: str) -> Image:
     """The picture in a file, or on stdin for "-", in its own colours; what of it cannot be kept is
     told. Raises PhotoError or MissingError."""
-    from omnipersona_cli.data.decode import MOST_BYTES, open_stored
-    from omnipersona_cli.errors import PhotoError
+    return _read(source)[0]
 
-    if source == "-":
-        data = sys.stdin.buffer.read(MOST_BYTES + 1)
-        if len(data) > MOST_BYTES:
-            raise PhotoError(
-                f"the picture on stdin is larger than {MOST_BYTES >> 20} MiB", hint="scale it down"
-            )
-        decoded, name = open_stored(BytesIO(data)), "the picture on stdin"
-    else:
-        path = _existing(source, "picture")
-        decoded, name = open_stored(path), path.name
-    for remark in decoded.remarks:
-        output.note(f"{name}: {remark}")
-    return decoded.image
+
+def sent_picture(source: str) -> bytes:
+    """The bytes of the picture as they are stored, after all that `read_picture` does."""
+    _, data = _read(source)
+    return data if isinstance(data, bytes) else data.read_bytes()
+
+
+def sent_mask(file: str) -> bytes:
+    """The bytes of the mask, as they are stored, after the checks of `read_mask`."""
+    read_mask(file)
+    return Path(file).read_bytes()
 
 
 def read_mask(file: str) -> Image:
@@ -40,6 +37,34 @@ def read_mask(file: str) -> Image:
     from omnipersona_cli.data.decode import open_mask
 
     return open_mask(_existing(file, "mask"))
+
+
+def _read(source: str) -> tuple[Image, bytes | Path]:
+    """The picture, and where its bytes are."""
+    from omnipersona_cli.data.decode import open_stored
+
+    data: bytes | Path
+    if source == "-":
+        data, name = _from_stdin(), "the picture on stdin"
+        decoded = open_stored(BytesIO(data))
+    else:
+        data = _existing(source, "picture")
+        decoded, name = open_stored(data), data.name
+    for remark in decoded.remarks:
+        output.note(f"{name}: {remark}")
+    return decoded.image, data
+
+
+def _from_stdin() -> bytes:
+    from omnipersona_cli.data.decode import MOST_BYTES
+    from omnipersona_cli.errors import PhotoError
+
+    data = sys.stdin.buffer.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise PhotoError(
+            f"the picture on stdin is larger than {MOST_BYTES >> 20} MiB", hint="scale it down"
+        )
+    return data
 
 
 def _existing(source: str, what: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.cli import output
-from omnipersona_cli.concepts.container import sweep_temporaries
+from omnipersona_cli.concepts.container import place_file, sweep_temporaries
 from omnipersona_cli.errors import ResourceError, TakenError, UsageError, shell_word
 
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ LONGEST_FILE_NAME = 230
 _DEVICES = {"con", "prn", "aux", "nul"} | {
     f"{port}{number}" for port in ("com", "lpt") for number in range(1, 10)
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A painted picture: its PNG file, and what there is to say of it, in plain values."""
+
+    png: bytes
+    about: Mapping[str, Any]
+    trace: Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
@@ -78,18 +87,22 @@ class PictureOutput:
             check_folder(Path(target or ""))
 
     def put(self, picture: Picture) -> None:
-        """Keep one picture and say where."""
+        """Keep one picture that was painted here, and say where."""
         from omnipersona_cli.engine.picture import png_bytes
 
+        png = png_bytes(picture, metadata=self.metadata)
+        self.put_made(Made(png=png, about=picture.about, trace=trace_data(picture.trace)))
+
+    def put_made(self, made: Made) -> None:
+        """Keep one picture that is a file already, and say where."""
         if self.out == "-":
-            output.answer_bytes(png_bytes(picture, metadata=self.metadata))
+            output.answer_bytes(made.png)
             return
-        path = self._saved(picture)
+        path = self._saved(made.png)
         if self.as_json:
-            about: Mapping[str, Any] = picture.about
-            data = {"path": str(path), **about}
+            data = {"path": str(path), **made.about}
             if self.explain:
-                data["trace"] = trace_data(picture.trace)
+                data["trace"] = {key: made.trace[key] for key in ("request", "rewritten", "steps")}
             self.kept.append(data)
         else:
             output.answer(path)
@@ -99,17 +112,16 @@ class PictureOutput:
         if self.as_json:
             output.answer_json(self.kept[0] if len(self.kept) == 1 else self.kept)
 
-    def _saved(self, picture: Picture) -> Path:
+    def _saved(self, png: bytes) -> Path:
         """Save the picture under its name: the one that was given, or the next free number, which
         another run may take in the meantime."""
-        from omnipersona_cli.engine.picture import save_png
-
         if self.out and not self._is_folder(self.out):
             path = Path(self.out)
             number = self.used.get(path.stem, 0) + 1
             self.used[path.stem] = number
             path = _in_a_row(path, number)
-            return save_png(picture, path, metadata=self.metadata, force=self.force)
+            place_file(path, png, force=self.force)
+            return path
         folder, stem = Path(self.out) if self.out else Path(), slug(self.words)
         number = self.used.get(stem, 0) + 1
         while True:
@@ -117,7 +129,8 @@ class PictureOutput:
             self.used[stem] = number
             if not os.path.lexists(path):
                 with suppress(TakenError):
-                    return save_png(picture, path, metadata=self.metadata)
+                    place_file(path, png, force=False)
+                    return path
             number += 1
 
     @staticmethod
@@ -175,6 +188,7 @@ def trace_data(trace: Trace) -> dict[str, Any]:
         "request": trace.request,
         "rewritten": trace.rewritten,
         "steps": [vars(step) for step in trace.steps],
+        "unknown": [list(one) for one in trace.unknown],
     }
 
 

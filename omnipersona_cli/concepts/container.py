@@ -201,6 +201,18 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
             temporary.unlink()
 
 
+def place_file(path: Path, data: bytes, *, force: bool) -> None:
+    """`write_file` into a folder that is made where it is not there; ``force`` lets it replace what
+    is. Raises TakenError, ResourceError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    if not force and os.path.lexists(path):
+        raise TakenError(f"{path} is already there", hint="name another file, or add --force")
+    write_file(path, data, overwrite=force)
+
+
 def is_taken(path: Path) -> bool:
     """True where anything has this name, even a dangling link. Unlike `os.path.lexists` it raises
     OSError where the disk does not say: to take that for "nothing is there" would lose a file."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +29,15 @@ from omnipersona_cli.language.mentions import NAME_PATTERN, check_name
 
 LOCK_SECONDS = 10.0
 """How long a change waits for another process to finish its own."""
+
+
+class NoConceptError(MissingError):
+    """There is no concept of that ``name``; ``near`` is the known name most like it, or ""."""
+
+    def __init__(self, name: str, known: Iterable[str], *, hint: str) -> None:
+        self.name, self.near = name, nearest(name, known)
+        suggested = f"did you mean <{self.near}>? {hint}" if self.near else hint
+        super().__init__(f"there is no concept <{name}>", hint=suggested)
 
 
 class Library:
@@ -65,11 +74,8 @@ class Library:
             here = path.is_file()
         if not here:
             names = self.names()
-            guess = nearest(name, names)
-            hint = f"did you mean <{guess}>? op concepts" if guess else "op concepts"
-            if not names:
-                hint = f"teach it first: op learn PHOTOS --name {name}"
-            raise MissingError(f"there is no concept <{name}>", hint=hint)
+            hint = "op concepts" if names else f"teach it first: op learn PHOTOS --name {name}"
+            raise NoConceptError(name, names, hint=hint)
         return path
 
     def header(self, name: str) -> PackHeader:

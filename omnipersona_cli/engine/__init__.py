@@ -17,6 +17,7 @@ Functions take values and return values; progress leaves through callbacks, noth
 Errors that a person can act on are `omnipersona_cli.errors.PersonaError`.
 """
 
+from omnipersona_cli.data.about import read_about
 from omnipersona_cli.engine.ask import Answer, ask
 from omnipersona_cli.engine.calibrate import Calibration
 from omnipersona_cli.engine.edit import edit
@@ -24,7 +25,8 @@ from omnipersona_cli.engine.gen import gen
 from omnipersona_cli.engine.keep import Keeping
 from omnipersona_cli.engine.learn import Plan, learn, plan
 from omnipersona_cli.engine.material import Subject
-from omnipersona_cli.engine.picture import Picture, read_about, save_png
+from omnipersona_cli.engine.picture import Picture, save_png
+from omnipersona_cli.engine.progress import Looking
 from omnipersona_cli.engine.replay import Trace, TraceStep, replay
 from omnipersona_cli.engine.report import Learned, Report
 from omnipersona_cli.engine.request import Opening, opened_for
@@ -35,6 +37,7 @@ __all__ = [
     "Calibration",
     "Keeping",
     "Learned",
+    "Looking",
     "Opening",
     "Picture",
     "Plan",

@@ -5,10 +5,10 @@ The result has the source's size, and outside a known region it is the source, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from PIL.Image import Image
 
@@ -19,7 +19,14 @@ from omnipersona_cli.data.colour import Carried, carried_by, given_back
 from omnipersona_cli.engine.calibrate import sigmoid
 from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import EDITED, Picture
-from omnipersona_cli.engine.progress import OnProgress, begin, painting_steps, tell
+from omnipersona_cli.engine.progress import (
+    Looking,
+    OnProgress,
+    begin,
+    estimates,
+    painting_steps,
+    tell,
+)
 from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.region import (
@@ -83,6 +90,7 @@ def edit(
     on_progress: OnProgress | None = None,
     on_trace: Callable[[Trace], None] | None = None,
     on_picture: Callable[[Picture], None] | None = None,
+    looking: Looking | None = None,
 ) -> tuple[Picture, ...]:
     """Edit ``image`` as ``prompt`` says, ``count`` times.
 
@@ -99,7 +107,7 @@ def edit(
     ``fast`` paints as the backend's ``info.fast`` says; TaskError where it cannot.
     ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
     of each picture says how the edit was made, and ``about["recognised"]`` the probability that
-    each mentioned concept is in it now.
+    each mentioned concept is in it now. ``looking`` is shown pictures on their way.
     """
     checked_count(count)
     check_sampling(steps=steps, guidance=guidance, tries=tries)
@@ -147,11 +155,12 @@ def edit(
         steps=steps,
         guidance=guidance if strength == 1.0 else 1.0 + (full - 1.0) * strength,
         on_progress=on_progress,
+        looking=looking,
     )
     pictures = []
     with memory_errors(info.name):
         for first in range(count):
-            picture, region = paint.picture(regions, seeds[first::count])
+            picture, region = paint.picture(first, regions, seeds[first::count])
             if len(regions) > 1:
                 regions = (region,)
             pictures.append(picture)
@@ -171,12 +180,15 @@ class _Painter:
     steps: int | None
     guidance: float | None
     on_progress: OnProgress | None
+    looking: Looking | None
 
-    def picture(self, regions: Sequence[_Region], seeds: Sequence[int]) -> tuple[Picture, _Region]:
+    def picture(
+        self, number: int, regions: Sequence[_Region], seeds: Sequence[int]
+    ) -> tuple[Picture, _Region]:
         """The best edit of all regions and seeds, with how it was made, and its region."""
         pairs = list(product(regions, seeds))
         tried = [
-            self._finished(region, one, part=part, parts=len(pairs))
+            self._finished(number, region, one, part=part, parts=len(pairs))
             for part, (region, one) in enumerate(pairs)
         ]
         odds = [odds_of(self.request, image) for image, _ in tried]
@@ -208,19 +220,30 @@ class _Painter:
         return picture, region
 
     def _finished(
-        self, region: _Region, seed: int, *, part: int, parts: int
+        self, number: int, region: _Region, seed: int, *, part: int, parts: int
     ) -> tuple[Image, _Region]:
         """One edit, and the region that it was held to."""
         native = self.request.backend.info.tasks["edit"] == "native"
         found = region.source == "finder" and native
-        painted = self._raw(None if found else region.mask, seed, part=part, parts=parts)
+        mask = None if found else region.mask
+        looked_at = estimates(
+            self.looking,
+            self.request.backend.info,
+            number,
+            part=part,
+            parts=parts,
+            shown=None if mask is None else lambda image: paste_back(self.source, image, mask),
+        )
+        painted = self._raw(mask, seed, part=part, parts=parts, looked_at=looked_at)
         if region.mask is None:
             return painted, region
         if found and change_inside(self.source, painted, region.mask) < _MOSTLY_INSIDE:
             return painted, _Region(mask=None, source="none")
         return paste_back(self.source, painted, region.mask), region
 
-    def _raw(self, mask: Image | None, seed: int, *, part: int, parts: int) -> Image:
+    def _raw(
+        self, mask: Image | None, seed: int, *, part: int, parts: int, looked_at: Mapping[str, Any]
+    ) -> Image:
         """What the backend paints."""
         images = self.request.backend.edit(
             self.source,
@@ -230,6 +253,7 @@ class _Painter:
             guidance=self.guidance,
             seeds=(seed,),
             on_step=painting_steps(self.on_progress, part=part, parts=parts),
+            **looked_at,
         )
         painted = next(iter(images)).convert("RGB")
         if painted.size != self.source.size:

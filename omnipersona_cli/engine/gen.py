@@ -14,7 +14,14 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.limits import check_sampling, checked_count, checked_seeds
 from omnipersona_cli.engine.picture import Picture
-from omnipersona_cli.engine.progress import OnProgress, begin, painting_steps, tell
+from omnipersona_cli.engine.progress import (
+    Looking,
+    OnProgress,
+    begin,
+    estimates,
+    painting_steps,
+    tell,
+)
 from omnipersona_cli.engine.provenance import provenance_of
 from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
 from omnipersona_cli.engine.replay import Trace, replay_request
@@ -47,14 +54,19 @@ def gen(
     on_progress: OnProgress | None = None,
     on_trace: Callable[[Trace], None] | None = None,
     on_picture: Callable[[Picture], None] | None = None,
+    looking: Looking | None = None,
 ) -> tuple[Picture, ...]:
     """Paint ``prompt`` ``count`` times, with ``seed``, ``seed`` + 1 and so on.
+
+    Pictures are painted one after another: in a batch sums are rounded another way, and a seed
+    alone has to paint the same bits again.
 
     With more than one of ``tries`` each picture is painted so often, and that is kept in which the
     model itself recognises the concepts best; its ``seed`` alone paints it again. ``size`` is
     (width, height) in pixels; None is the backend's default, as for ``steps`` and ``guidance``.
     ``fast`` paints as the backend's ``info.fast`` says, with its own default of ``steps``.
-    ``on_trace`` is called before anything is painted, ``on_picture`` after each picture.
+    ``on_trace`` is called before anything is painted, ``on_picture`` after each picture;
+    ``looking`` is shown pictures on their way, by backends that can.
     ``expected`` are pack hashes of an earlier picture: a note says where they changed.
     Raises what `open_request` raises, TaskError for a size that the backend does not paint,
     or where it cannot paint ``fast``.
@@ -83,14 +95,20 @@ def gen(
     if on_trace is not None:
         on_trace(trace)
     seeds = tuple(one for first in range(count) for one in seeds[first::count][:tries])
-    with memory_errors(request.backend.info.name):
-        images = request.backend.gen(
-            request.prompt(trace.rewritten),
-            size=size,
-            steps=steps,
-            guidance=guidance,
-            seeds=seeds,
-            on_step=painting_steps(on_progress),
+    info = request.backend.info
+    with memory_errors(info.name):
+        images = (
+            image
+            for part, one in enumerate(seeds)
+            for image in request.backend.gen(
+                request.prompt(trace.rewritten),
+                size=size,
+                steps=steps,
+                guidance=guidance,
+                seeds=(one,),
+                on_step=painting_steps(on_progress, part=part, parts=len(seeds)),
+                **estimates(looking, info, part // tries, part=part % tries, parts=tries),
+            )
         )
         return _collected(
             request,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import secrets
 
+from omnipersona_cli.data.about import SEEDS as SEEDS
 from omnipersona_cli.errors import UsageError
-
-SEEDS = 2**32
-"""Seeds are whole numbers from 0 to one less than this."""
 
 LARGEST_SIDE = 8192
 MOST_TRIES = 64

@@ -8,7 +8,6 @@ Under ``minimal`` only the mark and the program are written, under ``none`` noth
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -19,16 +18,11 @@ from PIL.Image import Image
 from PIL.PngImagePlugin import PngInfo
 
 from omnipersona_cli import __version__
-from omnipersona_cli.concepts.container import cannot_write, write_file
-from omnipersona_cli.data.decode import opened
+from omnipersona_cli.concepts.container import place_file
+from omnipersona_cli.data.about import CHUNK
 from omnipersona_cli.engine.replay import Trace
-from omnipersona_cli.errors import MissingError, PhotoError, TakenError
-from omnipersona_cli.reading import Origin, parse_json
 
 Metadata = Literal["full", "minimal", "none"]
-
-CHUNK = "omnipersona"
-"""The keyword of the PNG text chunk."""
 
 GENERATED = "trainedAlgorithmicMedia"
 EDITED = "compositeWithTrainedAlgorithmicMedia"
@@ -83,44 +77,5 @@ def save_png(
 
     Raises TakenError for a path that is taken, ResourceError for one that cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    if not force and os.path.lexists(path):
-        raise TakenError(f"{path} is already there", hint="name another file, or add --force")
-    write_file(path, png_bytes(picture, metadata=metadata), overwrite=force)
+    place_file(path, png_bytes(picture, metadata=metadata), force=force)
     return path
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """How the picture at ``path`` was made, as it says itself.
-
-    Raises MissingError for no such file, PhotoError where it does not say. What it says is a
-    stranger's text: only plain values of the expected types come back.
-    """
-    if not path.is_file():
-        raise MissingError(f"there is no {path}", hint="op gen --like PICTURE")
-    try:
-        with opened(path) as (image, _):
-            image.load()
-            text = image.info.get(CHUNK)
-    except PhotoError as error:
-        raise PhotoError(
-            f"{path.name} cannot be read as a picture of op: {error}",
-            hint="op gen --like PICTURE.png",
-        ) from error
-    if not isinstance(text, str):
-        raise PhotoError(
-            f"{path.name} does not say how it was made",
-            hint="only pictures saved with --metadata full do",
-        )
-    origin = Origin(
-        name=f"what {path.name} says of how it was made",
-        error=PhotoError,
-        hint="op gen --like PICTURE.png",
-    )
-    about = parse_json(text, origin)
-    if not isinstance(about, dict):
-        raise PhotoError(f"{path.name} says nothing readable", hint="op gen --like PICTURE.png")
-    return about

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from PIL import Image as images
 from PIL.Image import Image, Resampling
 from torch import Tensor
 from torch.nn import functional
 
-from omnipersona_cli.backend import OnStep
+from omnipersona_cli.backend import OnEstimate, OnStep
 
 
 def kept_codes(mask: Image | None, grid: tuple[int, int], *, spread: int = 1) -> Tensor:
@@ -35,3 +38,41 @@ def over_all(on_step: OnStep | None, number: int, count: int) -> OnStep | None:
     if on_step is None:
         return None
     return lambda done, steps: on_step(number * steps + done, count * steps)
+
+
+def told_over_all(on_estimate: OnEstimate | None, number: int, count: int) -> OnEstimate | None:
+    """As `over_all`, for whoever looks on."""
+    if on_estimate is None:
+        return None
+    return lambda done, steps, look: on_estimate(number * steps + done, count * steps, look)
+
+
+def seen_through(
+    on_estimate: OnEstimate | None, shown: Callable[[Image], Image]
+) -> OnEstimate | None:
+    """Whoever looks on, shown ``shown(picture)`` instead of the picture."""
+    if on_estimate is None:
+        return None
+    return lambda done, steps, look: on_estimate(done, steps, lambda: shown(look()))
+
+
+def filled_up(drawn: Sequence[int] | Tensor, known: Tensor) -> Tensor:
+    """Codes [N] of a picture of which only the first are drawn: the others are those of ``known``
+    [N]."""
+    codes = known.clone()
+    codes[: len(drawn)] = torch.as_tensor(drawn, dtype=codes.dtype, device=codes.device)
+    return codes
+
+
+def veiled(picture: Image, grid: tuple[int, int], drawn: int) -> Image:
+    """``picture``, painted code by code from the top left, with what is not ``drawn`` yet in the
+    mean colour of what is: a decoder shows something there too, which means nothing."""
+    rows, columns = grid
+    pixels = np.asarray(picture).copy()
+    down = np.arange(picture.height) * rows // picture.height
+    across = np.arange(picture.width) * columns // picture.width
+    hidden = down[:, None] * columns + across >= drawn
+    if hidden.any():
+        seen = pixels[~hidden]
+        pixels[hidden] = seen.mean(0).round() if len(seen) else 127
+    return images.fromarray(pixels)

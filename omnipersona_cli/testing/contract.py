@@ -31,8 +31,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from inspect import signature
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -400,7 +402,8 @@ class BackendContract:
         if not backend.info.fast:
             return
         quick = cast(FastBackend, backend).faster()
-        assert quick.info == replace(backend.info, fast="", steps=quick.info.steps)
+        steps, estimates = quick.info.steps, quick.info.estimates
+        assert quick.info == replace(backend.info, fast="", steps=steps, estimates=estimates)
         assert quick.fingerprint == backend.fingerprint and backend.info.fast
         question = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
         scores = [one.score(question, ["yes", "no"]) for one in (quick, backend)]
@@ -416,6 +419,36 @@ class BackendContract:
         list(_paint(backend, prompt, on_step=lambda done, total: steps.append((done, total))))
         assert steps and steps[-1][0] == steps[-1][1]
         assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+
+    def test_an_estimate_is_the_picture_on_its_way_and_looking_changes_nothing(
+        self, backend: Backend, tokens: ConceptTokens, others: list[Image]
+    ) -> None:
+        if not backend.info.estimates:
+            takes = {
+                name for way in (backend.gen, backend.edit) for name in signature(way).parameters
+            }
+            assert "on_estimate" not in takes, "who shows estimates says so"
+            return
+        prompt = Prompt(turns=(to_turn("a picture of <bo>"),), concepts=(tokens,))
+        mask = images.new("L", others[0].size)
+        mask.paste(255, (0, 0, mask.width // 2, mask.height))
+        ways: list[Callable[..., Iterator[Image]]] = []
+        if "generate" in backend.info.tasks:
+            ways.append(partial(_paint, backend, prompt))
+        if "edit" in backend.info.tasks:
+            ways.append(partial(_edit, backend, others[0], prompt, mask=mask))
+        for paint in ways:
+            seen: list[Image] = []
+
+            def look_on(done: int, total: int, look: Callable[[], Image]) -> None:
+                if done in (1, total // 2, total):
+                    seen.append(look())  # noqa: B023
+
+            (alone,), (looked_at,) = paint(), paint(on_estimate=look_on)
+            assert looked_at.tobytes() == alone.tobytes()
+            assert {(it.size, it.mode) for it in seen} == {(alone.size, "RGB")}
+            assert _near(seen[-1], alone), "the last estimate is the picture"
+            assert seen[0].tobytes() != seen[-1].tobytes(), "an estimate is not the picture yet"
 
     def test_an_edit_keeps_the_size_and_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, others: list[Image]
@@ -520,9 +553,16 @@ def _answers_without_concept(backend: Backend, photo: Image) -> list[bytes]:
 
 
 def _paint(
-    backend: Backend, prompt: Prompt, *, seeds: Sequence[int] = (1,), on_step: OnStep | None = None
+    backend: Backend,
+    prompt: Prompt,
+    *,
+    seeds: Sequence[int] = (1,),
+    on_step: OnStep | None = None,
+    **more: Any,
 ) -> Iterator[Image]:
-    return backend.gen(prompt, size=None, steps=STEPS, guidance=None, seeds=seeds, on_step=on_step)
+    return backend.gen(
+        prompt, size=None, steps=STEPS, guidance=None, seeds=seeds, on_step=on_step, **more
+    )
 
 
 def _edit(
@@ -532,8 +572,9 @@ def _edit(
     *,
     mask: Image | None,
     seeds: Sequence[int] = (1,),
+    **more: Any,
 ) -> Iterator[Image]:
-    return backend.edit(image, prompt, mask=mask, steps=STEPS, guidance=None, seeds=seeds)
+    return backend.edit(image, prompt, mask=mask, steps=STEPS, guidance=None, seeds=seeds, **more)
 
 
 def _near(one: Image, other: Image) -> bool:

@@ -22,6 +22,11 @@ MASK_MEANS: Schema = {
     "enum": ["white", "transparent"],
     "description": "What of the mask may change, where part of it is transparent.",
 }
+FROM_OP: dict[str, Schema] = {
+    "backend": {"type": "string", "description": "Refuse where another one is open."},
+    "weights": {"type": "string", "description": "Refuse where others are open."},
+    "bare_names": {"type": "boolean", "description": "Known names count without brackets too."},
+}
 PROMPT: Schema = {"type": "string", "minLength": 1, "maxLength": 2000}
 BOX: Schema = {
     "type": "array",
@@ -39,6 +44,7 @@ PAINTING: dict[str, Schema] = {
     "steps": {"type": "integer", "minimum": 1, "maximum": 1000},
     "guidance": {"type": "number", "minimum": 0, "maximum": 100},
     "seed": SEED,
+    "fast": {"type": "boolean", "description": "In less time, where the backend can."},
     "replay": FLAG,
 }
 FILES: dict[str, Schema] = {
@@ -92,6 +98,7 @@ ASKING: dict[str, Schema] = {
     },
     "max_tokens": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "seed": SEED,
+    **FROM_OP,
 }
 TEACHING: dict[str, Schema] = {
     "name": {"type": "string"},
@@ -146,6 +153,8 @@ def description() -> dict[str, Any]:
                                 "type": TEXT,
                                 "param": {"type": ["string", "null"]},
                                 "code": {"type": ["string", "null"]},
+                                "hint": TEXT,
+                                "exit_code": {"type": "integer"},
                             },
                         }
                     },
@@ -226,6 +235,9 @@ def _paths() -> dict[str, Any]:
                     {
                         **PAINTING,
                         **EDITING,
+                        **FROM_OP,
+                        "estimates": {"type": "integer", "minimum": 0, "maximum": 20},
+                        "metadata": {"type": "string", "enum": ["full", "minimal", "none"]},
                         "size": FILES["size"],
                         "source": PICTURE,
                         "mask": PICTURE,

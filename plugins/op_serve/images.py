@@ -20,6 +20,7 @@ from op_serve.pictures import (
     FORMATS,
     Format,
     encoded,
+    encoded_estimate,
     in_the_dialect,
     opened,
     opened_mask,
@@ -56,12 +57,13 @@ MASK_MEANS: tuple[MaskMeans, ...] = ("white", "transparent")
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What a client wants back: the file's ``kind`` and ``quality``, its ``address`` instead of its
-    bytes, or a ``stream``."""
+    bytes, or a ``stream``, with up to so many ``estimates`` of each picture on its way."""
 
     kind: Format = "png"
     quality: int = 90
     address: bool = False
     stream: bool = False
+    estimates: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,15 @@ class PaintedFile:
     """One finished picture and its file."""
 
     picture: Picture
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What the picture of this number (from 0) looks like on its way, and its file."""
+
+    picture: int
+    image: Image
     data: bytes
 
 
@@ -98,14 +109,16 @@ async def edits(request: Request) -> Response:
         mask=mask,
         mask_means=mask_means(asked) or (in_the_dialect(mask) if mask else None),
         box=fields.box(asked, "box"),
-        strength=fields.real(asked, "strength", low=0.01, high=1.0) or 1.0,
+        strength=strength_of(asked),
     )
     paintings = [replace(painting, source=await served.decoded(opened, image)) for image in images]
     return await _answered(request, served, paintings, wanted_of(asked), "image_edit")
 
 
-def painting_of(served: Served, asked: Fields) -> Painting:
-    """What both routes read alike."""
+def painting_of(
+    served: Served, asked: Fields, *, most: int = MOST_PICTURES, tries: int = MOST_TRIES
+) -> Painting:
+    """What all routes that paint read alike."""
     prompt = fields.text(asked, "prompt")
     named = (
         *concepts_of_model(served, fields.text(asked, "model", "")),
@@ -113,14 +126,21 @@ def painting_of(served: Served, asked: Fields) -> Painting:
     )
     return Painting(
         prompt=prompt,
-        concepts=served.shown.meant(prompt, named),
-        count=fields.whole(asked, "n", low=1, high=MOST_PICTURES) or 1,
-        tries=fields.whole(asked, "tries", low=1, high=MOST_TRIES),
+        concepts=served.shown.meant(prompt, named, bare=fields.flag(asked, "bare_names", True)),
+        count=fields.whole(asked, "n", low=1, high=most) or 1,
+        tries=fields.whole(asked, "tries", low=1, high=tries),
         steps=fields.whole(asked, "steps", "num_inference_steps", low=1, high=1000),
         guidance=fields.real(asked, "guidance", "guidance_scale", low=0, high=100),
         seed=fields.whole(asked, "seed", low=0, high=2**32 - 1),
+        fast=fields.flag(asked, "fast", False),
         replay=fields.flag(asked, "replay", True),
     )
+
+
+def strength_of(asked: Fields) -> float:
+    """How strongly to change a picture."""
+    said = fields.real(asked, "strength", low=0.0, high=1.0)
+    return 1.0 if said is None else said
 
 
 def mask_means(asked: Fields) -> MaskMeans | None:
@@ -134,12 +154,12 @@ def wanted_of(asked: Fields) -> Wanted:
     kind = fields.choice(asked, "output_format", FORMATS, "png")
     quality = fields.whole(asked, "output_compression", low=0, high=100)
     answer = fields.choice(asked, "response_format", ("b64_json", "url"), "b64_json")
-    fields.whole(asked, "partial_images", low=0, high=3)
     return Wanted(
         kind=next(it for it in FORMATS if it == kind),
         quality=90 if quality is None else max(1, quality),
         address=answer == "url",
         stream=fields.flag(asked, "stream", False),
+        estimates=fields.whole(asked, "partial_images", low=0, high=3) or 0,
     )
 
 
@@ -166,7 +186,7 @@ async def _answered(
         {
             "created": int(time.time()),
             "data": [_item(request, served, it, wanted) for it in made],
-            **_about(made[0], wanted),
+            **_about(made[0].picture.image, wanted),
             "usage": usage_of(paintings[0].prompt, len(made)),
         }
     )
@@ -175,24 +195,45 @@ async def _answered(
 async def _events(
     served: Served, paintings: Sequence[Painting], wanted: Wanted, event: str
 ) -> AsyncGenerator[str, None]:
-    """One ``completed`` event for each picture; an error ends the stream."""
+    """For each picture what it looks like on its way, as often as asked for, and one ``completed``
+    event; an error ends the stream. ``picture_index`` says which of several it is."""
 
     def work(backend: Backend, ticket: Ticket[None]) -> None:
-        for painting in paintings:
+        for number, painting in enumerate(paintings):
+            first = number * painting.count
+
+            def estimate(which: int, image: Image, first: int = first) -> None:
+                ticket.send(_estimate_of(served, image, first + which, wanted, event))
+
             paint(
                 backend,
                 ticket,
                 painting,
                 library=served.shown.library,
                 on_picture=lambda picture: ticket.send(_file_of(served, picture, wanted)),
+                estimates=wanted.estimates,
+                on_estimate=estimate,
             )
 
-    begun = False
+    begun, done, shown = False, 0, 0
     try:
         async for beat in beats_of(served.worker, "a picture", work):
             if isinstance(beat, Waits):
                 begun = True
                 yield ": waiting\n\n"
+            elif isinstance(beat, Estimate):
+                begun = True
+                kind = f"{event}.partial_image"
+                told = {
+                    "type": kind,
+                    "b64_json": to_base64(beat.data),
+                    "created_at": int(time.time()),
+                    **_about(beat.image, wanted),
+                    "partial_image_index": shown,
+                    "picture_index": beat.picture,
+                }
+                shown += 1
+                yield sse(told, event=kind)
             elif isinstance(beat, PaintedFile):
                 begun = True
                 kind = f"{event}.completed"
@@ -200,10 +241,12 @@ async def _events(
                     "type": kind,
                     "b64_json": to_base64(beat.data),
                     "created_at": int(time.time()),
-                    **_about(beat, wanted),
+                    **_about(beat.picture.image, wanted),
+                    "picture_index": done,
                     "usage": usage_of(paintings[0].prompt, 1),
                     **_own_keys(beat.picture),
                 }
+                done, shown = done + 1, 0
                 yield sse(told, event=kind)
     except Exception as error:
         if not begun:
@@ -214,6 +257,17 @@ async def _events(
 def _file_of(served: Served, picture: Picture, wanted: Wanted) -> PaintedFile:
     data = encoded(picture, kind=wanted.kind, quality=wanted.quality, metadata=served.metadata)
     return PaintedFile(picture=picture, data=data)
+
+
+def _estimate_of(served: Served, image: Image, number: int, wanted: Wanted, event: str) -> Estimate:
+    data = encoded_estimate(
+        image,
+        edited=event == "image_edit",
+        kind=wanted.kind,
+        quality=wanted.quality,
+        metadata=served.metadata,
+    )
+    return Estimate(picture=number, image=image, data=data)
 
 
 def _item(request: Request, served: Served, made: PaintedFile, wanted: Wanted) -> dict[str, Any]:
@@ -235,8 +289,7 @@ def _own_keys(picture: Picture) -> dict[str, Any]:
     return own | {key: about[key] for key in ("how", "recognised") if key in about}
 
 
-def _about(made: PaintedFile, wanted: Wanted) -> dict[str, Any]:
-    image: Image = made.picture.image
+def _about(image: Image, wanted: Wanted) -> dict[str, Any]:
     return {
         "size": f"{image.width}x{image.height}",
         "output_format": wanted.kind,

@@ -64,7 +64,8 @@ def in_the_dialect(mask: Image) -> MaskMeans | None:
     from omnipersona_cli.data.colour import alpha_of
 
     alpha = alpha_of(mask)
-    return "transparent" if alpha is not None and alpha.getextrema()[0] < 128 else None
+    clear = None if alpha is None else alpha.point([255] * 128 + [0] * 128).getbbox()
+    return None if clear is None else "transparent"
 
 
 def from_base64(text: str, *, what: str = "the picture") -> bytes:
@@ -117,6 +118,24 @@ def encoded(
         kept |= {} if profile is None else {PROFILE: profile}
         picture.image.save(buffer, format="WEBP", quality=quality, **kept)
     return buffer.getvalue()
+
+
+def encoded_estimate(
+    image: Image,
+    *,
+    edited: bool = False,
+    kind: Format = "png",
+    quality: int = 90,
+    metadata: Metadata = "full",
+) -> bytes:
+    """The file of a picture on its way: a model painted that too, and it says so."""
+    from omnipersona_cli.engine import Picture, Trace
+    from omnipersona_cli.engine.picture import EDITED, GENERATED
+
+    nothing = Trace(request="", rewritten="")
+    source = EDITED if edited else GENERATED
+    picture = Picture(image=image, seed=0, trace=nothing, source=source)
+    return encoded(picture, kind=kind, quality=quality, metadata=_at_most_minimal(metadata))
 
 
 def png_of(image: Image) -> bytes:

@@ -10,6 +10,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Any
 
+from omnipersona_cli.concepts.library import NoConceptError
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from op_serve.worker import BusyError, NotReadyError, Stopped
 
@@ -38,7 +39,8 @@ class DeniedError(PersonaError):
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """An HTTP answer: ``error`` is the value of the key of that name."""
+    """An HTTP answer: ``error`` is the value of the key of that name. Beside what OpenAI's has, it
+    says ``hint`` and ``exit_code``, for `op` itself."""
 
     status: int
     error: dict[str, Any]
@@ -62,6 +64,10 @@ def refusal_of(error: BaseException) -> Refusal:
         return _refusal(error, 400, "invalid_request_error", param=error.field)
     if isinstance(error, ModelError):
         return _refusal(error, 404, "invalid_request_error", code="model_not_found", param="model")
+    if isinstance(error, NoConceptError):
+        missing = _refusal(error, 404, "invalid_request_error")
+        missing.error.update(concept=error.name, near=error.near)
+        return missing
     if isinstance(error, MissingError):
         return _refusal(error, 404, "invalid_request_error")
     if isinstance(error, ResourceError):
@@ -103,6 +109,8 @@ def _refusal(
             "type": kind,
             "param": param,
             "code": code or type(error).__name__,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
         },
         headers=headers,
     )

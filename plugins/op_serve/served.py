@@ -48,6 +48,11 @@ class Served:
     kept: KeptPictures = field(default_factory=KeptPictures)
     decoding: anyio.CapacityLimiter = field(default_factory=lambda: anyio.CapacityLimiter(1))
 
+    @property
+    def weights(self) -> str:
+        """The weights that are opened: a hub id, or a folder as it was named."""
+        return self.opening.model or self.info.default_model
+
     async def decoded(self, read: Callable[[bytes], T], data: bytes) -> T:
         """``read(data)`` in a thread, after whatever is being decoded now."""
         return await anyio.to_thread.run_sync(read, data, limiter=self.decoding)

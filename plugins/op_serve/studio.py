@@ -1,7 +1,7 @@
 """What the page asks, and `op` itself when it uses a running server: op's own words, under `/api`.
 
 Answers that take a while are lines of JSON, each with an ``event``: "waiting", "note", "progress",
-"trace", "piece", "picture", "answer", "error".
+"trace", "piece", "estimate", "picture", "answer", "error".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -22,15 +22,25 @@ from omnipersona_cli.errors import MissingError
 from omnipersona_cli.hookspecs import Progress
 from op_serve import concepts, fields, work
 from op_serve.fields import Fields
-from op_serve.images import MOST_TRIES, mask_means, painting_of
-from op_serve.pictures import encoded, from_base64, opened, opened_mask, to_base64
-from op_serve.refusals import FieldError, refusal_of
+from op_serve.images import mask_means, painting_of, strength_of
+from op_serve.pictures import encoded, encoded_estimate, from_base64, opened, opened_mask, to_base64
+from op_serve.refusals import FieldError, ModelError, refusal_of
 from op_serve.served import Served, form_of, json_of, primed, served_by, sse, streaming
 from op_serve.waiting import Waits, beats_of, result_of
 from op_serve.work import Question, Teaching
 from op_serve.worker import Ticket
 
+if TYPE_CHECKING:
+    from omnipersona_cli.engine.picture import Metadata
+
 LINES = "application/x-ndjson"
+
+MOST_PICTURES, MOST_TRIES = 1000, 64
+"""As many of one request as the command line takes: its pictures are sent as they come."""
+
+MOST_ESTIMATES = 20
+
+MORE: tuple[Metadata, ...] = ("none", "minimal", "full")
 
 
 async def state(request: Request) -> Response:
@@ -65,12 +75,15 @@ async def ask(request: Request) -> Response:
     """Answer a question, piece by piece."""
     served = served_by(request)
     asked = await json_of(request)
+    check_backend(served, asked)
     text = fields.text(asked, "question")
     image = await _picture(served, asked, "image", opened)
     question = Question(
         text=text,
         image=image,
-        concepts=served.shown.meant(text, fields.names(asked, "concepts")),
+        concepts=served.shown.meant(
+            text, fields.names(asked, "concepts"), bare=fields.flag(asked, "bare_names", True)
+        ),
         earlier=_pairs(asked),
         max_tokens=fields.whole(asked, "max_tokens", low=1, high=10_000) or 100,
         seed=fields.whole(asked, "seed", low=0, high=2**32 - 1) or 0,
@@ -94,14 +107,17 @@ async def paint(request: Request) -> Response:
     """Paint a prompt, or change the picture in ``source``."""
     served = served_by(request)
     asked = await json_of(request)
+    check_backend(served, asked)
+    metadata = metadata_of(served, asked)
+    estimates = fields.whole(asked, "estimates", low=0, high=MOST_ESTIMATES) or 0
     painting = replace(
-        painting_of(served, asked),
+        painting_of(served, asked, most=MOST_PICTURES, tries=MOST_TRIES),
         size=fields.size(asked, "size"),
         source=await _picture(served, asked, "source", opened),
         mask=await _picture(served, asked, "mask", opened_mask),
         mask_means=mask_means(asked),
         box=fields.box(asked, "box"),
-        strength=fields.real(asked, "strength", low=0.01, high=1.0) or 1.0,
+        strength=strength_of(asked),
         expected={str(k): str(v) for k, v in fields.mapping(asked, "expected").items()},
     )
 
@@ -113,13 +129,23 @@ async def paint(request: Request) -> Response:
             ticket.send(
                 {
                     "event": "picture",
-                    "png": to_base64(encoded(made, metadata=served.metadata)),
+                    "png": to_base64(encoded(made, metadata=metadata)),
                     "seed": made.seed,
                     "about": dict(made.about),
                     "trace": work.trace_data(made.trace),
                     "source": made.source,
                 }
             )
+
+        if "metadata" in asked and asked["metadata"] != metadata:
+            less = f"this server keeps metadata to {metadata}"
+            ticket.send({"event": "note", "text": less, "phase": "reading"})
+
+        def estimate(number: int, image: Any) -> None:
+            data = encoded_estimate(
+                image, edited=painting.source is not None, metadata=served.metadata
+            )
+            ticket.send({"event": "estimate", "picture": number, "png": to_base64(data)})
 
         work.paint(
             backend,
@@ -129,9 +155,31 @@ async def paint(request: Request) -> Response:
             on_progress=_telling(ticket),
             on_trace=trace,
             on_picture=picture,
+            estimates=estimates,
+            on_estimate=estimate,
         )
 
     return streaming(await primed(_lines(served, "a picture", does)), LINES)
+
+
+def check_backend(served: Served, asked: Fields) -> None:
+    """ModelError where the client wants another backend, or other weights, than are open here."""
+    here = {"backend": served.info.name, "weights": served.weights}
+    for key, name in here.items():
+        wanted = fields.text(asked, key, "")
+        if wanted and wanted != name:
+            raise ModelError(
+                f"the server has {name} open, not {wanted[:80]}",
+                hint=f"leave out the {key}, or start another server: op serve --port 0",
+            )
+
+
+def metadata_of(served: Served, asked: Fields) -> Metadata:
+    """How much a picture says of how it was made: what the client wants, and no more than the
+    server allows."""
+    most = MORE.index(served.metadata)
+    wanted = fields.choice(asked, "metadata", MORE, served.metadata)
+    return MORE[min(most, MORE.index(wanted))]
 
 
 async def recall(request: Request) -> Response:
@@ -274,7 +322,7 @@ async def _lines(
 ) -> AsyncGenerator[str, None]:
     begun = False
     try:
-        async for beat in beats_of(served.worker, what, does):
+        async for beat in beats_of(served.worker, what, does, patient=True):
             begun = True
             if isinstance(beat, Waits):
                 yield _line({"event": "waiting", "position": beat.position})

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, BackendInfo, Box
-from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.errors import MissingError, nearest
+from omnipersona_cli.concepts.library import Library, NoConceptError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name, names_in
 from op_serve.worker import Ticket
@@ -52,16 +51,12 @@ class Shown:
         """MissingError for a concept that is not served, as for one that is not there."""
         for name in names:
             if self.only is not None and check_name(name) not in self.only:
-                guess = nearest(name, self.names())
-                raise MissingError(
-                    f"there is no concept <{name}>",
-                    hint=f"did you mean <{guess}>?" if guess else "op concepts",
-                )
+                raise NoConceptError(check_name(name), self.names(), hint="op concepts")
 
-    def meant(self, text: str, concepts: Sequence[str]) -> tuple[str, ...]:
-        """``concepts``, or the known names that stand without brackets in a text which mentions
-        nothing in brackets: programs that show HTML swallow "<bo>"."""
-        if not concepts and not names_in(text):
+    def meant(self, text: str, concepts: Sequence[str], *, bare: bool = True) -> tuple[str, ...]:
+        """``concepts``, or, where ``bare`` names count, the known names that stand without brackets
+        in a text which mentions nothing in brackets: programs that show HTML swallow "<bo>"."""
+        if bare and not concepts and not names_in(text):
             concepts = [name for name in self.names() if _stands_in(name, text)]
         self.check((*concepts, *names_in(text)))
         return tuple(check_name(name) for name in concepts)
@@ -90,6 +85,7 @@ class Painting:
     size: tuple[int, int] | None = None
     steps: int | None = None
     guidance: float | None = None
+    fast: bool = False
     seed: int | None = None
     replay: bool = True
     expected: Mapping[str, str] = field(default_factory=dict)
@@ -169,11 +165,16 @@ def paint(
     on_progress: Callable[[Progress], None] | None = None,
     on_trace: Callable[[Trace], None] | None = None,
     on_picture: Callable[[Picture], None] | None = None,
+    estimates: int = 0,
+    on_estimate: Callable[[int, Image], None] | None = None,
 ) -> tuple[Picture, ...]:
-    """Paint pictures, or change the source."""
+    """Paint pictures, or change the source. ``on_estimate`` gets the number of a picture and what
+    it looks like on its way, up to ``estimates`` times for each."""
     from omnipersona_cli import engine
+    from omnipersona_cli.engine.progress import Looking
 
     watched = _watched(ticket, on_progress)
+    looking = Looking(most=estimates, show=on_estimate) if on_estimate is not None else None
     if painting.source is not None:
         return engine.edit(
             painting.source,
@@ -186,6 +187,7 @@ def paint(
             tries=painting.tries,
             steps=painting.steps,
             guidance=painting.guidance,
+            fast=painting.fast,
             strength=painting.strength,
             seed=painting.seed,
             replayed=painting.replay,
@@ -194,6 +196,7 @@ def paint(
             on_progress=watched,
             on_trace=on_trace,
             on_picture=on_picture,
+            looking=looking,
         )
     return engine.gen(
         painting.prompt,
@@ -203,6 +206,7 @@ def paint(
         size=painting.size,
         steps=painting.steps,
         guidance=painting.guidance,
+        fast=painting.fast,
         seed=painting.seed,
         replayed=painting.replay,
         expected=painting.expected,
@@ -211,6 +215,7 @@ def paint(
         on_progress=watched,
         on_trace=on_trace,
         on_picture=on_picture,
+        looking=looking,
     )
 
 
@@ -307,11 +312,13 @@ def trace_data(trace: Trace) -> dict[str, Any]:
         "request": trace.request,
         "rewritten": trace.rewritten,
         "steps": [vars(step) for step in trace.steps],
+        "unknown": [list(one) for one in trace.unknown],
     }
 
 
 def answer_data(question: str, said: Answer) -> dict[str, Any]:
     """An answer as plain values, under the keys of `op ask --json`."""
+    missing = said.missing and dict(zip(("concept", "attribute"), said.missing, strict=True))
     return {
         "question": question,
         "answer": said.text,
@@ -320,6 +327,7 @@ def answer_data(question: str, said: Answer) -> dict[str, Any]:
         "probability": said.probability,
         "concepts": dict(said.probabilities),
         "facts": list(said.facts),
+        "missing": missing,
         "backend": said.backend,
     }
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from omnipersona_cli.backend import FreeSizes
+from omnipersona_cli.data.about import settings_of
 from omnipersona_cli.engine import Opening, gen, read_about, save_png
 from omnipersona_cli.engine.calibrate import recognition_score
-from omnipersona_cli.engine.provenance import settings_of
 from omnipersona_cli.engine.request import check_size
 from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import (

@@ -59,7 +59,8 @@ export function face(one) {
   const node = el("div", { class: "face" });
   node.style.setProperty("--hue", String(hue(one.name)));
   if (one.thumbnail) {
-    node.append(el("img", { src: `/api/concepts/${one.name}/thumbnail?${one.hash.slice(0, 8)}`, alt: `${one.name}, as its pack shows it` }));
+    const src = `/api/concepts/${one.name}/thumbnail?${one.hash.slice(0, 8)}`;
+    node.append(el("img", { class: "backdrop", src, alt: "" }), el("img", { src, alt: `${one.name}, as its pack shows it` }));
   } else node.append(el("b", { "aria-hidden": "true" }, one.name[0]));
   return node;
 }

@@ -82,7 +82,7 @@ export function droppable(place, input, take) {
 export function showIn(place, source) {
   place.querySelector("img")?.remove();
   place.classList.toggle("full", Boolean(source));
-  if (source) place.append(el("img", { src: source, alt: "The chosen picture" }));
+  if (source) place.append(el("img", { src: source, alt: "The chosen picture", onload: (event) => event.target.classList.toggle("small", event.target.naturalWidth <= 256) }));
 }
 
 export const number = (input) => (input.value.trim() === "" ? undefined : Number(input.value));

@@ -142,6 +142,7 @@ async function edit(studio) {
     strength: Number($("strength").value) / 100,
     seed: number($("editseed")),
     tries: number($("edittries")),
+    estimates: 8,
     mask: drawn,
     box: drawn ? undefined : box(),
   };
@@ -150,6 +151,7 @@ async function edit(studio) {
   const before = source;
   const place = pending(() => stop.abort());
   $("edited").prepend(place.node);
+  place.node.scrollIntoView({ block: "nearest" });
   ready();
   try {
     await lines("/api/paint", body, (event) => {

@@ -23,7 +23,7 @@ function said(state) {
   const busy = state.state === "ready" && state.running;
   const words = {
     loading: `loading ${state.backend.name}`,
-    ready: busy ? state.running : `${state.backend.name} is ready`,
+    ready: busy ? doing(state.running) : `${state.backend.name} is ready`,
     asleep: `${state.backend.name} is asleep`,
     failed: `${state.backend.name} could not be opened`,
     stopping: "stopping",
@@ -34,6 +34,9 @@ function said(state) {
   const line = words[state.state] + waiting;
   if (text.textContent !== line) text.textContent = line;
 }
+
+/** "learning <bo>" says itself what it is; "a picture" is what is being made. */
+const doing = (what) => (what.startsWith("learning") ? what : `working on ${what}`);
 
 function show() {
   const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "concepts";

@@ -83,6 +83,7 @@ async function make(studio, prompt) {
     steps: number($("paintsteps")),
     guidance: number($("guidance")),
     replay: false,
+    estimates: 8,
     ...(again || {}),
   };
   if (!again && studio.state.backend.sizes.length > 1) body.size = $("size").value;
@@ -92,6 +93,7 @@ async function make(studio, prompt) {
   const stop = running;
   const places = Array.from({ length: body.n }, () => pending(null));
   $("painted").prepend(...places.map((place) => place.node));
+  places[0].node.scrollIntoView({ block: "nearest" });
   let done = 0;
   try {
     await lines("/api/paint", body, (event) => {
@@ -100,7 +102,7 @@ async function make(studio, prompt) {
         const figure = shot(event, studio, { again: () => fillFrom({ ...event.about, ...settings }) });
         places[done].node.replaceWith(figure);
         done += 1;
-      } else if (event.event === "estimate") places[done]?.estimate(event.png);
+      } else if (event.event === "estimate") places[event.picture]?.estimate(event.png);
       else if (event.event === "note") toast(event.text);
       else places.slice(done).forEach((place, index) => (index ? null : place.tell(event)));
     }, stop.signal);

@@ -10,6 +10,8 @@ export function pending(onStop) {
   const words = el("span", {}, "waiting");
   const node = el("figure", { class: "shot" }, el("div", { class: "pending" }, words, bar.node,
     onStop ? el("button", { type: "button", class: "button quiet", onclick: onStop }, "Stop") : null));
+  const soFar = el("div", { class: "so-far" }, el("img", { alt: "The picture so far" }));
+  soFar.firstChild.addEventListener("load", (event) => node.classList.toggle("fine", event.target.naturalWidth > 256));
   return {
     node,
     tell(event) {
@@ -20,8 +22,9 @@ export function pending(onStop) {
       }
     },
     estimate(png) {
-      node.querySelector("img")?.remove();
-      node.prepend(el("img", { src: `data:image/png;base64,${png}`, alt: "The picture so far" }));
+      if (!soFar.parentNode) node.prepend(soFar);
+      node.classList.add("seen");
+      soFar.firstChild.src = `data:image/png;base64,${png}`;
     },
   };
 }

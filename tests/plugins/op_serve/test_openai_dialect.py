@@ -12,7 +12,7 @@ from typing import Any
 import openai
 import pytest
 from live_server import Live, Serve, opened, png, until
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 QUESTION = "what is <bo>'s toy?"
 
@@ -78,11 +78,12 @@ def test_a_concept_may_be_named_without_brackets(
     assert (answer.data or [])[0].revised_prompt == "<bo> in the snow"
 
 
-def test_the_same_seed_paints_what_the_engine_paints(live: Live) -> None:
+def test_a_seed_paints_among_others_what_the_engine_paints_with_it_alone(live: Live) -> None:
     from omnipersona_cli import engine
 
     with client(live) as ai:
-        there = painted(ai.images.generate(prompt="<bo> here", extra_body={"seed": 3, "steps": 2}))
+        answer = ai.images.generate(prompt="<bo> here", n=3, extra_body={"seed": 1, "steps": 2})
+    there = opened(base64.b64decode((answer.data or [])[2].b64_json or ""))
     (here,) = engine.gen(
         "<bo> here",
         seed=3,
@@ -159,22 +160,57 @@ def test_an_edit_keeps_transparency_where_its_format_can(live: Live, kind: Any, 
     assert answer.background == ("transparent" if mode == "RGBA" else "opaque")
 
 
-def test_streamed_pictures_end_with_completed_events(live: Live) -> None:
+def test_streamed_pictures_are_shown_on_their_way_as_often_as_asked(live: Live) -> None:
     with client(live) as ai:
-        events = list(
+        events: list[Any] = list(
             ai.images.generate(
-                prompt="<bo>", n=2, stream=True, partial_images=2, extra_body={"steps": 2}
+                prompt="<bo>",
+                n=2,
+                stream=True,
+                partial_images=3,
+                output_format="webp",
+                extra_body={"steps": 12, "seed": 3},
             )
         )
-        edits = list(
+        whole = ai.images.generate(
+            prompt="<bo>", n=2, output_format="webp", extra_body={"steps": 12, "seed": 3}
+        )
+        edits: list[Any] = list(
             ai.images.edit(
-                image=grey(), prompt="add <bo>", stream=True, extra_body={"steps": 1, "tries": 1}
+                image=grey(),
+                prompt="add <bo>",
+                stream=True,
+                partial_images=2,
+                extra_body={"steps": 4, "tries": 1, "box": [0, 0, 32, 64]},
             )
         )
-    done = [event for event in events if event.type == "image_generation.completed"]
-    assert len(done) == 2 and done[0].size == "64x64"
-    assert opened(base64.b64decode(done[1].b64_json)).size == (64, 64)
-    assert edits[-1].type == "image_edit.completed"
+        without: list[Any] = list(
+            ai.images.generate(prompt="<bo>", stream=True, extra_body={"steps": 4})
+        )
+    kinds = [event.type.removeprefix("image_generation.") for event in events]
+    assert kinds == [*["partial_image"] * 3, "completed"] * 2
+    assert [event.partial_image_index for event in events if "partial" in event.type] == [
+        0,
+        1,
+        2,
+    ] * 2
+    assert [event.picture_index for event in events] == [0] * 4 + [1] * 4
+    pictures = [opened(base64.b64decode(event.b64_json)) for event in events]
+    assert {it.size for it in pictures} == {(64, 64)} and {it.format for it in pictures} == {"WEBP"}
+    assert all(b"trainedAlgorithmicMedia" in it.info["xmp"] for it in pictures)
+    for number, made in enumerate(whole.data or ()):
+        mine = pictures[4 * number : 4 * number + 4]
+        assert mine[3].tobytes() == opened(base64.b64decode(made.b64_json or "")).tobytes()
+        gaps = [ImageStat.Stat(ImageChops.difference(it, mine[3])).sum[0] for it in mine]
+        assert gaps[0] > gaps[2] > gaps[3] == 0, "an estimate comes nearer to the picture"
+    assert [it.type.removeprefix("image_edit.") for it in edits] == [
+        "partial_image",
+        "partial_image",
+        "completed",
+    ]
+    on_the_way = opened(base64.b64decode(edits[0].b64_json))
+    assert {on_the_way.getpixel((60, y)) for y in range(64)} == {(128, 128, 128)}, "outside the box"
+    assert [event.type for event in without] == ["image_generation.completed"]
 
 
 def test_questions_are_answered_with_the_verdict_beside_the_text(live: Live, photos: Any) -> None:
