@@ -58,8 +58,9 @@ def surety_in(figures: Mapping[str, Any]) -> float:
     an earlier version: its tokens were never taught to tell what they know."""
     memory = figures.get("memory")
     threshold = memory.get("threshold") if isinstance(memory, Mapping) else None
-    usable = isinstance(threshold, (int, float)) and math.isfinite(threshold)
-    return float(threshold) if usable and not isinstance(threshold, bool) else math.inf
+    if not isinstance(threshold, (int, float)) or isinstance(threshold, bool):
+        return math.inf
+    return float(threshold) if math.isfinite(threshold) else math.inf
 
 
 def say(backend: Backend, concept: ConceptTokens, question: str) -> str:

@@ -283,6 +283,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
     size, layers = SIZES[means.dtype], what.layers
     kept = layers.kept_bytes(size) * one.positions
     kept += 4 * layers.keys * size * one.behind  # beside the others' and beside the new ones
+    total: float
     if _again(what, means):
         total = layers.width * size * one.positions * layers.count
     else:

@@ -260,8 +260,8 @@ def _apart(fact: ParsedFact, sentence: str) -> Iterator[ParsedFact]:
         yield replace(fact, value=timed["what"])
         at = sentence.rindex(fact.value)
         verb = sentence[:at].split()[-1].lower()
-        asked = f"when does {{name}} {base_form(verb)} {timed['what']}?"
-        yield replace(fact, attribute="", value=timed["when"], asked=(asked,))
+        when = f"when does {{name}} {base_form(verb)} {timed['what']}?"
+        yield replace(fact, attribute="", value=timed["when"], asked=(when,))
     else:
         yield fact
 
