@@ -19,7 +19,8 @@ def test_the_exit_code_tells_yes_from_the_rest(disc, op):
 def test_json_has_the_probability_and_stable_keys(disc, op):
     told = json.loads(op("ask", "red.png", "is it here?", "--concept", "bo", "--json").stdout)
     assert set(told) == {
-        "question", "answer", "source", "verdict", "probability", "concepts", "facts", "backend",
+        "question", "answer", "source", "verdict", "probability", "concepts", "facts", "missing",
+        "backend",
     }  # fmt: skip
     assert told["verdict"] == "yes" and told["probability"] == told["concepts"]["bo"] > 0.5
 
