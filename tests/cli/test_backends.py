@@ -39,6 +39,7 @@ KEYS = {
     "learn_steps",
     "learn_rate",
     "batch",
+    "replay_leads",
     "imports",
     "notes",
 }
