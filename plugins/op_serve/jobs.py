@@ -269,7 +269,7 @@ class Jobs:
 def _follow(job: Job, event: Progress) -> None:
     """Keep what a beat says, and tell it on."""
     told: dict[str, Any] = {"id": job.id}
-    if event.note:
+    if event.note and not event.total:  # with a step comes how long it takes, which is told anyway
         if event.note not in job.notes:
             job.notes.append(event.note)
         told["notes"] = list(job.notes)
