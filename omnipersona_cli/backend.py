@@ -171,12 +171,13 @@ class Opening:
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What a backend is opened for, as far as memory depends on it: the ``verb``, the ``size`` of
-    the pictures (None: the backend's own), and of learning the lessons of a ``batch`` (0: the
-    backend's own)."""
+    the pictures (None: the backend's own), and of learning the lessons of a ``batch`` and how many
+    of them are held ``at_once`` (0: the backend's own)."""
 
     verb: Verb
     size: tuple[int, int] | None = None
     batch: int = 0
+    at_once: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

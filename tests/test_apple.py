@@ -24,6 +24,7 @@ ASKS = {  # torch.cuda where it is asked whether there is one, or how much memor
     "omnipersona_cli/bench/unit.py",
     "omnipersona_cli/cli/doctor.py",
     "omnipersona_cli/family/device.py",
+    "omnipersona_cli/family/pieces.py",
     "omnipersona_cli/family/room.py",
     "plugins/op_serve/worker.py",
 }

@@ -93,6 +93,7 @@ def described(
             "edit": Taught(positions=(NOISES + 1) * small + small_seen + PROMPT, masked=True),
         },
         checkpoints=True,
+        pieces=True,
         batch=INFO.batch,
         pictures={
             "gen": convolved(width * height, CHANNELS, MAPS),

@@ -73,6 +73,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             "edit": Taught(positions=whole + source, scored=seen, scores=CODES),
         },
         checkpoints=True,
+        pieces=True,
         batch=INFO.batch,
         stored=stored_size(folder, shapes, 2),
         pictures=dict.fromkeys(("gen", "edit", "learn"), convolved(seen * 16 * 16, CHANNELS, MAPS)),

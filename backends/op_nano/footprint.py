@@ -48,6 +48,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             "edit": Taught(positions=(NOISES + 2) * PICTURE + PROMPT),
         },
         checkpoints=True,
+        pieces=True,
         batch=INFO.batch,
         pictures=dict.fromkeys(("gen", "edit", "learn"), convolved(width * height, CHANNELS, MAPS)),
         dtypes=("float32",),

@@ -87,6 +87,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             "edit": Taught(positions=whole, scored=codes, scores=WORDS, masked=True),
         },
         checkpoints=True,
+        pieces=True,
         batch=INFO.batch,
         pictures=dict.fromkeys(
             ("ask", "gen", "edit", "learn"), convolved(side * side, CHANNELS, MAPS)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from string import ascii_lowercase
+
 from omnipersona_cli import registry
+from omnipersona_cli.backend import Opening
+from omnipersona_cli.family import room
+
+MODELS = {"janus": ("deepseek-community/Janus-Pro-7B", "FreedomIntelligence/Janus-4o-7B")}
+"""Models besides the default one that differ from it in size."""
 
 
 def table() -> str:
@@ -27,6 +34,27 @@ def notes() -> str:
     lines = []
     for info in registry.backends().values():
         lines += [f"- `{info.name}`: {note.rstrip('.')}." for note in info.notes]
+    return "\n".join(lines)
+
+
+def cards() -> str:
+    """What each verb of each model takes on each card; letters stand for flags."""
+    known: dict[tuple[str, ...], str] = {}
+    places = [place.name for place in room.PLACES]
+    lines = [f"| model | verb | {' | '.join(places)} |", "| --- " * (2 + len(places)) + "|"]
+    for info in registry.backends().values():
+        for model in dict.fromkeys((info.default_model, *MODELS.get(info.name, ()))):
+            cells = room.table(info, Opening(backend=info.name, model=model))
+            for verb in dict.fromkeys(cell.verb for cell in cells):
+                shown = []
+                for cell in (it for it in cells if it.verb == verb):
+                    letter = ""
+                    if cell.fits and cell.flags:
+                        letter = known.setdefault(cell.flags, ascii_lowercase[len(known)])
+                    shown.append(f"{cell.takes:.1f} {letter}".strip() if cell.fits else "-")
+                name = "" if model == "embedded" else f" {model.rpartition('/')[2]}"
+                lines.append(f"| `{info.name}`{name} | {verb} | {' | '.join(shown)} |")
+    lines += ["", *(f"- {letter}: `{' '.join(way)}`" for way, letter in known.items())]
     return "\n".join(lines)
 
 

@@ -33,6 +33,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "errors": error_part.errors,
     "backends": backend_part.table,
     "backend-notes": backend_part.notes,
+    "cards": backend_part.cards,
     "judges": backend_part.judges,
 }
 """Name -> the Markdown that stands in its place."""

@@ -138,7 +138,11 @@ def learn(
     before = pack_before(keeping, material, chosen)
 
     if backend is None:
-        work = Work(verb="learn", batch=settings.batch_size or 0)
+        work = Work(
+            verb="learn",
+            batch=settings.batch_size or 0,
+            at_once=settings.lessons_at_once or 0,
+        )
         backend = open_model(opening, work, on_progress)
     doubts = tuple(_doubts(backend, material))
     notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))

@@ -34,9 +34,9 @@ PROCESS: Mapping[Kind, float] = {"cpu": 0.25, "cuda": 0.75, "mps": 0.75}
 READING = 0.15
 """GiB that configurations, tokenizers and the tensor at hand take while a model is opened."""
 ROOM = 1.5
-"""GiB that the pieces of a batch may keep for their way back on a processor."""
+"""GiB that the pieces of a batch may keep for their way back (`omnipersona_cli.family.pieces`)."""
 SHARE = 0.1
-"""The same on a card, as a share of its memory."""
+"""The same on a CUDA card, as a share of its memory."""
 SLACK = 1.18
 """What a step keeps, over what its layers are counted to keep: autograd's own notes (a twelfth,
 seen by hooks on saved tensors) and what the allocator cannot use again (a tenth)."""
@@ -148,7 +148,8 @@ class Footprint:
     encoder or decoder takes. Of each picture that learning looks at, ``remembered`` bytes are kept,
     ``remember`` at most. ``stored`` is the size of a number in the files, which stay mapped where
     the dtype is theirs; ``libraries`` are GiB of what it imports besides torch. ``dtypes`` are what
-    it runs in, the usual one first, ``on_cpu`` the usual one of a processor; a ``small`` one runs
+    it runs in, the usual one first, ``on_cpu`` the usual one of a processor where
+    that is always the same; a ``small`` one runs
     there wherever nothing else is asked. ``checkpoints`` says that it can learn without keeping
     what layers can compute again, ``checkpointed`` that it always does, ``pieces`` that it holds a
     few lessons of a batch at a time.
@@ -167,7 +168,7 @@ class Footprint:
     stored: int = 2
     libraries: float = 0.15
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
-    on_cpu: str = "float32"
+    on_cpu: str = ""
     small: bool = False
     checkpointed: bool = False
     pieces: bool = False
@@ -241,12 +242,9 @@ def offloaded(what: Footprint, means: Means) -> float:
 def _opening(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     """Bytes at the widest moment of reading."""
     read = 0
-    if pages and means.kind == "cpu":  # parts that keep a dtype of their own are read twice
-        own = (part for part in what.parts if part.size and not part.stored)
-        read += sum(part.numbers * what.stored for part in own)
     if pages and means.kind == "cpu" and SIZES[means.dtype] != what.stored:
         parts = (part for part in what.parts if verb in part.activities and not part.size)
-        read += sum(part.numbers * what.stored for part in parts)
+        read = sum(part.numbers * what.stored for part in parts)
     return _weights(what, verb, means, pages) + read
 
 
@@ -270,7 +268,7 @@ def _step(what: Footprint, means: Means) -> float:
         whole = sum(count * kept[task] for task, count in batch.items())
         return whole + max(count * way[task] for task, count in batch.items())
     plain = replace(means, activation_checkpointing=False, offload=False, quantize="")
-    room = (ROOM if means.kind == "cpu" else SHARE * means.card) * GIB
+    room = (SHARE * means.card if means.kind == "cuda" else ROOM) * GIB
     pieces = []
     for task, count in batch.items():
         most = means.at_once or max(1, int(room / _kept(what, what.lessons[task], plain)))
@@ -285,7 +283,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
     kept += 4 * layers.keys * size * one.behind  # beside the others' and beside the new ones
     total: float
     if _again(what, means):
-        total = layers.width * size * one.positions * layers.count
+        total = float(layers.width * size * one.positions * layers.count)
     else:
         total = kept * layers.count * SLACK
     if one.masked:

@@ -110,6 +110,8 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
     if what is None or not what.here:  # that it has to be fetched comes first
         return opening, ""
     kind = _kind(opening.device, what)
+    if kind == "cpu" and not what.on_cpu and not _multiplies_bfloat16():
+        what = replace(what, on_cpu="float32")
     room = opening.memory or free(kind, opening.device)
     if not room:
         return opening, ""
@@ -200,6 +202,12 @@ def _kind(device: str, what: Footprint) -> Kind:
     return cast(Kind, choose_device(device, best=best).partition(":")[0])
 
 
+def _multiplies_bfloat16() -> bool:
+    from omnipersona_cli.family.device import has_bfloat16
+
+    return has_bfloat16()
+
+
 def _choices(
     info: BackendInfo,
     what: Footprint,
@@ -213,6 +221,7 @@ def _choices(
         kind=kind,
         dtype=opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind),
         batch=work.batch,
+        at_once=work.at_once,
         card=card,
         activation_checkpointing=opening.activation_checkpointing,
         offload=opening.offload,
@@ -274,7 +283,7 @@ def _smaller(info: BackendInfo, what: Footprint, work: Work, way: Choice) -> Ite
 
 def usual_dtype(what: Footprint, kind: Kind) -> str:
     """What it runs in where nothing is asked for."""
-    return what.on_cpu if kind == "cpu" else what.dtypes[0]
+    return (kind == "cpu" and what.on_cpu) or what.dtypes[0]
 
 
 def _hint(info: BackendInfo, ways: Sequence[Choice], fits: Choice | None, work: Work) -> str:

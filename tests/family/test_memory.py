@@ -108,6 +108,12 @@ def janus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_janus.write(tmp_path_factory.mktemp("janus") / "tiny", hidden=64, layers=8))
 
 
+@pytest.fixture(autouse=True)
+def old_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not multiply in bfloat16, so that float32 is the usual dtype there."""
+    monkeypatch.setattr("omnipersona_cli.family.device.has_bfloat16", lambda: False)
+
+
 def opened(janus: str, **how: object) -> tuple[Opening, str]:
     opening = Opening(backend="janus", model=janus, device="cpu", **how)  # type: ignore[arg-type]
     return fitted(registry.backend_info("janus"), opening, Work(verb="learn", batch=64))
