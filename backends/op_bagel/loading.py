@@ -13,42 +13,41 @@ are read when a picture is first painted, encoded, or conditioned on a generatio
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL.Image import Image, Resampling
-from torch import Tensor, nn
 
-from omnipersona_cli.backend import BackendInfo, FreeSizes, OnStep, Opening, counted
+from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
 from omnipersona_cli.errors import MissingError
-from omnipersona_cli.family.checkpoint import fingerprint, silently
+from omnipersona_cli.family.checkpoint import (
+    Shapes,
+    check_tensors,
+    fill,
+    fingerprint,
+    numbered,
+    read_json,
+    shapes_in,
+)
 from omnipersona_cli.family.device import choose_device, choose_dtype
-from omnipersona_cli.family.offload import at_home, check_offload, stream
-from omnipersona_cli.family.quantize import check_quantize, quantize
-from omnipersona_cli.family.recompute import recompute
-from omnipersona_cli.family.tensors import mapped, stored_tensors
-from omnipersona_cli.family.weights import locate, public_name
+from omnipersona_cli.family.weights import fetch_command, locate, public_name
 from op_bagel import INFO
 from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import GEN, Bagel
 from op_bagel.pictures import SizeRule, rgb
+from op_bagel.placing import arrange, check_opening, placing
 from op_bagel.sampling import Guidance
+from op_bagel.tokenizer import QwenTokenizer
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 WEIGHTS = ("ema.safetensors", "ema-FP8.safetensors", "model.safetensors")
 """Names of the file with everything but the autoencoder, in the order in which they are tried."""
 
 AUTOENCODER = "ae.safetensors"
-LAYERS = "language_model.model.layers."
-HINT = "op backends fetch bagel"
-
-Shapes = Mapping[str, tuple[int, ...]]
+HINT = fetch_command(INFO)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +83,9 @@ def find_checkpoint(place: Path) -> Checkpoint:
         folder=folder,
         weights=weights,
         autoencoder=autoencoder,
-        shapes=shapes_in(weights),
-        autoencoder_shapes=shapes_in(autoencoder),
+        shapes=shapes_in(weights, backend=INFO.name),
+        autoencoder_shapes=shapes_in(autoencoder, backend=INFO.name),
     )
-
-
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a safetensors file, from its header alone."""
-    return {name: place.shape for name, place in stored_tensors(path, hint=HINT).items()}
 
 
 def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelConfig:
@@ -101,8 +95,8 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
     epsilon, patch side. ``config.json`` is not read: the released one is no valid JSON. Raises
     MissingError for a configuration that is missing or describes another model than the tensors.
     """
-    llm = _json(checkpoint.folder / "llm_config.json")
-    vit = _json(checkpoint.folder / "vit_config.json")
+    llm = read_json(checkpoint.folder / "llm_config.json", backend=INFO.name)
+    vit = read_json(checkpoint.folder / "vit_config.json", backend=INFO.name)
     shapes = checkpoint.shapes
     try:
         decoder = "language_model.model"
@@ -117,7 +111,7 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
                 vocab_size=vocabulary,
                 hidden_size=width,
                 intermediate_size=shapes[f"{decoder}.layers.0.mlp.up_proj.weight"][0],
-                num_hidden_layers=_layers(shapes, f"{decoder}.layers."),
+                num_hidden_layers=numbered(shapes, f"{decoder}.layers."),
                 num_attention_heads=heads,
                 num_key_value_heads=int(llm.get("num_key_value_heads", heads)),
                 head_dim=head_dim,
@@ -129,7 +123,7 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
             vit=ViTConfig(
                 hidden_size=vit_width,
                 intermediate_size=shapes[f"{tower}.encoder.layers.0.mlp.fc1.weight"][0],
-                num_hidden_layers=_layers(shapes, f"{tower}.encoder.layers."),
+                num_hidden_layers=numbered(shapes, f"{tower}.encoder.layers."),
                 num_attention_heads=int(vit["num_attention_heads"]),
                 image_size=round(cells**0.5) * patch,
                 patch_size=patch,
@@ -150,27 +144,6 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
     return config
 
 
-def check_tensors(module: nn.Module, shapes: Shapes, path: Path) -> None:
-    """MissingError where ``path`` lacks a tensor of ``module``, has one of another shape, or one
-    that the module has no place for: the first of each kind is named."""
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    missing = sorted(wanted.keys() - shapes.keys())
-    extra = sorted(shapes.keys() - wanted.keys())
-    both = wanted.keys() & shapes.keys()
-    misshapen = sorted(name for name in both if wanted[name] != shapes[name])
-    faults = []
-    if missing:
-        faults.append(f"lacks {missing[0]}{_and_more(missing)}")
-    if misshapen:
-        name = misshapen[0]
-        found, needed = list(shapes[name]), list(wanted[name])
-        faults.append(f"has {name} as {found} instead of {needed}{_and_more(misshapen)}")
-    if extra:
-        faults.append(f"has {extra[0]}, which the model does not have{_and_more(extra)}")
-    if faults:
-        raise MissingError(f"{path} {'; '.join(faults)}", hint=HINT)
-
-
 def needed_for_painting(name: str) -> bool:
     """Whether a tensor serves generation alone: the generation expert and what stands around the
     latents. Text and pictures are understood without it."""
@@ -182,80 +155,6 @@ def needed_for_painting(name: str) -> bool:
     )
 
 
-def fill(
-    module: nn.Module,
-    path: Path,
-    names: Sequence[str],
-    *,
-    device: torch.device | str,
-    dtype: torch.dtype,
-    on_step: OnStep | None = None,
-    place: Callable[[str, Tensor], Tensor] | None = None,
-) -> None:
-    """Read the tensors ``names`` of ``path`` into ``module``, whose own are on the meta device.
-
-    One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
-    the same way. A tensor that is right already stays a view of the mapped file, which costs
-    no memory until it is used. ``place`` brings one elsewhere, by its name.
-    """
-    # a tensor that is made in inference mode could never serve a gradient
-    with torch.inference_mode(False), torch.no_grad():
-        stored = mapped(path, hint=HINT)
-        for name in counted(names, on_step):
-            owner, leaf = _owner(module, name)
-            if place is None:
-                value = stored[name].to(device=device, dtype=dtype)
-            else:
-                value = place(name, stored[name])
-            owner._parameters[leaf] = nn.Parameter(value, requires_grad=False)
-
-
-class QwenTokenizer:
-    """Qwen2.5's byte-level BPE as BAGEL's backend wants it: no template, no special tokens."""
-
-    unnamed = "<sks>"
-
-    def __init__(self, folder: Path) -> None:
-        import transformers
-
-        untyped: Any = transformers
-        try:
-            with silently():
-                if (folder / "tokenizer.json").is_file():
-                    path = str(folder / "tokenizer.json")
-                    self.tokens: Any = untyped.PreTrainedTokenizerFast(tokenizer_file=path)
-                elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-                    self.tokens = untyped.Qwen2Tokenizer.from_pretrained(folder)
-                else:
-                    raise MissingError(
-                        f"{folder} has no tokenizer: tokenizer.json is missing", hint=HINT
-                    )
-        except (OSError, ValueError) as error:
-            raise MissingError(f"the tokenizer in {folder} is broken", hint=HINT) from error
-        self.folder = folder
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text; words that look like special tokens are text."""
-        found = self.tokens(text, add_special_tokens=False, split_special_tokens=True)
-        return list(found.input_ids)
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of ids, without special tokens."""
-        return str(self.tokens.decode(ids, skip_special_tokens=True))
-
-    def special_tokens(self) -> SpecialTokens:
-        """The four tokens that frame turns and pictures; MissingError where one is unknown."""
-        names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-        known = self.tokens.get_vocab()
-        lost = [name for name in names if name not in known]
-        if lost:
-            raise MissingError(f"the tokenizer in {self.folder} lacks {lost[0]}", hint=HINT)
-        bos, eos, start, end = (known[name] for name in names)
-        return SpecialTokens(
-            bos_token_id=bos, eos_token_id=eos, start_of_image=start, end_of_image=end
-        )
-
-
 def open_backend(opening: Opening) -> BagelBackend:
     """BAGEL from a folder, one large file, or the hub's cache.
 
@@ -265,49 +164,29 @@ def open_backend(opening: Opening) -> BagelBackend:
     """
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
-    if opening.quantize:
-        check_quantize(opening.quantize, offload=opening.offload)
-    if opening.offload:
-        check_offload(device)
+    check_opening(opening, device)
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
     dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
     checkpoint = find_checkpoint(locate(name, INFO, single=True))
-    tokenizer = QwenTokenizer(checkpoint.folder)
+    tokenizer = QwenTokenizer(checkpoint.folder, backend=INFO.name)
     config = read_config(checkpoint, tokenizer.special_tokens())
     with torch.device("meta"):
         bagel, vae = Bagel(config), AutoEncoder(config.vae)
-    check_tensors(bagel, checkpoint.shapes, checkpoint.weights)
-    check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder)
+    check_tensors(bagel, checkpoint.shapes, checkpoint.weights, backend=INFO.name)
+    check_tensors(vae, checkpoint.autoencoder_shapes, checkpoint.autoencoder, backend=INFO.name)
     later = {name for name in checkpoint.shapes if needed_for_painting(name)}
     now = [name for name in checkpoint.shapes if name not in later]
-    on_step = opening.on_step
-
-    def place(name: str, value: Tensor) -> Tensor:
-        if opening.offload and name.startswith(LAYERS):
-            return at_home(value.to(dtype), device)
-        if opening.quantize and name.startswith(LAYERS) and "_proj" in name and GEN not in name:
-            return value.to(dtype)  # to be quantised from where it is
-        return value.to(device=device, dtype=dtype)
-
-    def read(names: Sequence[str]) -> None:
-        path = checkpoint.weights
-        fill(bagel, path, names, device=device, dtype=dtype, on_step=on_step, place=place)
-
-    read(now)
+    read = partial(fill, device=device, backend=INFO.name)
+    place = placing(opening, device, dtype)
+    read(bagel, checkpoint.weights, now, dtype=dtype, place=place, on_step=opening.on_step)
 
     def read_rest() -> None:
-        read(sorted(later))
+        rest = sorted(later)
+        read(bagel, checkpoint.weights, rest, dtype=dtype, place=place, on_step=opening.on_step)
         names = list(checkpoint.autoencoder_shapes)
-        fill(vae, checkpoint.autoencoder, names, device=device, dtype=torch.float32)
+        read(vae, checkpoint.autoencoder, names, dtype=torch.float32)
 
-    quantized = None
-    if opening.quantize:
-        quantized = quantize(bagel, _linears(config), opening.quantize, device=device, dtype=dtype)
-    layers = bagel.language_model.model.layers
-    if opening.offload:
-        stream(layers, device)
-    elif opening.activation_checkpointing or opening.quantize:
-        recompute(layers)
+    quantized = arrange(bagel, opening, device, dtype)
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
     backend = BagelBackend(
         info=_info(config),
@@ -368,45 +247,11 @@ def _info(config: BagelConfig) -> BackendInfo:
 def _autoencoder_config(shapes: Shapes) -> VAEConfig:
     """Sizes off the tensors; latents are scaled as the release scales them."""
     base = shapes["encoder.conv_in.weight"][0]
-    levels = _layers(shapes, "encoder.down.")
+    levels = numbered(shapes, "encoder.down.")
     widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels)]
     return VAEConfig(
         ch=base,
         ch_mult=tuple(width // base for width in widths),
-        num_res_blocks=_layers(shapes, "encoder.down.0.block."),
+        num_res_blocks=numbered(shapes, "encoder.down.0.block."),
         z_channels=shapes["encoder.conv_out.weight"][0] // 2,
     )
-
-
-def _layers(shapes: Shapes, start: str) -> int:
-    """How many numbers follow ``start`` in tensor names."""
-    numbered = re.compile(re.escape(start) + r"(\d+)\.")
-    return len({match[1] for name in shapes if (match := numbered.match(name))})
-
-
-def _linears(config: BagelConfig) -> Iterator[str]:
-    """Names of the understanding expert's linear layers."""
-    for layer in range(config.llm.num_hidden_layers):
-        for part, names in (("self_attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
-            yield from (f"{LAYERS}{layer}.{part}.{name}_proj" for name in names)
-
-
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
-
-
-def _and_more(names: list[str]) -> str:
-    return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise MissingError(f"{path} is missing", hint=HINT)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingError(f"{path} is not JSON", hint=HINT) from error
-    if not isinstance(found, dict):
-        raise MissingError(f"{path} is not a JSON object", hint=HINT)
-    return found

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.tensors import unpickled
 
 NAMES = ("pytorch_model", "model", "diffusion_pytorch_model")
 """Stems of weight files, in the order in which they are looked for."""
@@ -27,9 +26,9 @@ def read_tensors(folder: Path, hint: str) -> dict[str, tuple[Path, Tensor]]:
     not copied. MissingError for a folder without weights or a file that is broken."""
     found: dict[str, tuple[Path, Tensor]] = {}
     for path in weight_files(folder, hint):
-        reader = _safetensors if path.suffix == ".safetensors" else _bin
-        for name, tensor in reader(path, hint):
-            found[name] = (path, tensor)
+        whole = path.suffix == ".safetensors"
+        read = _safetensors(path, hint) if whole else unpickled(path, hint=hint).items()
+        found |= {name: (path, tensor) for name, tensor in read}
     return found
 
 
@@ -92,20 +91,6 @@ def _safetensors(path: Path, hint: str) -> Iterator[tuple[str, Tensor]]:
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise MissingError(f"{path} is broken{_cut_off(path)}", hint=hint) from error
-
-
-def _bin(path: Path, hint: str) -> Iterator[tuple[str, Tensor]]:
-    try:
-        whole = is_zipfile(path)  # files older than torch 1.6 cannot be mapped
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
-    except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
-        raise MissingError(f"{path} is not a checkpoint, or is incomplete", hint=hint) from error
-    if not isinstance(tensors, dict):
-        raise MissingError(f"{path} holds no tensors by name", hint=hint)
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
-            raise MissingError(f"{name} in {path} is not a tensor of numbers", hint=hint)
-        yield str(name), tensor
 
 
 def _cut_off(path: Path) -> str:

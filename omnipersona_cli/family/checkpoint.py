@@ -1,10 +1,11 @@
-"""What is in a checkpoint's files: checked and named before its weights are read."""
+"""What is in a checkpoint's files: checked and named before its weights are read, then read one
+tensor at a time."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from omnipersona_cli.backend import OnStep, counted
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
+from omnipersona_cli.family.tensors import HEADER_LIMIT, mapped, stored_tensors
 
 T = TypeVar("T")
+Shapes = Mapping[str, tuple[int, ...]]
+"""Names of tensors and their shapes."""
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -25,20 +29,28 @@ SINGLE = "model.safetensors"
 
 def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str, Any]:
     """config.json, whose model_type must be one of ``types``."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise MissingError(f"{path} is missing", hint=f"op backends fetch {backend}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingError(f"{path} is not JSON", hint=f"op backends fetch {backend}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_json(folder / "config.json", backend=backend)
+    kind = config.get("model_type")
     if kind not in tuple(types):
         raise UsageError(
             f"{folder} holds a model of type {kind!r}, and {backend} opens {' or '.join(types)}",
             hint=f"op backends show {backend}",
         )
-    return dict(config)
+    return config
+
+
+def read_json(path: Path, *, backend: str) -> dict[str, Any]:
+    """A configuration; MissingError where it is missing or no JSON object."""
+    hint = f"op backends fetch {backend}"
+    if not path.is_file():
+        raise MissingError(f"{path} is missing", hint=hint)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MissingError(f"{path} is not JSON", hint=hint) from error
+    if not isinstance(found, dict):
+        raise MissingError(f"{path} is not a JSON object", hint=hint)
+    return found
 
 
 def tensor_files(folder: Path, *, backend: str) -> dict[str, Path]:
@@ -109,6 +121,73 @@ def check_shapes(
                 shape = tuple(file.get_slice(name).get_shape())
                 if shape != wanted[name]:
                     raise MissingError(misfit(path, name, shape), hint=hint)
+
+
+def shapes_in(path: Path, *, backend: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a safetensors file, from its header alone."""
+    hint = f"op backends fetch {backend}"
+    return {name: place.shape for name, place in stored_tensors(path, hint=hint).items()}
+
+
+def numbered(shapes: Shapes, start: str) -> int:
+    """How many numbers follow ``start`` in names of tensors ("layers.": how many layers)."""
+    number = re.compile(re.escape(start) + r"(\d+)\.")
+    return len({match[1] for name in shapes if (match := number.match(name))})
+
+
+def check_tensors(module: nn.Module, shapes: Shapes, path: Path, *, backend: str) -> None:
+    """MissingError where ``path``, whose tensors are ``shapes``, lacks one of ``module``'s, has one
+    of another shape, or one that the module has no place for: the first of each kind is named."""
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    missing = sorted(wanted.keys() - shapes.keys())
+    extra = sorted(shapes.keys() - wanted.keys())
+    both = wanted.keys() & shapes.keys()
+    misshapen = sorted(name for name in both if wanted[name] != shapes[name])
+    faults = []
+    if missing:
+        faults.append(f"lacks {missing[0]}{_and_more(missing)}")
+    if misshapen:
+        name = misshapen[0]
+        found, needed = list(shapes[name]), list(wanted[name])
+        faults.append(f"has {name} as {found} instead of {needed}{_and_more(misshapen)}")
+    if extra:
+        faults.append(f"has {extra[0]}, which the model does not have{_and_more(extra)}")
+    if faults:
+        raise MissingError(f"{path} {'; '.join(faults)}", hint=f"op backends fetch {backend}")
+
+
+def fill(
+    module: nn.Module,
+    path: Path,
+    names: Sequence[str],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    backend: str,
+    place: Callable[[str, Tensor], Tensor] | None = None,
+    on_step: OnStep | None = None,
+) -> None:
+    """Read the tensors ``names`` of a safetensors file into ``module``, whose own are on the meta
+    device; ``on_step`` counts them.
+
+    One tensor at a time is read, brought to ``dtype`` and laid on ``device``; fp8 files are read
+    the same way. A tensor that is right already stays a view of the mapped file, which costs
+    no memory until it is used. ``place`` brings one elsewhere, by its name.
+    """
+    with torch.inference_mode(False):  # also a view made there could never serve a gradient
+        stored = mapped(path, hint=f"op backends fetch {backend}", names=counted(names, on_step))
+        for name, value in stored:
+            here = value.to(device=device, dtype=dtype) if place is None else place(name, value)
+            put(module, name, here)
+
+
+def put(module: nn.Module, name: str, value: Tensor) -> None:
+    """``value`` in the place of the parameter ``name`` of ``module``, frozen."""
+    path, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(path)
+    # a tensor that is made in inference mode could never serve a gradient
+    with torch.inference_mode(False), torch.no_grad():
+        owner._parameters[leaf] = nn.Parameter(value.contiguous(), requires_grad=False)
 
 
 def misfit(path: Path, name: str, shape: tuple[int, ...]) -> str:
@@ -206,6 +285,10 @@ def short_name(name: str) -> str:
     return plain or "model"
 
 
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
 def _names_in(path: Path, hint: str) -> set[str]:
     try:
         with safe_open(path, framework="pt") as file:
@@ -214,14 +297,16 @@ def _names_in(path: Path, hint: str) -> set[str]:
         raise MissingError(f"{path} is broken: {error}", hint=hint) from error
 
 
-def _sample(path: Path, pieces: int = 16, length: int = 65_536) -> bytes:
-    """Header and evenly spaced parts of a safetensors file, and its size."""
+def _sample(path: Path, pieces: int = 16, piece: int = 65_536) -> bytes:
+    """Header and evenly spaced parts of a safetensors file, and its size; of another file no
+    header."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
-        header = file.read(min(int.from_bytes(start, "little"), size))
+        length = int.from_bytes(start, "little")  # of something else, this is any number
+        header = file.read(length if length <= min(HEADER_LIMIT, size) else 0)
         parts = [start, header, str(size).encode()]
         for number in range(pieces):
             file.seek(size * number // pieces)
-            parts.append(file.read(length))
+            parts.append(file.read(piece))
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files of any size, mapped read-only.
+"""Tensors of files of any size, mapped: safetensors read-only, pickles as numbers alone.
 
 safetensors' own reader maps a file privately and writable, which Linux refuses for a file larger
 than the memory that is free: 29 GB of BAGEL do not open on a computer of 24 GB, although nothing of
@@ -13,8 +13,11 @@ import math
 import mmap
 import struct
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -47,6 +50,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     start: int
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 def stored_tensors(path: Path, *, hint: str) -> dict[str, StoredTensor]:
     """Every tensor of a safetensors file, from its header alone.
@@ -69,15 +77,49 @@ def stored_tensors(path: Path, *, hint: str) -> dict[str, StoredTensor]:
         raise MissingError(f"{path} is broken or cut off: {error}", hint=hint) from error
 
 
-def mapped(path: Path, *, hint: str) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file as a view of the file, to be copied and never written.
+def mapped(
+    path: Path, *, hint: str, names: Iterable[str] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a safetensors file (those called ``names``, in their order; all without any), each
+    a view of the file, to be copied and never written.
 
-    A view costs no memory until it is read. Raises MissingError as `stored_tensors` does.
+    A view costs no memory until it is read. What was read of one is given back to the system before
+    the next, so that a file of any size takes no more memory than its largest tensor; a view that
+    is kept reads again. Raises MissingError as `stored_tensors` does.
     """
     places = stored_tensors(path, hint=hint)
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view does
-    return {name: _view(data, place) for name, place in places.items()}
+    for name in places if names is None else names:
+        yield name, _view(data, places[name])
+        first = places[name].start // mmap.PAGESIZE * mmap.PAGESIZE
+        length = places[name].start + places[name].size - first
+        if length and hasattr(mmap, "MADV_DONTNEED"):
+            data.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+def unpickled(path: Path, *, hint: str) -> dict[str, Tensor]:
+    """Every tensor of a file that torch has pickled, mapped where its form allows that. Only what
+    numbers are made of is read: a pickle can hold code, and none is ever run.
+
+    Raises MissingError, with ``hint``, for a file that holds code, that is cut off or broken, or
+    that has something else than tensors by name.
+    """
+    try:
+        whole = is_zipfile(path)  # files older than torch 1.6 cannot be mapped
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+    except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
+        if isinstance(error, UnpicklingError) and "nsupported" in str(error):
+            raise MissingError(
+                f"{path} is a pickle with code in it, which is not run", hint=hint
+            ) from error
+        raise MissingError(f"{path} is not a checkpoint, or is incomplete", hint=hint) from error
+    if not isinstance(found, dict):
+        raise MissingError(f"{path} holds no tensors by name", hint=hint)
+    for name, tensor in found.items():
+        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+            raise MissingError(f"{name} in {path} is not a tensor of numbers", hint=hint)
+    return {str(name): tensor for name, tensor in found.items()}
 
 
 def _stored(entry: dict[str, object], begin: int, size: int) -> StoredTensor:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,20 @@ from omnipersona_cli.engine.optimise import Optimised, optimise
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import named_tensors
 from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.family.checkpoint import check_tensors, fill
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_bagel.backend import BagelBackend
 from op_bagel.loading import (
     Checkpoint,
-    QwenTokenizer,
-    check_tensors,
-    fill,
     find_checkpoint,
     needed_for_painting,
     open_backend,
     read_config,
 )
 from op_bagel.model import Bagel
+from op_bagel.tokenizer import QwenTokenizer
 
 
 @pytest.fixture
@@ -52,6 +52,9 @@ def folder(tmp_path: Path) -> Path:
 def empty(checkpoint: Checkpoint) -> Bagel:
     with torch.device("meta"):
         return Bagel(read_config(checkpoint, CONFIG.special_tokens))
+
+
+read = partial(fill, device="cpu", backend="bagel")
 
 
 def change(path: Path, **changes: torch.Tensor | None) -> None:
@@ -74,7 +77,7 @@ def test_sizes_come_from_the_tensors_where_configurations_lie(folder: Path) -> N
 def test_every_tensor_lands_in_the_wanted_dtype(folder: Path, dtype: torch.dtype) -> None:
     checkpoint = find_checkpoint(folder)
     model = empty(checkpoint)
-    fill(model, checkpoint.weights, checkpoint.shapes, device="cpu", dtype=dtype)
+    read(model, checkpoint.weights, checkpoint.shapes, dtype=dtype)
     stored = load_file(checkpoint.weights)
     for name, value in model.state_dict().items():
         assert value.dtype == dtype
@@ -85,7 +88,7 @@ def test_half_of_the_tensors_serve_understanding(folder: Path) -> None:
     checkpoint = find_checkpoint(folder)
     model = empty(checkpoint)
     names = [name for name in checkpoint.shapes if not needed_for_painting(name)]
-    fill(model, checkpoint.weights, names, device="cpu", dtype=torch.bfloat16)
+    read(model, checkpoint.weights, names, dtype=torch.bfloat16)
     logits, _ = model.next_logits([5], model.empty_cache())
     assert torch.isfinite(logits).all()
     unread = {name for name, value in model.named_parameters() if value.is_meta}
@@ -101,7 +104,7 @@ def test_an_fp8_copy_with_the_same_names_opens(tmp_path: Path) -> None:
     )
     checkpoint = find_checkpoint(folder)
     model = empty(checkpoint)
-    fill(model, checkpoint.weights, checkpoint.shapes, device="cpu", dtype=torch.bfloat16)
+    read(model, checkpoint.weights, checkpoint.shapes, dtype=torch.bfloat16)
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
 
 
@@ -121,7 +124,7 @@ def test_missing_misshapen_and_extra_tensors_are_named(folder: Path) -> None:
     )
     checkpoint = find_checkpoint(folder)
     with pytest.raises(MissingError) as error:
-        check_tensors(empty(checkpoint), checkpoint.shapes, checkpoint.weights)
+        check_tensors(empty(checkpoint), checkpoint.shapes, checkpoint.weights, backend="bagel")
     said = str(error.value)
     assert "lacks connector.fc1.bias" in said
     assert "llm2vae.bias as [5] instead of [12]" in said
@@ -155,11 +158,11 @@ def test_a_configuration_that_is_no_json_is_named(folder: Path) -> None:
 
 
 def test_the_tokenizer_knows_the_four_special_tokens(folder: Path) -> None:
-    assert QwenTokenizer(folder).special_tokens() == CONFIG.special_tokens
+    assert QwenTokenizer(folder, backend="bagel").special_tokens() == CONFIG.special_tokens
 
 
 def test_special_tokens_in_a_text_are_text(folder: Path) -> None:
-    words = QwenTokenizer(folder)
+    words = QwenTokenizer(folder, backend="bagel")
     ids = words.encode("<|im_start|>")
     assert CONFIG.special_tokens.bos_token_id not in ids
     assert words.decode(ids) == "<|im_start|>"
@@ -176,7 +179,7 @@ def test_vocabulary_and_merges_serve_where_the_single_file_is_absent(folder: Pat
         if word.startswith("<|")
     }
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": specials}))
-    words = QwenTokenizer(folder)
+    words = QwenTokenizer(folder, backend="bagel")
     assert words.special_tokens() == CONFIG.special_tokens
     assert words.decode(words.encode("a red ball")) == "a red ball"
 
@@ -184,7 +187,7 @@ def test_vocabulary_and_merges_serve_where_the_single_file_is_absent(folder: Pat
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
     with pytest.raises(MissingError, match=r"tokenizer\.json is missing"):
-        QwenTokenizer(folder)
+        QwenTokenizer(folder, backend="bagel")
 
 
 # -- opened ----------------------------------------------------------------------------------------

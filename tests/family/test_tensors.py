@@ -27,7 +27,7 @@ def test_every_dtype_reads_as_the_library_reads_it(tmp_path: Path) -> None:
     tensors = {name: values.to(dtype) for name, dtype in DTYPES.items()}
     save_file({**tensors, "empty": torch.zeros(0, 3), "one": torch.tensor(4.0)}, path)
     wanted = load_file(path)
-    found = mapped(path, hint=HINT)
+    found = dict(mapped(path, hint=HINT))
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
         assert found[name].dtype == value.dtype and found[name].shape == value.shape
@@ -43,7 +43,7 @@ def test_numbers_at_an_odd_place_are_read(tmp_path: Path) -> None:
     while (8 + len(json.dumps(header))) % 4 == 0:
         header["__metadata__"] = {"note": "x" * (len(json.dumps(header)) % 3 + 1)}
     path = written(tmp_path / "odd.safetensors", header, numbers.numpy().tobytes())
-    assert torch.equal(mapped(path, hint=HINT)["a"], numbers)
+    assert torch.equal(dict(mapped(path, hint=HINT))["a"], numbers)
 
 
 def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
@@ -51,8 +51,22 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
     header = {"large": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     path = written(tmp_path / "large.safetensors", dict(header))
     os.truncate(path, path.stat().st_size + size)  # a hole: takes no room on the disk
-    large = mapped(path, hint=HINT)["large"]
+    large = dict(mapped(path, hint=HINT))["large"]
     assert large.shape == (size,) and int(large[-1]) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux")
+def test_what_was_read_of_a_tensor_is_given_back_before_the_next(tmp_path: Path) -> None:
+    def from_files() -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+    path, size = tmp_path / "many.safetensors", 1 << 22
+    save_file({f"{n}": torch.ones(size, dtype=torch.uint8) for n in range(16)}, path)
+    before = from_files()
+    for name, value in mapped(path, hint=HINT, names=[f"{n}" for n in range(16)]):
+        assert int(value.sum()) == size, name
+        assert from_files() - before < 3 * size
 
 
 @pytest.mark.parametrize(
@@ -80,5 +94,5 @@ def test_what_is_no_safetensors_file_is_refused(data: bytes, tmp_path: Path) -> 
     path = tmp_path / "none.safetensors"
     path.write_bytes(data)
     with pytest.raises(MissingError) as error:
-        mapped(path, hint=HINT)
+        dict(mapped(path, hint=HINT))
     assert error.value.hint == HINT
