@@ -39,8 +39,9 @@ from omnipersona_cli.engine.heldout import weighted
 from omnipersona_cli.engine.material import Subject, gather
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
-from op_bagel.backend import BagelBackend, Fit, PreparedLesson
+from op_bagel.backend import BagelBackend, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.lineage import PreparedLesson
 from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Packed, Sample, pack
 from op_bagel.sampling import Guidance

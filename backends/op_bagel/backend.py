@@ -9,18 +9,14 @@ expert, the other part is read as it stands.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
-from itertools import groupby
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from PIL import Image as images
-from PIL import ImageFilter
 from PIL.Image import Image
 from torch import Tensor
 
@@ -38,71 +34,43 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all, told_over_all
-from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
+from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
-from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
+from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit
+from op_bagel.lineage import (
+    AT_ONCE,
+    TOGETHER,
+    Introductions,
+    Looks,
+    PreparedLesson,
+    Tokenizer,
+    by_picture,
+    fresh_tokens,
+    ids_of,
+    keep_unchanged,
+    mean_losses,
+    noised,
+    step_of,
+    task_losses,
+    with_scale,
+)
 from op_bagel.model import Bagel, Cache, Outputs
-from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit, concept_turn, pack
+from op_bagel.packing import Latent, Sample, Segment, SoftRows, Text, Vit, concept_turn, pack
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
-    SamplingStep,
     Solver,
     decode_text,
     noise_tokens,
     sample_latents,
     score,
-    training_time,
 )
 from op_bagel.vae import AutoEncoder
-
-NOISES = 2
-"""Times at which a picture to be drawn is noised in one lesson: the context is shared."""
-
-UNCHANGED = 14.0
-"""Mean difference (0..255) below which an edit counts as leaving a pixel alone."""
-
-REMEMBERED = 4
-"""Pictures whose features are kept, because several questions are asked about one picture."""
-
-INTRODUCED = 8
-"""Sets of concepts whose turns are kept as keys and values, for every prompt that follows."""
-
-AT_ONCE = 4096
-"""Picture tokens that are painted as one batch: those of one picture of 1024 x 1024 pixels."""
-
-TOGETHER = 1024
-"""From so many tokens of a picture on, the branches of guidance run one after another: each keeps
-the machine busy alone, and a batch of them would copy their contexts."""
 
 FEWER = 0.4
 """Share of the usual steps that `BagelBackend.faster` takes. On nano that is nearer to a picture of
 many steps than all of them are with Euler's method (benchmarks/fast_painting.py)."""
-
-
-class Tokenizer(Protocol):
-    """A tokenizer. ``unnamed`` is how a mention without tokens is read."""
-
-    unnamed: str
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: list[int]) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PreparedLesson:
-    """A lesson after every frozen encoder has run. ``request`` has its mentions at ``at``."""
-
-    task: Task
-    request: list[int]
-    at: list[int]
-    answer: list[int]
-    features: Tensor | None  # [n, D] features of the picture looked at
-    source: Tensor | None  # [n, latent width], the picture to edit
-    target: Tensor | None
-    grid: Grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +144,13 @@ class BagelBackend:
         table = bagel.language_model.model.embed_tokens.weight
         self.norm_limit = max(longest, norm_limit(table))
         self.solver: Solver = "euler"
-        self._introductions: OrderedDict[bytes, Cache] = OrderedDict()
+        self._introductions = Introductions(
+            lambda concepts: self.bagel.prefill([self._introduce(one) for one in concepts])
+        )
         self.most = most_positions(bagel.config.llm, self.device, size=bagel.dtype.itemsize)
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
-        self._seen: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._looks = Looks(self._look)
 
     def faster(self) -> BagelBackend:
         """A solver of second order in fewer steps; weights and all that is kept are shared."""
@@ -211,12 +181,7 @@ class BagelBackend:
             rows = self.bagel.vae2llm(latents.to(self.bagel.dtype))
         und = kmeans(features.float(), understand, seed)
         gen = kmeans(rows.float(), generate, seed)
-        return self._fresh(name, und.mean(0, keepdim=True), und, gen)
-
-    def _fresh(self, name: str, sks: Tensor, und: Tensor, gen: Tensor) -> ConceptTokens:
-        """Trainable float32 copies, inside the ball that packs promise."""
-        sks, und, gen = (trainable(rows, limit=0.9 * self.norm_limit) for rows in (sks, und, gen))
-        return ConceptTokens(name=name, id=sks, und=und, gen=gen)
+        return fresh_tokens(name, und.mean(0, keepdim=True), und, gen, norm_limit=self.norm_limit)
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """None: the mixture of transformers has its own."""
@@ -250,7 +215,7 @@ class BagelBackend:
     def _prepared(
         self, lesson: Lesson, features: dict[int, Tensor], latents: dict[int, tuple[Tensor, Grid]]
     ) -> PreparedLesson:
-        ids, at = self._ids(lesson.request)
+        ids, at = ids_of(lesson.request, self.tokenizer)
         edited = lesson.image if lesson.task == "edit" else None
         target, grid = latents[id(lesson.target)] if lesson.target is not None else (None, (0, 0))
         return PreparedLesson(
@@ -270,69 +235,28 @@ class BagelBackend:
         self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
         """Cross-entropy of answers; flow-matching error of pictures (paper, section 3.2)."""
-        lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
-        pieces = self._pieces(lessons, at_once)
-        if len(pieces) == 1:
-            whole = self._losses(lessons, tokens, draw)
-            return {task: losses.mean() for task, losses in whole.items()}
-        sums: dict[Task, list[Tensor]] = {}
-        counts: dict[Task, int] = {}
-        for piece in pieces:
-            for task, losses in self._losses(piece, tokens, draw).items():
-                sums.setdefault(task, []).append(settled(losses.sum(), tokens.parameters()))
-                counts[task] = counts.get(task, 0) + losses.numel()
-        return {task: torch.stack(parts).sum() / counts[task] for task, parts in sums.items()}
 
-    def _pieces(
-        self, lessons: Sequence[PreparedLesson], at_once: int
-    ) -> list[Sequence[PreparedLesson]]:
-        """The whole batch where it fits, else neighbours of one task."""
-        lengths = [_positions(lesson) for lesson in lessons]
-        if len(lessons) <= at_once or (not at_once and sum(lengths) <= self.most):
-            return [lessons]
-        found: list[Sequence[PreparedLesson]] = []
-        for _, group in groupby(lessons, key=lambda lesson: lesson.task):
-            mine = list(group)
-            lengths = [_positions(lesson) for lesson in mine]
-            found += in_pieces(mine, lengths, most=self.most, at_once=at_once)
-        return found
+        def run(lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
+            samples = [
+                self._answered(one, tokens)
+                if one.task == "understand"
+                else self._painted(one, tokens, draw)
+                for one in lessons
+            ]
+            return self._run(samples, tokens)
 
-    def _losses(
-        self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens, draw: torch.Generator
-    ) -> dict[Task, Tensor]:
-        """Cross-entropies [K] of answers' tokens and squared errors [M, latent width] of what is
-        drawn, by task."""
-        found: dict[Task, Tensor] = {}
-        asked = [lesson for lesson in lessons if lesson.task == "understand"]
-        if asked:
-            frozen = replace(tokens, gen=tokens.gen.detach())
-            outputs, _ = self._run([self._answered(one, frozen) for one in asked], frozen)
-            found["understand"] = outputs.ce
-        painted = [lesson for lesson in lessons if lesson.task != "understand"]
-        if painted:
-            frozen = replace(tokens, und=tokens.und.detach())
-            outputs, noised = self._run(
-                [self._painted(one, frozen, draw) for one in painted], frozen
-            )
-            tasks: tuple[Task, ...] = ("generate", "edit")
-            for task in tasks:
-                of_task = torch.tensor([one.task == task for one in painted], device=noised.device)
-                mine = of_task[noised]
-                if mine.any():
-                    found[task] = outputs.mse[mine]
-        return found
+        lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
+        return task_losses(lessons, tokens, run, most=self.most, at_once=at_once)
 
     @torch.inference_mode()
     def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
         """Lessons about one picture go on from one reading of it."""
-        concept = self._introduced((tokens,))
-        of_picture: dict[int, list[int]] = {}
-        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
-            of_picture.setdefault(id(lesson.features), []).append(number)
-        found = torch.zeros(len(lessons), device=tokens.id.device)
-        for numbers in of_picture.values():
-            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
+        ours = cast("Sequence[PreparedLesson]", lessons)
+        concept = self._introductions.of((tokens,))
+        found = torch.zeros(len(ours), device=tokens.id.device)
+        for numbers in by_picture(ours):
+            mine = [ours[number] for number in numbers]
             seen = mine[0].features
             context = (
                 concept if seen is None else self.bagel.prefill([Vit(features=seen)], cache=concept)
@@ -342,9 +266,7 @@ class BagelBackend:
             ]
             packed = pack(samples, self.bagel.config, self.bagel.device)
             losses = self.bagel(packed, context).ce.float()
-            counts = packed.label_sample.bincount(minlength=len(mine))
-            sums = losses.new_zeros(len(mine)).index_add(0, packed.label_sample, losses)
-            found[numbers] = (sums / counts).to(found)
+            found[numbers] = mean_losses(packed, losses, len(mine)).to(found)
         return found
 
     # -- answering -----------------------------------------------------------------------------
@@ -406,7 +328,7 @@ class BagelBackend:
         for one in self._sampled(
             Contexts(full=full),
             grid,
-            guidance=_with_scale(self.guidance, guidance),
+            guidance=with_scale(self.guidance, guidance),
             steps=steps,
             seeds=seeds,
             on_step=on_step,
@@ -439,7 +361,7 @@ class BagelBackend:
 
         pictures: list[Segment] = [Latent(source, grid), Vit(features=self._features(image))]
         with torch.inference_mode():
-            prefix = self._introduced(prompt.concepts)
+            prefix = self._introductions.of(prompt.concepts)
             *before, request = self._turns(prompt)
             prefix = self.bagel.prefill(before, cache=prefix)
             no_text = self.bagel.prefill(pictures)
@@ -452,7 +374,7 @@ class BagelBackend:
         for one in self._sampled(
             Contexts(full=full, no_text=no_text, no_image=no_image),
             grid,
-            guidance=_with_scale(self.edit_guidance, guidance),
+            guidance=with_scale(self.edit_guidance, guidance),
             steps=steps,
             seeds=seeds,
             on_step=on_step,
@@ -492,7 +414,7 @@ class BagelBackend:
                     shift=self.shift,
                     solver=self.solver,
                     together=cells < TOGETHER,
-                    on_step=_told(
+                    on_step=step_of(
                         over_all(on_step, number, len(batches)),
                         told_over_all(on_estimate, number, len(batches)),
                         shown,
@@ -523,20 +445,8 @@ class BagelBackend:
             ends=self.tokenizer.encode("."),
         )
 
-    def _ids(self, turn: Turn) -> tuple[list[int], list[tuple[int, str]]]:
-        """Token ids of a turn, a placeholder per mention, and where which name stands."""
-        ids: list[int] = []
-        at: list[tuple[int, str]] = []
-        done = 0
-        for span in sorted(turn.spans, key=lambda one: one.start):
-            ids += self.tokenizer.encode(turn.text[done : span.start])
-            at.append((len(ids), span.name))
-            ids += self.tokenizer.encode(self.tokenizer.unnamed)[:1]
-            done = span.end
-        return ids + self.tokenizer.encode(turn.text[done:]), at
-
     def _turn(self, turn: Turn, concepts: Mapping[str, ConceptTokens]) -> Text:
-        ids, at = self._ids(turn)
+        ids, at = ids_of(turn, self.tokenizer)
         soft = [SoftRows((place,), concepts[name].id) for place, name in at if name in concepts]
         return Text(ids, soft=tuple(soft))
 
@@ -544,29 +454,12 @@ class BagelBackend:
         concepts = {tokens.name: tokens for tokens in prompt.concepts}
         return [self._turn(turn, concepts) for turn in prompt.turns]
 
-    def _introduced(self, concepts: Sequence[ConceptTokens]) -> Cache | None:
-        """Keys and values of the concepts' own turns, kept for every prompt that follows."""
-        if not concepts:
-            return None
-        rows = [row for tokens in concepts for row in (tokens.id, tokens.und, tokens.gen)]
-        digest = blake2b(digest_size=16)
-        for row in rows:
-            digest.update(repr(row.shape).encode() + row.detach().float().cpu().numpy().tobytes())
-        key = digest.digest()
-        cache = self._introductions.pop(key, None)
-        if cache is None:
-            cache = self.bagel.prefill([self._introduce(tokens) for tokens in concepts])
-        self._introductions[key] = cache
-        if len(self._introductions) > INTRODUCED:
-            self._introductions.popitem(last=False)
-        return cache
-
     def _context(self, prompt: Prompt, image: Image | None) -> Cache:
         """Concepts, earlier turns, the picture, the request."""
         *before, request = self._turns(prompt)
         shown: list[Segment] = [] if image is None else [Vit(features=self._features(image))]
         return self.bagel.prefill(
-            [*before, *shown, request], cache=self._introduced(prompt.concepts)
+            [*before, *shown, request], cache=self._introductions.of(prompt.concepts)
         )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
@@ -600,33 +493,21 @@ class BagelBackend:
                 context.append(Vit(features=lesson.features))
         if kept(self.dropout.request):
             context.append(self._request(lesson, tokens))
-        for _ in range(NOISES):
-            t = training_time(
-                torch.randn((), generator=draw), self.bagel.config.timestep_shift_train
-            )
-            noise = torch.randn(lesson.target.shape, generator=draw).to(lesson.target.device)
-            context.append(Noise(lesson.target, lesson.grid, float(t), noise))
-        return context
+        shift = self.bagel.config.timestep_shift_train
+        return context + noised(lesson.target, lesson.grid, shift, draw)
 
     # -- frozen encoders -----------------------------------------------------------------------
 
     def _features(self, image: Image) -> Tensor:
         """ViT features [n, D] as they enter the language model, remembered for a while."""
-        picture = rgb(image)
-        key = blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
-        features = self._seen.pop(key, None)
-        if features is None:
-            self.encoded += 1
-            patches, grid = patchify(
-                to_tensor(self.fit.vit(picture)), self.bagel.config.vit.patch_size
-            )
-            # not an inference tensor: a lesson may need it for a gradient later
-            with torch.inference_mode(False), torch.no_grad():
-                features = self.bagel.see([patches], [grid])[0]
-        self._seen[key] = features
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
-        return features
+        return self._looks.of(rgb(image))
+
+    def _look(self, picture: Image) -> Tensor:
+        self.encoded += 1
+        patches, grid = patchify(to_tensor(self.fit.vit(picture)), self.bagel.config.vit.patch_size)
+        # not an inference tensor: a lesson may need it for a gradient later
+        with torch.inference_mode(False), torch.no_grad():
+            return self.bagel.see([patches], [grid])[0]
 
     @torch.no_grad()
     def _encode(self, image: Image) -> tuple[Tensor, Grid]:
@@ -641,41 +522,3 @@ class BagelBackend:
     def _decode(self, tokens: Tensor, grid: Grid) -> Image:
         latents = unpatchify(tokens[None], grid, self.bagel.config.latent_patch_size)
         return images.fromarray(to_pixels(self.vae.decode(latents))[0].cpu().numpy())
-
-
-def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
-    """``painted`` at the size of ``source``, but the source's own pixels wherever the painting
-    differs little from ``restored``, the source after the autoencoder alone."""
-    source = rgb(source)
-    change = (to_tensor(painted) - to_tensor(restored)).abs().mean(0) * 127.5
-    changed = images.fromarray(((change > UNCHANGED) * 255).to(torch.uint8).numpy())
-    near = changed.filter(ImageFilter.MedianFilter(3)).filter(ImageFilter.MaxFilter(5))
-    mask = near.resize(source.size, images.Resampling.BILINEAR)
-    return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
-
-
-def _positions(lesson: PreparedLesson) -> int:
-    """How long a lesson is, without its words."""
-    pictures = 0 if lesson.features is None else len(lesson.features)
-    pictures += 0 if lesson.source is None else len(lesson.source)
-    return pictures + (0 if lesson.target is None else NOISES * len(lesson.target))
-
-
-def _told(
-    on_step: OnStep | None, on_estimate: OnEstimate | None, shown: Callable[[Tensor], Image]
-) -> Callable[[SamplingStep], None] | None:
-    """Whoever counts the steps and whoever looks on, told of both."""
-    if on_step is None and on_estimate is None:
-        return None
-
-    def told(step: SamplingStep) -> None:
-        if on_step is not None:
-            on_step(step.index + 1, step.total)
-        if on_estimate is not None:
-            on_estimate(step.index + 1, step.total, lambda: shown(step.estimate[0]))
-
-    return told
-
-
-def _with_scale(guidance: Guidance, scale: float | None) -> Guidance:
-    return guidance if scale is None else replace(guidance, text=scale)

@@ -245,13 +245,20 @@ def _choose(logits: Tensor, temperature: float, generator: torch.Generator | Non
     return int(torch.multinomial(chances, 1, generator=generator))
 
 
-def score(model: Bagel, cache: Cache, answers: Sequence[Sequence[int]]) -> Tensor:
-    """Log-probability [A] of each answer as a whole turn, eos included.
+def score(
+    model: Bagel, cache: Cache, answers: Sequence[Sequence[int]], *, first: int | None = None
+) -> Tensor:
+    """Log-probability [A] of each answer as a whole turn, eos included. `first` is what the context
+    still lacks, bos where it is left out.
 
     The cache holds one context for all answers, or one for each. Keeps the graph where
     gradients are on.
     """
-    packed = pack([[Text(ids, loss=True)] for ids in answers], model.config, model.device)
+    special = model.config.special_tokens
+    begin = special.bos_token_id if first is None else first
+    whole = [[begin, *ids, special.eos_token_id] for ids in answers]
+    samples = [[Text(ids, loss=True, raw=True)] for ids in whole]
+    packed = pack(samples, model.config, model.device)
     losses = model(packed, cache).ce
     total = torch.zeros(len(answers), device=losses.device)
     return total.index_add(0, packed.label_sample, -losses)

@@ -24,6 +24,7 @@ from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from op_bagel.backend import BagelBackend, Fit
+from op_bagel.lineage import fresh_tokens
 from op_bagel.model import Bagel
 from op_bagel.pictures import patchify, position_ids, rgb, to_tensor
 from op_bagel.sampling import Guidance
@@ -90,8 +91,13 @@ class NanoBackend(BagelBackend):
             return torch.cat((rows, noise * words / self.width**0.5))[:count]
 
         und, gen = slots[1 : 1 + SLOTS], slots[1 + SLOTS :]
-        und = sized(und, understand)
-        return self._fresh(name, slots[:1], und, sized(gen, generate))
+        return fresh_tokens(
+            name,
+            slots[:1],
+            sized(und, understand),
+            sized(gen, generate),
+            norm_limit=self.norm_limit,
+        )
 
     def _rows(self, image: Image) -> Tensor:
         """ViT rows [n, d_vit] before the connector."""

@@ -16,8 +16,9 @@ from omnipersona_cli.errors import SlotError
 from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
-from op_bagel.backend import REMEMBERED, BagelBackend, Dropout, Fit, keep_unchanged
+from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.lineage import REMEMBERED, fresh_tokens, keep_unchanged
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import Latent, Noise, Text, Vit
 from op_bagel.sampling import Guidance, sample_latents
@@ -232,7 +233,7 @@ def test_tokens_start_from_what_the_experts_see(tiny: BagelBackend, tokens: Conc
 
 def test_tokens_stay_within_the_norm_that_packs_promise(tiny: BagelBackend) -> None:
     rows = torch.full((2, tiny.width), 1e6)
-    fresh = tiny._fresh("bo", rows[:1], rows, rows)
+    fresh = fresh_tokens("bo", rows[:1], rows, rows, norm_limit=tiny.norm_limit)
     for row in fresh.parameters():
         assert float(row.detach().norm(dim=1).max()) < tiny.norm_limit
 

@@ -1,0 +1,287 @@
+"""What the backends of this lineage share: BAGEL's own, and those of models that came from it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import groupby
+from typing import Generic, Protocol, TypeVar
+
+import torch
+from PIL import Image as images
+from PIL import ImageFilter
+from PIL.Image import Image
+from torch import Tensor
+
+from omnipersona_cli.backend import ConceptTokens, OnEstimate, OnStep, Task, Turn
+from omnipersona_cli.family.pieces import in_pieces, settled
+from omnipersona_cli.family.tokens import trainable
+from op_bagel.model import Cache, Outputs
+from op_bagel.packing import Noise, Packed
+from op_bagel.pictures import Grid, rgb, to_tensor
+from op_bagel.sampling import Guidance, SamplingStep, training_time
+
+T = TypeVar("T")
+
+NOISES = 2
+"""Times at which a picture to be drawn is noised in one lesson: the context is shared."""
+
+UNCHANGED = 14.0
+"""Mean difference (0..255) below which an edit counts as leaving a pixel alone."""
+
+REMEMBERED = 4
+"""Pictures whose features are kept, because several questions are asked about one picture."""
+
+INTRODUCED = 8
+"""Sets of concepts whose rows are kept as keys and values, for every prompt that follows."""
+
+AT_ONCE = 4096
+"""Picture tokens that are painted as one batch: those of one picture of 1024 x 1024 pixels."""
+
+TOGETHER = 1024
+"""From so many tokens of a picture on, the branches of guidance run one after another: each keeps
+the machine busy alone, and a batch of them would copy their contexts."""
+
+
+class Tokenizer(Protocol):
+    """A tokenizer. ``unnamed`` is how a mention without tokens is read."""
+
+    unnamed: str
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: list[int]) -> str: ...
+
+
+# -- lessons ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedLesson:
+    """A lesson after every frozen encoder has run. ``request`` has its mentions at ``at``."""
+
+    task: Task
+    request: list[int]
+    at: list[int]
+    answer: list[int]
+    features: Tensor | None  # [n, D] features of the picture looked at
+    source: Tensor | None  # [n, latent width], the picture to edit
+    target: Tensor | None
+    grid: Grid
+    looked: Grid = (0, 0)  # rows and columns of the features, for a model that counts them
+
+
+Run = Callable[[Sequence[PreparedLesson], ConceptTokens], tuple[Outputs, Tensor]]
+"""What the heads say of lessons after a concept, and the lesson of each token to be drawn [M]. The
+tokens are such that only the part of the lessons' own expert may move."""
+
+
+def ids_of(
+    turn: Turn, tokenizer: Tokenizer, names: Container[str] | None = None
+) -> tuple[list[int], list[tuple[int, str]]]:
+    """Token ids of a turn, a placeholder per mention, and where which name stands. Mentions of
+    others than ``names``, where those are given, are plain text."""
+    ids: list[int] = []
+    at: list[tuple[int, str]] = []
+    done = 0
+    for span in sorted(turn.spans, key=lambda one: one.start):
+        if names is not None and span.name not in names:
+            continue
+        ids += tokenizer.encode(turn.text[done : span.start])
+        at.append((len(ids), span.name))
+        ids += tokenizer.encode(tokenizer.unnamed)[:1]
+        done = span.end
+    return ids + tokenizer.encode(turn.text[done:]), at
+
+
+def noised(target: Tensor, grid: Grid, shift: float, draw: torch.Generator) -> list[Noise]:
+    """``target`` [n, latent width] at some random times, each with its noise."""
+    found = []
+    for _ in range(NOISES):
+        t = training_time(torch.randn((), generator=draw), shift)
+        noise = torch.randn(target.shape, generator=draw).to(target.device)
+        found.append(Noise(target, grid, float(t), noise))
+    return found
+
+
+def task_losses(
+    lessons: Sequence[PreparedLesson],
+    tokens: ConceptTokens,
+    run: Run,
+    *,
+    most: int,
+    at_once: int,
+) -> dict[Task, Tensor]:
+    """Cross-entropy of answers; flow-matching error of pictures (paper, section 3.2): means, by
+    task, of all that is labelled or drawn.
+
+    The whole batch runs at once where ``most`` positions hold it, or ``at_once`` lessons do, else
+    piece by piece.
+    """
+    pieces = _pieces(lessons, most, at_once)
+    if len(pieces) == 1:
+        whole = _losses(lessons, tokens, run)
+        return {task: losses.mean() for task, losses in whole.items()}
+    sums: dict[Task, list[Tensor]] = {}
+    counts: dict[Task, int] = {}
+    for piece in pieces:
+        for task, losses in _losses(piece, tokens, run).items():
+            sums.setdefault(task, []).append(settled(losses.sum(), tokens.parameters()))
+            counts[task] = counts.get(task, 0) + losses.numel()
+    return {task: torch.stack(parts).sum() / counts[task] for task, parts in sums.items()}
+
+
+def _pieces(
+    lessons: Sequence[PreparedLesson], most: int, at_once: int
+) -> list[Sequence[PreparedLesson]]:
+    """The whole batch where it fits, else neighbours of one task."""
+    lengths = [_positions(lesson) for lesson in lessons]
+    if len(lessons) <= at_once or (not at_once and sum(lengths) <= most):
+        return [lessons]
+    found: list[Sequence[PreparedLesson]] = []
+    for _, group in groupby(lessons, key=lambda lesson: lesson.task):
+        mine = list(group)
+        lengths = [_positions(lesson) for lesson in mine]
+        found += in_pieces(mine, lengths, most=most, at_once=at_once)
+    return found
+
+
+def _positions(lesson: PreparedLesson) -> int:
+    """How long a lesson is, without its words."""
+    pictures = 0 if lesson.features is None else len(lesson.features)
+    pictures += 0 if lesson.source is None else len(lesson.source)
+    return pictures + (0 if lesson.target is None else NOISES * len(lesson.target))
+
+
+def _losses(
+    lessons: Sequence[PreparedLesson], tokens: ConceptTokens, run: Run
+) -> dict[Task, Tensor]:
+    """Cross-entropies [K] of answers' tokens and squared errors [M, latent width] of what is
+    drawn, by task."""
+    found: dict[Task, Tensor] = {}
+    asked = [lesson for lesson in lessons if lesson.task == "understand"]
+    if asked:
+        outputs, _ = run(asked, replace(tokens, gen=tokens.gen.detach()))
+        found["understand"] = outputs.ce
+    painted = [lesson for lesson in lessons if lesson.task != "understand"]
+    if painted:
+        outputs, drawn = run(painted, replace(tokens, und=tokens.und.detach()))
+        tasks: tuple[Task, ...] = ("generate", "edit")
+        for task in tasks:
+            of_task = torch.tensor([one.task == task for one in painted], device=drawn.device)
+            mine = of_task[drawn]
+            if mine.any():
+                found[task] = outputs.mse[mine]
+    return found
+
+
+def by_picture(lessons: Sequence[PreparedLesson]) -> list[list[int]]:
+    """Numbers of the lessons about each picture: they can go on from one reading of it."""
+    of_picture: dict[int, list[int]] = {}
+    for number, lesson in enumerate(lessons):
+        of_picture.setdefault(id(lesson.features), []).append(number)
+    return list(of_picture.values())
+
+
+def mean_losses(packed: Packed, losses: Tensor, count: int) -> Tensor:
+    """Cross-entropies [K] of a batch's labels -> the mean of each of its ``count`` samples."""
+    counts = packed.label_sample.bincount(minlength=count)
+    sums = losses.new_zeros(count).index_add(0, packed.label_sample, losses)
+    return sums / counts
+
+
+def fresh_tokens(
+    name: str, identifier: Tensor, und: Tensor, gen: Tensor, *, norm_limit: float
+) -> ConceptTokens:
+    """Trainable float32 copies, inside the ball that packs promise."""
+    rows = (trainable(part, limit=0.9 * norm_limit) for part in (identifier, und, gen))
+    identifier, und, gen = rows
+    return ConceptTokens(name=name, id=identifier, und=und, gen=gen)
+
+
+# -- what is kept between calls --------------------------------------------------------------------
+
+
+class Introductions:
+    """Keys and values of the rows that introduce concepts, which ``read`` gives: kept, by what is
+    in the rows, for every prompt that follows."""
+
+    def __init__(self, read: Callable[[Sequence[ConceptTokens]], Cache]) -> None:
+        self._read = read
+        self._kept: OrderedDict[bytes, Cache] = OrderedDict()
+
+    def of(self, concepts: Sequence[ConceptTokens]) -> Cache | None:
+        """None without concepts."""
+        if not concepts:
+            return None
+        rows = [row for tokens in concepts for row in (tokens.id, tokens.und, tokens.gen)]
+        digest = blake2b(digest_size=16)
+        for row in rows:
+            digest.update(repr(row.shape).encode() + row.detach().float().cpu().numpy().tobytes())
+        key = digest.digest()
+        cache = self._kept.pop(key, None)
+        if cache is None:
+            cache = self._read(concepts)
+        self._kept[key] = cache
+        if len(self._kept) > INTRODUCED:
+            self._kept.popitem(last=False)
+        return cache
+
+
+class Looks(Generic[T]):
+    """What ``look`` sees in a picture, remembered for the last few."""
+
+    def __init__(self, look: Callable[[Image], T]) -> None:
+        self._look = look
+        self._seen: OrderedDict[bytes, T] = OrderedDict()
+
+    def of(self, picture: Image) -> T:
+        """``picture`` is RGB; equal pixels are the same picture."""
+        key = blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
+        seen = self._seen.pop(key, None)
+        if seen is None:
+            seen = self._look(picture)
+        self._seen[key] = seen
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return seen
+
+
+# -- painting --------------------------------------------------------------------------------------
+
+
+def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
+    """``painted`` at the size of ``source``, but the source's own pixels wherever the painting
+    differs little from ``restored``, the source after the autoencoder alone."""
+    source = rgb(source)
+    change = (to_tensor(painted) - to_tensor(restored)).abs().mean(0) * 127.5
+    changed = images.fromarray(((change > UNCHANGED) * 255).to(torch.uint8).numpy())
+    near = changed.filter(ImageFilter.MedianFilter(3)).filter(ImageFilter.MaxFilter(5))
+    mask = near.resize(source.size, images.Resampling.BILINEAR)
+    return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
+
+
+def step_of(
+    on_step: OnStep | None,
+    on_estimate: OnEstimate | None = None,
+    shown: Callable[[Tensor], Image] | None = None,
+) -> Callable[[SamplingStep], None] | None:
+    """The sampler's report as those want it who count the steps, and those who look on: ``shown``
+    makes a picture of latent tokens [n, latent width]."""
+    if on_step is None and on_estimate is None:
+        return None
+
+    def told(step: SamplingStep) -> None:
+        if on_step is not None:
+            on_step(step.index + 1, step.total)
+        if on_estimate is not None and shown is not None:
+            on_estimate(step.index + 1, step.total, lambda: shown(step.estimate[0]))
+
+    return told
+
+
+def with_scale(guidance: Guidance, scale: float | None) -> Guidance:
+    """``guidance`` at another scale, where one is asked for."""
+    return guidance if scale is None else replace(guidance, text=scale)
