@@ -57,7 +57,8 @@ class LanceConfig:
 
     `anchor` is the frame position at which the first picture for the tower stands, where it is
     moved there. `understanding_anchor` says whether that happens where nothing is painted: the
-    released training does it, the released answering does not.
+    released training does it, the released answering does not. `recount` says how guidance counts
+    what stands behind the prompt that it leaves out (`op_lance.layout.painting_contexts`).
     """
 
     llm: DecoderConfig = DECODER
@@ -68,6 +69,7 @@ class LanceConfig:
     latent_frames: int = 1
     anchor: int = 1000
     understanding_anchor: bool = False
+    recount: bool = False
     timestep_shift_train: float = 4.0
     timestep_freq_dim: int = 256
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from op_bagel.pictures import Grid, rgb, to_tensor
-from op_lance.config import TowerConfig
+from op_lance.config import LanceConfig, TowerConfig
 
 ASPECTS = ((21, 9), (16, 9), (4, 3), (1, 1), (3, 4), (9, 16))
 """Width to height of the buckets."""
@@ -23,6 +23,10 @@ STRIDE = 16
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+USED, LEARNED = 3 / 4, 1 / 2
+"""The side of a square picture in use, and of one that is learned from, as a share of the largest
+that the latent table holds: 768 and 512 of 1024 pixels, two of the release's settings."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
@@ -49,14 +53,7 @@ class BucketRule:
     @cached_property
     def buckets(self) -> tuple[tuple[int, int], ...]:
         """(width, height) of each shape in `ASPECTS`."""
-        return tuple(self._bucket(*aspect) for aspect in ASPECTS)
-
-    def _bucket(self, wide: int, high: int) -> tuple[int, int]:
-        """The shorter side first, then the longer one from it."""
-        ratio = max(wide, high) / min(wide, high)
-        short = round(self.resolution / ratio**0.5 / STRIDE) * STRIDE
-        long = round(short * ratio / STRIDE) * STRIDE
-        return (long, short) if wide >= high else (short, long)
+        return tuple(aspect_size(self.resolution, *aspect) for aspect in ASPECTS)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -92,14 +89,67 @@ class BucketRule:
         left, top = (round((b - s) / 2) for b, s in zip(fit.bucket, fit.size, strict=True))
         return image.crop((left, top, left + fit.size[0], top + fit.size[1]))
 
-    def put_back(self, image: Image.Image, source: Image.Image) -> Image.Image:
-        """`image`, made from `source` in its bucket, at its place in a copy of `source`."""
-        fit = self.fit(*source.size)
-        left, top, right, bottom = fit.box
-        whole = rgb(source).copy()
-        size = (right - left, bottom - top)
-        whole.paste(image.resize(size, Image.Resampling.BICUBIC), (left, top))
-        return whole
+
+@dataclass(frozen=True)
+class ShapeRule:
+    """Whole pictures in their own shape, at the area of the buckets of `resolution`: a bucket cuts
+    off what is outside its shape, which an edit would leave as it was. No side is longer than
+    `longest`; sides are multiples of `multiple`, squeezed by less than one of them."""
+
+    resolution: int
+    multiple: int
+    longest: int
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """What becomes of a picture of `width` x `height` pixels; where its ratio is that of a
+        bucket that fits, the bucket's own size."""
+        bucket = aspect_size(self.resolution, width, height)
+        if max(bucket) > self.longest:
+            scale = self.longest / max(width, height)
+            bucket = _strides(width * scale), _strides(height * scale)
+        wide, high = (max(side, self.multiple) for side in bucket)
+        return wide // self.multiple * self.multiple, high // self.multiple * self.multiple
+
+    def apply(self, image: Image.Image) -> Image.Image:
+        """The picture as RGB, alpha flattened on white, at that size (bicubic)."""
+        size = self.size(*image.size)
+        image = rgb(image)
+        return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large pictures are to the model: to the tower where they are asked about and where they
+    are edited, and to the autoencoder."""
+
+    asked: BucketRule
+    edited: ShapeRule
+    latent: ShapeRule
+
+
+def sizes_of(config: LanceConfig, share: float) -> Sizes:
+    """Sizes for square pictures of `share` of what the latent table holds. The tower sees 7/8 of
+    what the autoencoder does, as in each of the release's settings."""
+    largest, seen = config.max_latent_size * config.vae.downsample, config.tower.multiple
+    resolution = round(largest * share)
+    return Sizes(
+        asked=BucketRule(resolution * 7 // 8, seen),
+        edited=ShapeRule(resolution * 7 // 8, seen, largest * 7 // 8),
+        latent=ShapeRule(resolution, config.vae.downsample, largest),
+    )
+
+
+def aspect_size(resolution: int, wide: int, high: int) -> tuple[int, int]:
+    """(width, height) of about `resolution` x `resolution` pixels in the shape `wide` to `high`:
+    the shorter side first, then the longer one from it."""
+    ratio = max(wide, high) / min(wide, high)
+    short = _strides(resolution / ratio**0.5)
+    long = _strides(short * ratio)
+    return (long, short) if wide >= high else (short, long)
+
+
+def _strides(pixels: float) -> int:
+    return max(1, round(pixels / STRIDE)) * STRIDE
 
 
 def for_tower(image: Image.Image) -> Tensor:

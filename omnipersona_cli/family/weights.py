@@ -113,8 +113,9 @@ def fetch(
 ) -> bool:
     """Bring what ``model`` needs into the hub's cache; whether anything had to be brought.
 
-    Notes say beforehand how much that is, and how much room there is. Pickled weights are left
-    behind; a download that broke off goes on where it did. ``bars`` are the hub client's own.
+    Notes say beforehand under which licence, how much that is, and how much room there is. Pickled
+    weights that the backend does not name are left behind; a download that broke off goes on where
+    it did. ``bars`` are the hub client's own.
     Raises UsageError for weights that the backend does not know, MissingError where they cannot be
     had, ResourceError where they do not fit on the disk.
     """
@@ -204,6 +205,8 @@ def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> boo
         if not missing:
             tell(f"{repo} is here already, nothing to fetch.")
             return False
+        if repo not in {component.repo for component in info.components}:
+            tell(f"licence: {info.licence}")
         _check_room(repo, sum(missing), Path(constants.HF_HUB_CACHE), tell)
         folder = snapshot_download(repo, allow_patterns=wanted)
     except (OSError, HFValidationError, unreachable) as error:

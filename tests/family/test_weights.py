@@ -11,6 +11,7 @@ import pytest
 import tiny_bagel
 import tiny_emu3
 import tiny_janus
+import tiny_lance
 import tiny_showo
 import torch
 from hub import Hub, point_at, serving
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 import op_bagel
 import op_emu3
 import op_janus
+import op_lance
 import op_showo
 from omnipersona_cli import registry
 from omnipersona_cli.backend import BackendInfo, Component, Opening
@@ -148,7 +150,7 @@ def test_weights_in_the_package_are_not_fetched() -> None:
     assert not weights.fetch(own, "embedded")
 
 
-@pytest.mark.parametrize("name", ["bagel", "janus", "emu3", "showo"])
+@pytest.mark.parametrize("name", ["bagel", "janus", "emu3", "lance", "showo"])
 def test_a_released_model_is_fetched_and_then_opened(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +159,8 @@ def test_a_released_model_is_fetched_and_then_opened(
         served[op_bagel.INFO.default_model] = tiny_bagel.write_tiny(tmp_path / "bagel")
     elif name == "janus":
         served[op_janus.INFO.default_model] = tiny_janus.write(tmp_path / "janus")
+    elif name == "lance":
+        served[op_lance.INFO.default_model] = tiny_lance.write_tiny(tmp_path / "lance")
     elif name == "emu3":
         served[op_emu3.CHAT] = tiny_emu3.write(tmp_path / "chat")
         served[op_emu3.GEN] = tiny_emu3.write(tmp_path / "gen")
@@ -238,6 +242,7 @@ def test_size_and_room_are_told_before_anything_is_fetched(hub: Hub) -> None:
 
     weights.fetch(INFO, REPO, on_progress=told)
     assert any("GB are free" in note and "127.0.0.1" in note for note in notes)
+    assert notes[0] == "chameleon: licence: MIT"
 
 
 def test_weights_that_do_not_fit_on_the_disk_are_refused_beforehand(
