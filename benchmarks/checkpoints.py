@@ -93,6 +93,46 @@ def write_bagel(folder: Path, scale: float) -> Path:
     return folder
 
 
+def write_lance(folder: Path, scale: float) -> Path:
+    """Lance-3B: 36 layers of 2048, in float32; the autoencoder is a pickle."""
+    from op_bagel.model import Bagel
+    from op_lance.config import LanceConfig
+    from op_lance.tower import build_tower
+    from op_lance.vae import AutoEncoder
+
+    whole = LanceConfig()
+    groups = max(1, round(2 * scale))
+    width = 1024 * groups
+    llm = replace(
+        whole.llm,
+        hidden_size=width,
+        intermediate_size=scaled(11008, scale, 64),
+        num_hidden_layers=max(1, round(36 * scale)),
+        num_attention_heads=8 * groups,
+        num_key_value_heads=groups,
+    )
+    config = replace(whole, llm=llm, tower=replace(whole.tower, out_hidden_size=width))
+    with torch.device("meta"):
+        mixture, tower = Bagel(config.mixture), build_tower(config.tower)
+    inner, sight = folder / "Lance_3B", folder / "Qwen2.5-VL-ViT"
+    inner.mkdir()
+    sight.mkdir()
+    write_random(inner / "model.safetensors", mixture.state_dict(), torch.float32)
+    write_random(sight / "vit.safetensors", tower.state_dict(), torch.bfloat16)
+    (inner / "llm_config.json").write_text("{}")
+    (sight / "config.json").write_text("{}")
+    frames = {  # for videos: kernels over three frames
+        name: value[:, :, None].expand(-1, -1, 3, -1, -1).contiguous()
+        if value.ndim == 4 and value.shape[-1] == 3
+        else value
+        for name, value in AutoEncoder(config.vae).state_dict().items()
+    }
+    torch.save(frames, folder / "Wan2.2_VAE.pth")
+    ends = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+    bytes_and(*ends).save(str(inner / "tokenizer.json"))
+    return folder
+
+
 def write_janus(folder: Path, scale: float) -> Path:
     """Janus-Pro-1B: 24 layers of 2048."""
     from transformers import JanusConfig, JanusForConditionalGeneration, PreTrainedTokenizerFast
@@ -198,6 +238,7 @@ def write_emu3(folder: Path, scale: float) -> Path:
 WRITERS: Mapping[str, Callable[[Path, float], Path]] = {
     "bagel": write_bagel,
     "emu3": write_emu3,
+    "lance": write_lance,
     "janus": write_janus,
     "showo": write_showo,
 }

@@ -100,6 +100,7 @@ def described(
             "edit": convolved(width * height, CHANNELS, MAPS),
             "learn": convolved(LESSON * LESSON, CHANNELS, MAPS),
         },
+        streamed=2 * WORDS * layers.width,
         on_cpu="bfloat16",
     )
 

@@ -11,6 +11,7 @@ INFO = BackendInfo(
     name="lance",
     summary="Lance-3B, for photographs: BAGEL's scheme in half of its memory, edits natively.",
     opens="op_lance.loading:open_backend",
+    footprint="op_lance.footprint:footprint",
     tasks={"understand": "native", "generate": "native", "edit": "native"},
     default_model="bytedance-research/Lance",
     models=("bytedance-research/Lance",),

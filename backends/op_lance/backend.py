@@ -30,6 +30,7 @@ from omnipersona_cli.backend import (
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all
 from omnipersona_cli.family.pieces import most_positions
+from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit
 from op_bagel.lineage import (
@@ -76,6 +77,9 @@ are edited, as in the release's scripts; the template stays."""
 class LanceBackend:
     """One opened Lance. ``read_rest`` reads the weights that only painting and concept tokens need,
     when they are first needed; without it, all are there."""
+
+    quantized: Quantized | None = None
+    """The weights that were quantised when it was opened."""
 
     def __init__(
         self,

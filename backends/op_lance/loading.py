@@ -40,6 +40,7 @@ from omnipersona_cli.family.weights import fetch_command, locate, public_name
 from op_bagel.config import DecoderConfig
 from op_bagel.model import GEN, Bagel
 from op_bagel.pictures import sincos_table_3d
+from op_bagel.placing import arrange, check_opening, placing
 from op_bagel.sampling import Guidance
 from op_bagel.tokenizer import QwenTokenizer
 from op_lance import INFO
@@ -273,6 +274,7 @@ def open_backend(
     device = choose_device(opening.device)
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
     dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
+    check_opening(opening, device)
     checkpoint = find_checkpoint(locate(name, INFO, single=True))
     tokenizer = QwenTokenizer(checkpoint.folder, backend=INFO.name)
     config = replace(
@@ -285,8 +287,9 @@ def open_backend(
         tower = build_tower(config.tower)
     later = _check(checkpoint, mixture, tower, vae)
     read = partial(fill, device=device, dtype=dtype, backend=INFO.name)
+    place = placing(opening, device, dtype)
     now = [name for name in checkpoint.shapes if name not in later]
-    read(mixture, checkpoint.weights, now, on_step=opening.on_step)
+    read(mixture, checkpoint.weights, now, place=place, on_step=opening.on_step)
     read(tower, checkpoint.tower, list(checkpoint.tower_shapes))
     tower.to(device)  # its rotary frequencies are in no file
 
@@ -296,15 +299,22 @@ def open_backend(
             mapped = planes_in(checkpoint.autoencoder)  # anew: what was read is let go
             for part in some:
                 put(vae, part, mapped[part].to(device, torch.float32, copy=True))
-        read(mixture, checkpoint.weights, sorted(later - {TABLE}), on_step=opening.on_step)
+        read(
+            mixture,
+            checkpoint.weights,
+            sorted(later - {TABLE}),
+            place=place,
+            on_step=opening.on_step,
+        )
         side, width = config.max_latent_size, config.llm.hidden_size
         table = sincos_table_3d(config.latent_frames, side, width)
         put(mixture, TABLE, table.to(device, dtype))
 
+    quantized = arrange(mixture, opening, device, dtype)
     files = {
         str(path): path for path in (checkpoint.weights, checkpoint.tower, checkpoint.autoencoder)
     }
-    return LanceBackend(
+    backend = LanceBackend(
         info=_info(config),
         model=public_name(name),
         fingerprint=fingerprint(checkpoint.folder, files, name),
@@ -317,6 +327,8 @@ def open_backend(
         shift=SHIFT,
         read_rest=read_rest,
     )
+    backend.quantized = quantized
+    return backend
 
 
 def _check(checkpoint: LanceFiles, mixture: Bagel, tower: nn.Module, vae: AutoEncoder) -> set[str]:

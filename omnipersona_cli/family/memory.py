@@ -147,9 +147,10 @@ class Footprint:
     of each task, ``batch`` how many a step has. ``pictures`` are the bytes that the pictures'
     encoder or decoder takes. Of each picture that learning looks at, ``remembered`` bytes are kept,
     ``remember`` at most. ``stored`` is the size of a number in the files, which stay mapped where
-    the dtype is theirs; ``libraries`` are GiB of what it imports besides torch. ``dtypes`` are what
-    it runs in, the usual one first, ``on_cpu`` the usual one of a processor where
-    that is always the same; a ``small`` one runs
+    the dtype is theirs; ``streamed`` are the bytes of the largest tensor, where each is given back
+    once it is read. ``libraries`` are GiB of what it imports besides torch. ``dtypes`` are what it
+    runs in, the usual one first, ``on_cpu`` the usual one of a processor where that is always the
+    same; a ``small`` one runs
     there wherever nothing else is asked. ``checkpoints`` says that it can learn without keeping
     what layers can compute again, ``checkpointed`` that it always does, ``pieces`` that it holds a
     few lessons of a batch at a time.
@@ -166,6 +167,7 @@ class Footprint:
     remembered: int = 0
     remember: int = 0
     stored: int = 2
+    streamed: int = 0
     libraries: float = 0.15
     dtypes: tuple[str, ...] = ("bfloat16", "float32")
     on_cpu: str = ""
@@ -244,7 +246,7 @@ def _opening(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     read = 0
     if pages and means.kind == "cpu" and SIZES[means.dtype] != what.stored:
         parts = (part for part in what.parts if verb in part.activities and not part.size)
-        read = sum(part.numbers * what.stored for part in parts)
+        read = what.streamed or sum(part.numbers * what.stored for part in parts)
     return _weights(what, verb, means, pages) + read
 
 

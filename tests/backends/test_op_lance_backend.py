@@ -26,9 +26,13 @@ from op_bagel.sampling import sample_latents
 from op_bagel.tokenizer import QwenTokenizer
 from op_lance import backend as module
 from op_lance.backend import LanceBackend
+from op_lance.config import LanceConfig
+from op_lance.footprint import footprint
 from op_lance.layout import length, placed
 from op_lance.loading import find_checkpoint, open_backend, read_config
 from op_lance.pictures import ShapeRule
+from op_lance.tower import build_tower
+from op_lance.vae import AutoEncoder
 
 TEMPLATES = json.loads(
     (Path(__file__).parent.parent / "goldens" / "lance" / "cases.json").read_text()
@@ -458,3 +462,25 @@ def test_an_edit_reaches_every_part_of_its_source(
     assert painted.size == size
     for corner in ((0, 0), (size[0] - 1, 0), (0, size[1] - 1), (size[0] - 1, size[1] - 1)):
         assert painted.getpixel(corner) != source.getpixel(corner)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_memory_is_planned_for_the_released_shapes(folder: Path) -> None:
+    config = LanceConfig()
+    with torch.device("meta"):
+        mixture, vae = Bagel(config.mixture), AutoEncoder(config.vae)
+        tower = build_tower(config.tower)
+    told = footprint(Opening())
+    assert not told.here and told.layers.count == config.llm.num_hidden_layers
+    numbers = {part.name: part.numbers for part in told.parts}
+    assert numbers.pop("autoencoder") == sum(it.numel() for it in vae.parameters())
+    assert numbers.pop("vision tower") == sum(it.numel() for it in tower.parameters())
+    assert sum(numbers.values()) == sum(it.numel() for it in mixture.parameters())
+    gen = {name: it for name, it in mixture.named_parameters() if "_moe_gen" in name}
+    assert numbers["generation expert"] == sum(it.numel() for it in gen.values())
+    found = footprint(Opening(model=str(folder)))
+    assert found.here and found.layers.width == CONFIG.llm.hidden_size
+    stored = sum(it.numel() for it in load_file(folder / "Lance_3B/model.safetensors").values())
+    assert sum(it.numbers for it in found.parts if it.name in numbers) == stored

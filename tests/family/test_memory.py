@@ -27,13 +27,14 @@ from omnipersona_cli.family.memory import (
 )
 from omnipersona_cli.family.room import describe, fitted, table
 
-BACKENDS = ("bagel", "emu3", "janus", "nano", "showo")
+BACKENDS = ("bagel", "emu3", "janus", "lance", "nano", "showo")
 RELEASED = (
     ("bagel", None, 14_607_260_128 + 83_819_683),
     ("janus", "deepseek-community/Janus-Pro-1B", 2_076_636_619),
     ("janus", "deepseek-community/Janus-Pro-7B", 7_407_775_819),
     ("showo", None, 1_448_176_770 + 95_493_513),
     ("emu3", "BAAI/Emu3-Gen-hf", 8_762_751_879),
+    ("lance", None, 6_185_205_808 + 668_684_288 + 252_125_020),
 )
 """Numbers in the released checkpoints."""
 WRITERS: Mapping[str, Callable[[Path], Path]] = {

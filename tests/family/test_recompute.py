@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny_bagel
 import tiny_janus
+import tiny_lance
 import tiny_showo
 import torch
 
@@ -19,6 +20,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "janus": tiny_janus.write,
     "showo": tiny_showo.write_tiny,
     "bagel": tiny_bagel.write_tiny,
+    "lance": tiny_lance.write_tiny,
 }
 
 

@@ -1,0 +1,131 @@
+"""What Lance takes of memory, from its shapes; imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omnipersona_cli.backend import Opening
+from omnipersona_cli.family.memory import (
+    Activity,
+    Footprint,
+    Part,
+    Pass,
+    Taught,
+    convolved,
+    counted,
+    gated_layers,
+    layers_in,
+    stored_shapes,
+)
+from omnipersona_cli.family.weights import folder_of
+from op_bagel.footprint import NOISES, normed
+from op_lance import INFO
+
+PROMPT = 120
+"""Positions of a concept's introduction, the template and a request."""
+WORDS = 151_936
+"""Rows of the text table in the released model."""
+MAPS = 7.0
+"""How many maps of its channels the decoder holds at its finest level (measured)."""
+CHANNELS, FOLDED = 256, 2
+"""Channels of the decoder at its finest level, whose sides are a half of the picture's."""
+LESSON = 512
+"""Pixels of the sides of a square picture that is learned from."""
+STRIDE, TOKEN = 16, 28
+"""Pixels along a side of a latent token, and of one of the tower's."""
+SEEN = 7 / 8
+"""A side of what the tower sees, as a share of what the autoencoder does."""
+WORK: tuple[Activity, ...] = ("ask", "gen", "edit", "learn")
+"""Verbs that read everything: a question about a concept reads the generation expert for its `gen`
+rows, and with it what painting needs."""
+
+RELEASED = gated_layers(count=36, width=2048, inner=11008, queries=2048, keys=256)
+EXPERT, TEXT, AROUND, TOWER = 2_774_782_976, 622_329_856, 13_310_000, 668_684_288
+"""Numbers of the released model: an expert, embeddings and head, what stands around the latents,
+the vision tower."""
+AUTOENCODER, IN_FILE = 252_125_020, 704_688_668
+"""Numbers of what single pictures use of the autoencoder, and of its file, which is in float32."""
+
+
+def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
+    """Of the checkpoint where it is on this computer, else of the released one."""
+    name = opening.model or INFO.default_model
+    folder = _folder(folder_of(name, INFO, single=True))
+    shapes = stored_shapes(folder) if folder is not None else {}
+    layers = layers_in(shapes, "language_model.model.layers.") or RELEASED
+    width, height = size or INFO.sizes[0]
+    painted = (width // STRIDE) * (height // STRIDE)
+    seen = _seen(width, height)
+    small, small_seen = (LESSON // STRIDE) ** 2, _seen(LESSON, LESSON)
+    context = painted + seen + PROMPT
+    read = Pass(positions=seen + PROMPT, cached=seen + PROMPT, scores=WORDS, masked=True)
+    decoder = convolved(width * height // FOLDED**2, CHANNELS, MAPS)
+    return Footprint(
+        model=name,
+        here=bool(shapes),
+        libraries=0.25,
+        parts=_parts(folder, shapes, layers.count * layers.linear),
+        layers=normed(layers),
+        passes={
+            "ask": (read,),
+            "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * PROMPT, masked=True),),
+            "edit": (
+                Pass(positions=context, cached=context, masked=True),
+                Pass(positions=painted, rows=2, cached=2 * context + painted, masked=True),
+            ),
+        },
+        lessons={
+            "understand": Taught(
+                positions=small_seen + PROMPT, scored=4, scores=WORDS, masked=True
+            ),
+            "generate": Taught(positions=NOISES * small + PROMPT, masked=True),
+            "edit": Taught(positions=(NOISES + 1) * small + small_seen + PROMPT, masked=True),
+        },
+        checkpoints=True,
+        batch=INFO.batch,
+        pictures={
+            "gen": decoder,
+            "edit": decoder,
+            "learn": convolved((LESSON // FOLDED) ** 2, CHANNELS, MAPS),
+        },
+        stored=4,
+        streamed=4 * WORDS * layers.width,
+        on_cpu="bfloat16",
+    )
+
+
+def _folder(place: Path | None) -> Path | None:
+    """Where the large file is."""
+    if place is None or place.is_file():
+        return place and place.parent
+    return place / "Lance_3B" if (place / "Lance_3B").is_dir() else place
+
+
+def _seen(width: int, height: int) -> int:
+    """Tokens of the tower for a picture that is painted at this size."""
+    return round(width * SEEN) // TOKEN * (round(height * SEEN) // TOKEN)
+
+
+def _parts(
+    folder: Path | None, shapes: dict[str, tuple[int, ...]], linear: int
+) -> tuple[Part, ...]:
+    und, gen, text, around, tower = EXPERT, EXPERT, TEXT, AROUND, TOWER
+    autoencoder = AUTOENCODER
+    if folder is not None and shapes:
+        of_gen = {name: it for name, it in shapes.items() if "_moe_gen" in name}
+        gen = counted(of_gen)
+        text = counted(shapes, "language_model.model.embed_tokens", "language_model.lm_head")
+        und = counted(shapes, "language_model") - gen - text
+        around = counted(shapes) - und - gen - text
+        tower = counted(stored_shapes(folder.parent / "Qwen2.5-VL-ViT")) or TOWER
+        pickled = folder.parent / "Wan2.2_VAE.pth"
+        if pickled.is_file():
+            autoencoder = pickled.stat().st_size // 4 * AUTOENCODER // IN_FILE
+    return (
+        Part(name="understanding expert", numbers=und, layered=und, linear=linear),
+        Part(name="embeddings and head", numbers=text),
+        Part(name="vision tower", numbers=tower, stored=2, reads=("ask", "edit", "learn")),
+        Part(name="generation expert", numbers=gen, layered=gen, activities=WORK),
+        Part(name="around the latents", numbers=around, activities=WORK),
+        Part(name="autoencoder", numbers=autoencoder, size=4, stored=4, activities=WORK),
+    )
