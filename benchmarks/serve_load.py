@@ -353,7 +353,7 @@ def main(clients: int, seconds: float, max_queue: int, rounds: int, times: int) 
     with TemporaryDirectory() as folder:
         home, photos = Path(folder) / "home", Path(folder) / "photos"
         os.environ["OMNIPERSONA_HOME"] = str(home)
-        subprocess.run([*OP, "-q", "toy", "photos", str(photos), "--seed", "7"], check=True)
+        subprocess.run([*OP, "toy", "photos", str(photos), "--seed", "7", "-q"], check=True)
         furnish(home, photos)
         with served(home, max_queue) as (server, pid):
             alone = asyncio.run(painted_alone(server))

@@ -139,7 +139,9 @@ def server_for(served: Served, door: Door) -> Server:
 def listening(host: str, port: int) -> socket.socket:
     """A socket that listens; port 0 takes a free one. Raises ResourceError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is named; else the
+    # body of an answer waits 40 ms for the client to acknowledge its head
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from live_server import Live, opened, until
 
 from omnipersona_cli.cli.main import cli
+from op_serve.running import listening
 
 PAGE = Path(__file__).parents[3] / "docs" / "serve.md"
 
@@ -64,6 +66,12 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
     done = CliRunner().invoke(cli, ["serve", *arguments])
     assert done.exit_code != 0 and words in done.output + done.stderr
     assert "Hint:" in done.output + done.stderr
+
+
+def test_the_body_of_an_answer_does_not_wait_for_its_head() -> None:
+    """asyncio sets TCP_NODELAY only for sockets that name their protocol."""
+    with listening("127.0.0.1", 0) as sock:
+        assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_the_example_of_the_documentation_runs(
