@@ -53,7 +53,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)
     parts = _parts(shapes, layers)
-    return described(name, parts, layers, size or INFO.sizes[0], here=folder is not None)
+    return described(name, parts, layers, size or INFO.sizes[0], here=bool(shapes))
 
 
 def described(

@@ -57,7 +57,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     rows = 3 if native else 2
     return Footprint(
         model=name,
-        here=folder is not None,
+        here=bool(shapes),
         parts=_parts(shapes, layers),
         layers=layers,
         passes={

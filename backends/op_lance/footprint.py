@@ -26,7 +26,8 @@ PROMPT = 120
 WORDS = 151_936
 """Rows of the text table in the released model."""
 MAPS = 7.0
-"""How many maps of its channels the decoder holds at its finest level (measured)."""
+"""How many maps of its channels the decoder holds at its finest level: not measured; one more than
+BAGEL's decoder was measured to hold."""
 CHANNELS, FOLDED = 256, 2
 """Channels of the decoder at its finest level, whose sides are a half of the picture's."""
 LESSON = 512

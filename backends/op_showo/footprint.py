@@ -61,7 +61,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     read = Pass(positions=seen, cached=seen, masked=True)
     return Footprint(
         model=name,
-        here=folder is not None,
+        here=bool(shapes),
         parts=tuple(parts),
         layers=layers,
         passes={
