@@ -119,6 +119,7 @@ def encode(state: Path, device: str) -> None:
 @click.option("--processes", default=1, help="On a CPU; a GPU wants one.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32")
 @click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
+@click.option("--rate", default=5e-3, help="Peak rate; less when going on from finished weights.")
 @click.option("--held-out", default=0, help="Held-out steps to measure at the end of a sitting.")
 @DEVICE
 @click.pass_obj

@@ -162,6 +162,8 @@ class JointRun:
     sitting     stop after so many minutes of this call, to be resumed
     held_out    steps of held-out families whose loss ends a sitting (`measure`)
     noises      noised copies of each picture to be painted in a step
+    rate        peak rate of Muon; that of AdamW is 0.4 of it. Going on from finished weights wants
+                less than starting from nothing
     """
 
     state: Path
@@ -178,6 +180,7 @@ class JointRun:
     sitting: float = math.inf
     held_out: int = 0
     noises: int = NOISES
+    rate: float = 5e-3
 
     @property
     def config(self) -> BagelConfig:
@@ -235,7 +238,7 @@ def _train_joint(rank: int, run: JointRun, store: Path | None) -> None:
     stage = PretrainingStage(run.state, run.name, run.minutes, clock=run.clock, tail=run.tail)
     model = joint_model(run.config).to(run.device)
     learned = {key: value for key, value in model.named_parameters() if value.requires_grad}
-    both = optimisers(learned, matrices=5e-3, rest=2e-3)
+    both = optimisers(learned, matrices=run.rate, rest=0.4 * run.rate)
     average = Average(learned, 0.9985)
     resume(stage, model, both, average)
     forward = forward_of(model["bagel"])  # type: ignore[arg-type]

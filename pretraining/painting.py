@@ -1,9 +1,9 @@
 """Painting in pretraining: a context is read once, and its picture is drawn from many noises.
 
-Reading a context costs as much as painting one picture, so it is read without a gradient, and its
-keys and values serve several noised copies of the picture. The turn of a concept is the
-exception: it keeps its graph, because that is how the concept encoder and the generation expert
-learn to use concept tokens.
+Reading a context costs as much as painting one picture, so it is read once, and its keys and
+values serve several noised copies of the picture. It keeps its graph: that is how the concept
+encoder and both experts learn to use concept tokens, and how an edit learns to carry over what its
+source shows.
 
 Rows half-way through the decoder are also aligned with what the ViT sees at their place in the
 finished picture (representation alignment, Yu et al. 2025, arXiv 2410.06940): it says which kind,
@@ -136,31 +136,26 @@ def read(
     bagel: Bagel, pool: Pool, samples: Sequence[Taught], which: Tensor, concepts: Cache
 ) -> Cache:
     """The contexts of ``samples`` as one cache: first the turn of concept ``which`` (with its
-    graph; masked where -1), then the rest, padded to a multiple of `ROOM` and without a graph."""
+    graph; masked where -1), then the rest, padded to a multiple of `ROOM`."""
     which = which.to(bagel.device)
     before = pick(concepts, which.clamp(min=0))
     known = (which >= 0)[:, None] & before.real_rows()
     positions = torch.where(which >= 0, before.positions, 0)
     before = replace(before, mask=known, positions=positions)
-    with torch.no_grad():
-        contexts = fill(bagel, pool, samples)
-        some = torch.tensor(
-            [i for i, context in enumerate(contexts) if context], device=bagel.device
-        )
-        grown = bagel.prefill(
-            *(context for context in contexts if context), cache=pick(before, some)
-        )
-        length = grown.length - before.length
-        room = -(-length // ROOM) * ROOM
+    contexts = fill(bagel, pool, samples)
+    some = torch.tensor([i for i, context in enumerate(contexts) if context], device=bagel.device)
+    grown = bagel.prefill(*(context for context in contexts if context), cache=pick(before, some))
+    length = grown.length - before.length
+    room = -(-length // ROOM) * ROOM
 
-        def padded(rows: Tensor) -> Tensor:
-            whole = rows.new_zeros(len(contexts), room, *rows.shape[2:])
-            whole[some, :length] = rows[:, before.length :]
-            return whole
+    def padded(rows: Tensor) -> Tensor:
+        whole = rows.new_zeros(len(contexts), room, *rows.shape[2:])
+        whole[some, :length] = rows[:, before.length :]
+        return whole
 
-        rest = [(padded(k), padded(v)) for k, v in zip(grown.keys, grown.values, strict=True)]
-        mask = torch.cat((known, padded(grown.real_rows())), dim=1)
-        positions = positions.index_copy(0, some, grown.positions)
+    rest = [(padded(k), padded(v)) for k, v in zip(grown.keys, grown.values, strict=True)]
+    mask = torch.cat((known, padded(grown.real_rows())), dim=1)
+    positions = positions.index_copy(0, some, grown.positions)
     return Cache(
         keys=tuple(torch.cat((b, k), dim=1) for b, (k, _) in zip(before.keys, rest, strict=True)),
         values=tuple(

@@ -420,7 +420,7 @@ def test_painting_behind_a_read_context_is_painting_in_one_run(
     assert painted.behind.tolist() == [behind] * 2
 
 
-def test_contexts_are_read_without_a_graph_but_concepts_keep_theirs(
+def test_contexts_keep_their_graph_and_no_concept_but_their_own(
     bagel: Bagel, pool: Pool, slots: Tensor
 ) -> None:
     slots = slots.clone().requires_grad_()
@@ -433,6 +433,8 @@ def test_contexts_are_read_without_a_graph_but_concepts_keep_theirs(
     (cache.keys[0] * cache.real_rows()[..., None, None]).sum().backward()  # type: ignore[no-untyped-call]
     assert slots.grad is not None
     assert slots.grad.abs().sum((1, 2)).nonzero().flatten().tolist() == [3]
+    words = bagel.language_model.model.embed_tokens.weight.grad
+    assert words is not None and bool(words[encode("a cat")].abs().sum(1).all())
 
 
 def test_painting_moves_the_generation_expert_and_leaves_the_other(
