@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -185,8 +185,10 @@ class ConceptTokens:
     """The learned input embeddings of one concept on one backbone (paper, section 3.1).
 
     ``id`` [1, d] stands wherever the name is written; ``und`` [N_u, d] is routed to the
-    understanding expert, ``gen`` [N_g, d] to the generation expert. ``extra`` holds optional
-    tensors under the pack's own names ("deep.<layer>.und", "lora.<task>.…").
+    understanding expert, ``gen`` [N_g, d] to the generation expert. The last ``fact_tokens`` rows
+    of ``und`` hold facts, and painting does not read them (`for_painting`): replay says a fact in
+    words where a picture needs it. ``extra`` holds optional tensors under the pack's own names
+    ("deep.<layer>.und", "lora.<task>.…").
     """
 
     name: str
@@ -194,6 +196,12 @@ class ConceptTokens:
     und: Tensor
     gen: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    fact_tokens: int = 0
+
+    def for_painting(self) -> ConceptTokens:
+        """The same without the rows for facts."""
+        looks = len(self.und) - self.fact_tokens
+        return replace(self, und=self.und[:looks], fact_tokens=0)
 
     def parameters(self) -> list[Tensor]:
         """Everything that learning may move, in a fixed order."""

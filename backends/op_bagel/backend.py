@@ -53,6 +53,7 @@ from op_bagel.lineage import (
     noised,
     step_of,
     task_losses,
+    to_paint,
     with_scale,
 )
 from op_bagel.model import Bagel, Cache, Outputs
@@ -319,6 +320,7 @@ class BagelBackend:
         on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Guidance leans away from the empty context, so that it strengthens the concept too."""
+        prompt = to_paint(prompt)
         width, height = size or self.info.sizes[0]
         stride = self.bagel.config.stride
         grid = (height // stride, width // stride)
@@ -353,6 +355,7 @@ class BagelBackend:
         of the source alone, so that it strengthens the concept too, as in `gen`. Where the edit
         leaves a pixel alone, the source's own pixel is kept, so that the autoencoder's blur does
         not spread."""
+        prompt = to_paint(prompt)
         source, grid = self._encode(image)
         restored = self._decode(source, grid)
 

@@ -15,7 +15,7 @@ from PIL import ImageFilter
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import ConceptTokens, OnEstimate, OnStep, Task, Turn
+from omnipersona_cli.backend import ConceptTokens, OnEstimate, OnStep, Prompt, Task, Turn
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.tokens import trainable
 from op_bagel.model import Cache, Outputs
@@ -167,7 +167,8 @@ def _losses(
         found["understand"] = outputs.ce
     painted = [lesson for lesson in lessons if lesson.task != "understand"]
     if painted:
-        outputs, drawn = run(painted, replace(tokens, und=tokens.und.detach()))
+        looks = tokens.for_painting()
+        outputs, drawn = run(painted, replace(looks, und=looks.und.detach()))
         tasks: tuple[Task, ...] = ("generate", "edit")
         for task in tasks:
             of_task = torch.tensor([one.task == task for one in painted], device=drawn.device)
@@ -175,6 +176,11 @@ def _losses(
             if mine.any():
                 found[task] = outputs.mse[mine]
     return found
+
+
+def to_paint(prompt: Prompt) -> Prompt:
+    """``prompt`` with what painting reads of its concepts."""
+    return replace(prompt, concepts=tuple(one.for_painting() for one in prompt.concepts))
 
 
 def by_picture(lessons: Sequence[PreparedLesson]) -> list[list[int]]:

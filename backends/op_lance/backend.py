@@ -48,6 +48,7 @@ from op_bagel.lineage import (
     noised,
     step_of,
     task_losses,
+    to_paint,
     with_scale,
 )
 from op_bagel.model import Bagel, Cache, Outputs
@@ -351,6 +352,7 @@ class LanceBackend:
         on_step: OnStep | None = None,
     ) -> Iterator[Image]:
         """Guidance leans away from the same context without the request."""
+        prompt = to_paint(prompt)
         width, height = size or self.info.sizes[0]
         stride = self.mixture.config.stride
         grid = (height // stride, width // stride)
@@ -376,6 +378,7 @@ class LanceBackend:
         """The source is in the context twice, for both experts, and the painting stands where its
         latents stand. Where the edit leaves a pixel alone, the source's own pixel is kept, so that
         the autoencoder's blur does not spread."""
+        prompt = to_paint(prompt)
         source, grid = self._encode(image, self.sizes)
         features, looked = self._edited(image, self.sizes)
         with torch.inference_mode():

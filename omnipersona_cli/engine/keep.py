@@ -228,6 +228,7 @@ def packed(
             "schedule": "cosine",
             "understand_tokens": tokens.und.shape[0],
             "generate_tokens": tokens.gen.shape[0],
+            **({"fact_tokens": tokens.fact_tokens} if tokens.fact_tokens else {}),
             **({"quantize": kind} if (kind := format_of(backend)) else {}),
         },
         "seed": hyper.seed,

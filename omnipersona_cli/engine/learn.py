@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -241,20 +241,21 @@ def _start(
 ) -> ConceptTokens:
     """Where optimisation starts: the backend's own features of the photos, and with "lora" the
     low-rank experts that the backend offers (``new_experts(seed=...)``)."""
-    start = copy_of(
-        backend.new_tokens(
-            material.name,
-            understand=settings.understand_tokens + _for_facts(backend, material),
-            generate=settings.generate_tokens,
-            photos=[photo.image for photo in material.album.learning],
-            seed=settings.seed,
-            on_step=counting(on_progress, "starting tokens"),
-        )
+    for_facts = _for_facts(backend, material)
+    start = backend.new_tokens(
+        material.name,
+        understand=settings.understand_tokens + for_facts,
+        generate=settings.generate_tokens,
+        photos=[photo.image for photo in material.album.learning],
+        seed=settings.seed,
+        on_step=counting(on_progress, "starting tokens"),
     )
+    start = copy_of(replace(start, fact_tokens=for_facts))
     if settings.experts == "none":
         return start
     experts = dict(backend.new_experts(seed=settings.seed))
-    return copy_of(from_named_tensors(start.name, named_tensors(start) | experts))
+    tensors = named_tensors(start) | experts
+    return copy_of(from_named_tensors(start.name, tensors, fact_tokens=for_facts))
 
 
 def _for_facts(backend: Backend, material: Material) -> int:

@@ -254,8 +254,8 @@ def _rehearse(
     for tensor in run.tokens.parameters():
         if tensor is not und:
             tensor.grad = None
-    if und.grad is not None and hyper.fact_tokens:
-        und.grad[: -hyper.fact_tokens] = 0.0
+    if und.grad is not None and run.tokens.fact_tokens:
+        und.grad[: -run.tokens.fact_tokens] = 0.0
     rate = (hyper.fact_rate or hyper.learning_rate) * _schedule(run.step, hyper)
     adamw({"facts|und": run.tokens.und}, run.moments, rate=rate)
     _keep_within(run.tokens, backend.norm_limit)
@@ -312,7 +312,7 @@ def _taken_up(start: ConceptTokens, checkpoint: RunState) -> _Run:
 
     def placed(tensors: Mapping[str, Tensor]) -> ConceptTokens:
         here = {key: value.to(device) for key, value in tensors.items()}
-        return from_named_tensors(start.name, here)
+        return from_named_tensors(start.name, here, fact_tokens=start.fact_tokens)
 
     torch.set_rng_state(checkpoint.random)
     return _Run(

@@ -45,11 +45,18 @@ def named_tensors(tokens: ConceptTokens) -> dict[str, Tensor]:
     return named | {key: tokens.extra[key] for key in sorted(tokens.extra)}
 
 
-def from_named_tensors(name: str, tensors: Mapping[str, Tensor]) -> ConceptTokens:
-    """The inverse of `named_tensors`."""
+def from_named_tensors(
+    name: str, tensors: Mapping[str, Tensor], *, fact_tokens: int = 0
+) -> ConceptTokens:
+    """The inverse of `named_tensors`; ``fact_tokens`` is no tensor."""
     extra = {key: value for key, value in tensors.items() if key not in ("id", "und", "gen")}
     return ConceptTokens(
-        name=name, id=tensors["id"], und=tensors["und"], gen=tensors["gen"], extra=extra
+        name=name,
+        id=tensors["id"],
+        und=tensors["und"],
+        gen=tensors["gen"],
+        extra=extra,
+        fact_tokens=fact_tokens,
     )
 
 
@@ -61,6 +68,7 @@ def copy_of(tokens: ConceptTokens, *, trainable: bool = False) -> ConceptTokens:
             key: value.detach().to(torch.float32).clone().requires_grad_(trainable)
             for key, value in named_tensors(tokens).items()
         },
+        fact_tokens=tokens.fact_tokens,
     )
 
 
@@ -106,8 +114,13 @@ def from_slot(pack: Pack, backend: Backend | Base) -> ConceptTokens:
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in slot.tensors.items()}
     for key in ("id", "und", "gen"):
         _check_rows(pack.name, key, tensors.get(key), base)
+    recipe = slot.about.get("recipe")
+    told = recipe.get("fact_tokens") if isinstance(recipe, Mapping) else 0
+    within = isinstance(told, int) and 0 <= told <= len(tensors["und"])
     return from_named_tensors(
-        pack.name, {key: value.to(torch.float32) for key, value in tensors.items()}
+        pack.name,
+        {key: value.to(torch.float32) for key, value in tensors.items()},
+        fact_tokens=int(told) if told and within else 0,
     )
 
 

@@ -3,6 +3,7 @@ how good the weights are."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +216,29 @@ def test_questions_about_one_picture_look_once(nano: NanoBackend) -> None:
 
 
 # -- painting --------------------------------------------------------------------------------------
+
+
+def test_what_is_kept_of_facts_is_not_painted(nano: NanoBackend) -> None:
+    photos = cartoons(1, 2)
+    looks = nano.new_tokens("bo", understand=4, generate=4, photos=photos, seed=0)
+    more = torch.cat((looks.und, torch.randn(3, nano.width)))
+    both = replace(looks, und=more, fact_tokens=3)
+
+    def painted(tokens: ConceptTokens) -> list[bytes]:
+        prompt = Prompt(turns=(to_turn("<bo> in the snow"),), concepts=(tokens,))
+        made = nano.gen(prompt, size=None, steps=1, guidance=None, seeds=(1,))
+        changed = nano.edit(photos[0], prompt, mask=None, steps=1, guidance=None, seeds=(1,))
+        return [picture.tobytes() for picture in (*made, *changed)]
+
+    assert painted(both) == painted(looks)
+    turn = to_turn("<bo>")
+    lesson = Lesson(task="generate", kind="depict", request=turn, target=photos[0])
+    prepared = nano.prepare([lesson])
+    losses = [nano.loss(prepared, tokens, seed=1)["generate"] for tokens in (both, looks)]
+    assert torch.equal(*losses)
+    question = Prompt(turns=(to_turn("what is <bo>?"),), concepts=(both,))
+    without = replace(question, concepts=(looks,))
+    assert nano.score(question, ["a cat"]) != nano.score(without, ["a cat"])
 
 
 def test_seeds_painted_together_are_those_painted_alone(nano: NanoBackend) -> None:

@@ -37,6 +37,15 @@ def test_tokens_come_back_as_they_went_in(backend, pack):
     )
 
 
+@pytest.mark.parametrize(("told", "kept"), [(2, 2), (None, 0), (9, 0), (-1, 0), ("2", 0)])
+def test_how_many_tokens_hold_facts_is_read_from_the_recipe(backend, pack, told, kept):
+    slot = pack.slots["sketch"]
+    about = {**slot.about, "recipe": {} if told is None else {"fact_tokens": told}}
+    tokens = from_slot(replace(pack, slots={"sketch": replace(slot, about=about)}), backend)
+    assert tokens.fact_tokens == kept
+    assert len(tokens.for_painting().und) == len(tokens.und) - kept
+
+
 def test_a_pack_of_another_base_names_both_and_the_way_out(backend, pack):
     other = replace(pack, slots={"bagel-7b": pack.slots["sketch"]})
     with pytest.raises(SlotError, match=r"bagel-7b.*sketch") as caught:
