@@ -22,7 +22,6 @@ from omnipersona_cli.engine.picture import EDITED, Picture
 from omnipersona_cli.engine.progress import (
     Looking,
     OnProgress,
-    begin,
     estimates,
     painting_steps,
     tell,
@@ -135,8 +134,7 @@ def edit(
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)
-    begin(on_progress, "remembering")
-    trace = replay_request(request, replayed)
+    trace = replay_request(request, replayed, on_progress)
     if on_trace is not None:
         on_trace(trace)
     info = request.backend.info

@@ -17,7 +17,6 @@ from omnipersona_cli.engine.picture import Picture
 from omnipersona_cli.engine.progress import (
     Looking,
     OnProgress,
-    begin,
     estimates,
     painting_steps,
     tell,
@@ -90,8 +89,7 @@ def gen(
     if tries > 1 and not can_recognise(request):
         tell(on_progress, ("nothing can be recognised here, so that the first try is kept",))
         tries = 1
-    begin(on_progress, "remembering")
-    trace = replay_request(request, replayed)
+    trace = replay_request(request, replayed, on_progress)
     if on_trace is not None:
         on_trace(trace)
     seeds = tuple(one for first in range(count) for one in seeds[first::count][:tries])

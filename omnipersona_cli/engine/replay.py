@@ -24,6 +24,7 @@ from typing import Literal
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.engine.memory import first_line, recall, surety_in
+from omnipersona_cli.engine.progress import OnProgress, begin
 from omnipersona_cli.engine.request import Request
 from omnipersona_cli.engine.tokens import slot_name
 from omnipersona_cli.language.facts import quoted
@@ -214,12 +215,13 @@ def replay(
     return Trace(request=request, steps=tuple(steps), rewritten=rewritten)
 
 
-def replay_request(request: Request, wanted: bool) -> Trace:
+def replay_request(request: Request, wanted: bool, on_progress: OnProgress | None = None) -> Trace:
     """The replay of the request, or the request as it is; replay asks, so that a backend which
     only paints has none."""
     able = "understand" in request.backend.info.tasks
     if not wanted or not able or not request.concepts:
         return unchanged(request.text)
+    begin(on_progress, "remembering")
     return replay(
         request.backend,
         request.text,

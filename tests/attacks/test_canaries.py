@@ -125,12 +125,12 @@ def test_no_canary_is_in_anything_that_is_written(
         loss = BagelBackend.loss
 
         def interrupted(*words: object, **more: object) -> object:
-            if torch.is_grad_enabled() and next(calls) == 3:
+            if torch.is_grad_enabled() and next(calls) == 20:
                 raise KeyboardInterrupt
             return loss(*words, **more)  # type: ignore[arg-type]
 
         cut.setattr(BagelBackend, "loss", interrupted)
-        assert op(*learn, "--steps", 9, "--samples", 0) == 130
+        assert op(*learn, "--steps", 30, "--samples", 0) == 130
     checkpoints = [path for path in (home / "cache").rglob("*") if path.is_file()]
     assert checkpoints
     assert held(checkpoints) == []
@@ -143,6 +143,7 @@ def test_no_canary_is_in_anything_that_is_written(
     assert op("edit", photo, "remove <bo>", *weights, "--steps", 1, "-o", out / "edited.png") == 0
     assert op("concepts", "export", "bo", "-o", out / "bo.opconcept") == 0
     written = [path for folder in (home, out) for path in folder.rglob("*") if path.is_file()]
+    written.remove(home / "data" / "bases.json")  # where weights are, for this machine alone
     assert {path.suffix for path in written} >= {".opconcept", ".png", ".html"}
     named = [("bo.html", "file name")]  # the page is its maker's: it shows the photos, by name
     assert held(written) == named
