@@ -132,3 +132,12 @@ def test_terms_of_the_glossary_are_told_once() -> None:
     page = (DOCS / "glossary.md").read_text(encoding="utf-8")
     terms = re.findall(r"^\| (?!term|---)(.*?) \|", page, re.MULTILINE)
     assert len(terms) == len(set(terms))
+
+
+def test_every_promise_names_a_test_that_is_there() -> None:
+    page = (DOCS / "promises.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .+ \| `(.+)::(test_\w+)` \|$", page, re.MULTILINE)
+    assert len(rows) == page.count("\n| ") - 2, "every row names one"
+    for file, name in rows:
+        code = (DOCS.parent / file).read_text(encoding="utf-8")
+        assert re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), f"{file}::{name}"
