@@ -1,5 +1,6 @@
 """Every test runs offline, on the CPU, and far from the files of whoever runs it."""
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,17 @@ def plain_numbers() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("omnipersona_cli.family.device.has_bfloat16", lambda: False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_signals() -> None:
+    """A suite that a shell runs in the background has Ctrl-C ignored, and so would the processes
+    that tests start and stop."""
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)
