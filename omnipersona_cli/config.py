@@ -15,9 +15,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omnipersona_cli.errors import ResourceError, UsageError
-from omnipersona_cli.reading import Origin, Tree, parse_yaml, read_text
+
+if TYPE_CHECKING:  # files are rare, and `op --help` reads none
+    from omnipersona_cli.reading import Origin, Tree
 
 HOME = "OMNIPERSONA_HOME"
 """The variable that puts configuration, data and downloads under one folder."""
@@ -62,7 +65,11 @@ def read_settings(path: Path) -> dict[str, Tree]:
     """The settings in one file, every value as it is written, with ``_`` in keys read as ``-``;
     empty when there is no file."""
     text = _text_of(path)
-    content = parse_yaml(text, _origin(path)) if text else ""
+    if not text:
+        return {}
+    from omnipersona_cli.reading import parse_yaml
+
+    content = parse_yaml(text, _origin(path))
     if content == "":
         return {}
     if not isinstance(content, dict):
@@ -95,9 +102,11 @@ def _over(below: dict[str, Tree], above: dict[str, Tree]) -> dict[str, Tree]:
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
     """The line of ``keys`` in text that `read_settings` has accepted."""
+    if not text:
+        return None
     import yaml
 
-    node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
     line = None
     for wanted in keys:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
@@ -110,10 +119,16 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int | None:
 
 
 def _text_of(path: Path) -> str:
-    return read_text(path, _origin(path)) if path.exists() else ""
+    if not path.exists():
+        return ""
+    from omnipersona_cli.reading import read_text
+
+    return read_text(path, _origin(path))
 
 
 def _origin(path: Path) -> Origin:
+    from omnipersona_cli.reading import Origin
+
     return Origin(
         name=f"the settings file {path}",
         hint="mend or remove it; `op help config` shows what it may hold",

@@ -17,9 +17,7 @@ Every error says what happened in the user's words (``str(error)``, one line) an
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class PersonaError(Exception):
@@ -70,6 +68,8 @@ class MissingError(PersonaError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word that looks most like ``word``, or an empty string."""
+    from difflib import get_close_matches
+
     return next(iter(get_close_matches(word, list(known), n=1, cutoff=0.5)), "")
 
 
@@ -78,6 +78,8 @@ def shell_word(value: object) -> str:
     whatever is in it."""
     text = str(value)
     if text.isprintable() and "  " not in text:
+        import shlex
+
         return shlex.quote(text)
     return "$'" + "".join(map(_ansi_c, text)) + "'"
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from omnipersona_cli import config
 from omnipersona_cli.errors import UsageError, nearest, shell_word
-from omnipersona_cli.reading import Tree
+
+if TYPE_CHECKING:
+    from omnipersona_cli.reading import Tree
 
 PREFIX = "OMNIPERSONA"
 """How every variable begins."""
