@@ -95,8 +95,8 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
     epsilon, patch side. ``config.json`` is not read: the released one is no valid JSON. Raises
     MissingError for a configuration that is missing or describes another model than the tensors.
     """
-    llm = read_json(checkpoint.folder / "llm_config.json", backend=INFO.name)
-    vit = read_json(checkpoint.folder / "vit_config.json", backend=INFO.name)
+    llm = read_json(checkpoint.folder / "llm_config.json", hint=HINT)
+    vit = read_json(checkpoint.folder / "vit_config.json", hint=HINT)
     shapes = checkpoint.shapes
     try:
         decoder = "language_model.model"

@@ -145,12 +145,12 @@ def read_config(checkpoint: LanceFiles, tokenizer: QwenTokenizer) -> LanceConfig
         raise video(checkpoint.weights)
     with told_of(checkpoint.weights):
         decoder = _decoder(
-            shapes, read_json(checkpoint.folder / "llm_config.json", backend=INFO.name), tokenizer
+            shapes, read_json(checkpoint.folder / "llm_config.json", hint=HINT), tokenizer
         )
     with told_of(checkpoint.tower):
         tower = _tower(
             checkpoint.tower_shapes,
-            read_json(checkpoint.tower.with_name("config.json"), backend=INFO.name),
+            read_json(checkpoint.tower.with_name("config.json"), hint=HINT),
         )
     with told_of(checkpoint.autoencoder):
         vae = _autoencoder(checkpoint.autoencoder_shapes)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from omnipersona_cli.backend import Backend, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.checkpoint import read_json
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload, keep_home
 from omnipersona_cli.family.quantize import refuse_quantize
@@ -32,7 +33,7 @@ from omnipersona_cli.family.weights import fetch_command, locate
 from omnipersona_cli.hookspecs import Base
 from op_showo import INFO
 from op_showo.backend import ShowoBackend
-from op_showo.checkpoint import identity, read_json, read_tensors, weight_files
+from op_showo.checkpoint import identity, read_tensors, weight_files
 from op_showo.config import (
     SYSTEM,
     ShowoConfig,
@@ -240,7 +241,7 @@ class _Files:
     ) -> T:
         """What ``read`` makes of a folder's config.json, which should be that of ``what``."""
         path = folder / "config.json"
-        values = read_json(path, self.hint, optional=optional)
+        values = read_json(path, hint=self.hint, optional=optional)
         try:
             return read(values)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -349,7 +350,7 @@ class ClipTower:
         moved: nn.Module = tower
         self.tower = moved.to(device).eval().requires_grad_(False)
         path = folder / "preprocessor_config.json"
-        preparing = read_json(path, hint, optional=True)
+        preparing = read_json(path, hint=hint, optional=True)
         self.mean, self.std = (
             torch.tensor(_channels(preparing.get(key, usual), path, hint))
             for key, usual in (

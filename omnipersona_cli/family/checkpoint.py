@@ -3,7 +3,6 @@ tensor at a time."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from omnipersona_cli import reading
 from omnipersona_cli.backend import OnStep, counted
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 from omnipersona_cli.family.tensors import HEADER_LIMIT, mapped, stored_tensors
+from omnipersona_cli.reading import Origin
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -25,11 +26,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+JSON_LIMIT = 16 << 20
+"""Bytes of a configuration, or of an index that places every tensor."""
 
 
 def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str, Any]:
     """config.json, whose model_type must be one of ``types``."""
-    config = read_json(folder / "config.json", backend=backend)
+    config = read_json(folder / "config.json", hint=f"op backends fetch {backend}")
     kind = config.get("model_type")
     if kind not in tuple(types):
         raise UsageError(
@@ -39,17 +42,17 @@ def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str
     return config
 
 
-def read_json(path: Path, *, backend: str) -> dict[str, Any]:
-    """A configuration; MissingError where it is missing or no JSON object."""
-    hint = f"op backends fetch {backend}"
+def read_json(path: Path, *, hint: str, optional: bool = False) -> dict[str, Any]:
+    """A configuration or an index; MissingError where it is missing or no JSON object. Empty where
+    an ``optional`` file is not there."""
     if not path.is_file():
+        if optional:
+            return {}
         raise MissingError(f"{path} is missing", hint=hint)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingError(f"{path} is not JSON", hint=hint) from error
+    origin = Origin(name=str(path), error=MissingError, hint=hint)
+    found = reading.read_json(path, origin, limit=JSON_LIMIT)
     if not isinstance(found, dict):
-        raise MissingError(f"{path} is not a JSON object", hint=hint)
+        origin.refuse("is not a JSON object")
     return found
 
 
@@ -60,9 +63,9 @@ def tensor_files(folder: Path, *, backend: str) -> dict[str, Path]:
     index = folder / INDEX
     if index.is_file():
         try:
-            placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            placed = read_json(index, hint=hint)["weight_map"]
             files = {str(name): folder / Path(str(file)).name for name, file in placed.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (KeyError, AttributeError) as error:
             raise MissingError(f"{index} is broken", hint=hint) from error
     elif (folder / SINGLE).is_file():
         files = dict.fromkeys(_names_in(folder / SINGLE, hint), folder / SINGLE)

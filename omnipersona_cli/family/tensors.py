@@ -66,13 +66,15 @@ def stored_tensors(path: Path, *, hint: str) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > min(HEADER_LIMIT, size - 8):
-                raise ValueError("its header is longer than the file")
+                raise ValueError("cut off in its header")
             header = json.loads(file.read(length))
-        return {
-            str(name): _stored(entry, 8 + length, size)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
+        begin = 8 + length
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        ends = {str(name): begin + entry["data_offsets"][1] for name, entry in tensors.items()}
+        lost = sorted((end, name) for name, end in ends.items() if end > size)
+        if lost:
+            raise ValueError(f"cut off at the tensor {lost[0][1]}")
+        return {str(name): _stored(entry, begin, size) for name, entry in tensors.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise MissingError(f"{path} is broken or cut off: {error}", hint=hint) from error
 

@@ -153,7 +153,7 @@ def test_another_model_is_not_taken_for_bagel(folder: Path) -> None:
 
 def test_a_configuration_that_is_no_json_is_named(folder: Path) -> None:
     (folder / "llm_config.json").write_text("{")
-    with pytest.raises(MissingError, match=r"llm_config\.json is not JSON"):
+    with pytest.raises(MissingError, match=r"llm_config\.json is not proper JSON"):
         read_config(find_checkpoint(folder), CONFIG.special_tokens)
 
 

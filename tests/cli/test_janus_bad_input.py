@@ -97,7 +97,7 @@ def no_head(tensors: dict[str, Tensor]) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "another family": (lambda path: edit_config(path, model_type="llama"), 2, "'llama'"),
     "no configuration": (lambda path: (path / "config.json").unlink(), 3, "config.json is missing"),
-    "no JSON": (lambda path: (path / "config.json").write_text("{"), 3, "is not JSON"),
+    "no JSON": (lambda path: (path / "config.json").write_text("{"), 3, "is not proper JSON"),
     "no number": (lambda path: edit_part(path, "text_config", hidden_size="big"), 3, "hidden_size"),
     "odd heads": (lambda path: edit_part(path, "text_config", num_attention_heads=3), 3, "heads"),
     "a size that the codes do not fill": (

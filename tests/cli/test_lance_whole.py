@@ -160,7 +160,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], int, str]] = {
     ),
     "a configuration that is no JSON": (
         lambda it: (it / "Qwen2.5-VL-ViT/config.json").write_text("{"), 3,
-        "config.json is not JSON",
+        "config.json is not proper JSON",
     ),
     "a configuration without sense": (
         lambda it: (it / "Qwen2.5-VL-ViT/config.json").write_text('{"num_heads": 3}'), 3,
