@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from omnipersona_cli.backend import Opening
+from omnipersona_cli.backend import Opening, Task
 from omnipersona_cli.family.memory import (
     Activity,
     Footprint,
@@ -53,46 +53,18 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     folder = place if place is None or place.is_dir() else place.parent
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)
-    parts = _parts(shapes, layers)
-    return described(name, parts, layers, size or INFO.sizes[0], here=bool(shapes))
-
-
-def described(
-    name: str,
-    parts: tuple[Part, ...],
-    layers: Layers,
-    size: tuple[int, int],
-    *,
-    here: bool,
-) -> Footprint:
-    """A model of BAGEL's lineage that paints pictures of ``size``."""
-    width, height = size
+    width, height = size or INFO.sizes[0]
     painted = (width // STRIDE) * (height // STRIDE)
     seen = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
     small, small_seen = (LESSON // STRIDE) ** 2, (LESSON // PATCH) ** 2
-    context = painted + seen + PROMPT
-    read = Pass(positions=seen + PROMPT, cached=seen + PROMPT, scores=WORDS, masked=True)
     return Footprint(
         model=name,
-        here=here,
+        here=bool(shapes),
         libraries=0.2,
-        parts=parts,
+        parts=_parts(shapes, layers),
         layers=layers,
-        passes={
-            "ask": (read,),
-            "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * PROMPT, masked=True),),
-            "edit": (
-                Pass(positions=context, cached=context, masked=True),
-                Pass(positions=painted, rows=3, cached=2 * context + painted, masked=True),
-            ),
-        },
-        lessons={
-            "understand": Taught(
-                positions=small_seen + PROMPT, scored=4, scores=WORDS, masked=True
-            ),
-            "generate": Taught(positions=NOISES * small + PROMPT, masked=True),
-            "edit": Taught(positions=(NOISES + 1) * small + small_seen + PROMPT, masked=True),
-        },
+        passes=passes_of(painted, seen, prompt=PROMPT, words=WORDS, branches=3),
+        lessons=lessons_of(small, small_seen, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
         batch=INFO.batch,
@@ -104,6 +76,32 @@ def described(
         streamed=2 * WORDS * layers.width,
         on_cpu="bfloat16",
     )
+
+
+def passes_of(
+    painted: int, seen: int, *, prompt: int, words: int, branches: int
+) -> dict[Activity, tuple[Pass, ...]]:
+    """Passes of the lineage: ``painted`` latent tokens, ``seen`` ones of the vision tower, behind
+    ``prompt`` positions, and ``branches`` of guidance in an edit."""
+    context = painted + seen + prompt
+    read = Pass(positions=seen + prompt, cached=seen + prompt, scores=words, masked=True)
+    return {
+        "ask": (read,),
+        "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * prompt, masked=True),),
+        "edit": (
+            Pass(positions=context, cached=context, masked=True),
+            Pass(positions=painted, rows=branches, cached=2 * context + painted, masked=True),
+        ),
+    }
+
+
+def lessons_of(painted: int, seen: int, *, prompt: int, words: int) -> dict[Task, Taught]:
+    """Lessons of the lineage, of a picture of ``painted`` latent tokens and ``seen`` ones."""
+    return {
+        "understand": Taught(positions=seen + prompt, scored=4, scores=words, masked=True),
+        "generate": Taught(positions=NOISES * painted + prompt, masked=True),
+        "edit": Taught(positions=(NOISES + 1) * painted + seen + prompt, masked=True),
+    }
 
 
 def normed(layers: Layers) -> Layers:

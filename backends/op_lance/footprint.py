@@ -6,11 +6,8 @@ from pathlib import Path
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.family.memory import (
-    Activity,
     Footprint,
     Part,
-    Pass,
-    Taught,
     convolved,
     counted,
     gated_layers,
@@ -18,7 +15,7 @@ from omnipersona_cli.family.memory import (
     stored_shapes,
 )
 from omnipersona_cli.family.weights import folder_of
-from op_bagel.footprint import NOISES, normed
+from op_bagel.footprint import WORK, lessons_of, normed, passes_of
 from op_lance import INFO
 
 PROMPT = 120
@@ -36,9 +33,6 @@ STRIDE, TOKEN = 16, 28
 """Pixels along a side of a latent token, and of one of the tower's."""
 SEEN = 7 / 8
 """A side of what the tower sees, as a share of what the autoencoder does."""
-WORK: tuple[Activity, ...] = ("ask", "gen", "edit", "learn")
-"""Verbs that read everything: a question about a concept reads the generation expert for its `gen`
-rows, and with it what painting needs."""
 
 RELEASED = gated_layers(count=36, width=2048, inner=11008, queries=2048, keys=256)
 EXPERT, TEXT, AROUND, TOWER = 2_774_782_976, 622_329_856, 13_310_000, 668_684_288
@@ -58,8 +52,6 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     painted = (width // STRIDE) * (height // STRIDE)
     seen = _seen(width, height)
     small, small_seen = (LESSON // STRIDE) ** 2, _seen(LESSON, LESSON)
-    context = painted + seen + PROMPT
-    read = Pass(positions=seen + PROMPT, cached=seen + PROMPT, scores=WORDS, masked=True)
     decoder = convolved(width * height // FOLDED**2, CHANNELS, MAPS)
     return Footprint(
         model=name,
@@ -67,22 +59,10 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         libraries=0.25,
         parts=_parts(folder, shapes, layers.count * layers.linear),
         layers=normed(layers),
-        passes={
-            "ask": (read,),
-            "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * PROMPT, masked=True),),
-            "edit": (
-                Pass(positions=context, cached=context, masked=True),
-                Pass(positions=painted, rows=2, cached=2 * context + painted, masked=True),
-            ),
-        },
-        lessons={
-            "understand": Taught(
-                positions=small_seen + PROMPT, scored=4, scores=WORDS, masked=True
-            ),
-            "generate": Taught(positions=NOISES * small + PROMPT, masked=True),
-            "edit": Taught(positions=(NOISES + 1) * small + small_seen + PROMPT, masked=True),
-        },
+        passes=passes_of(painted, seen, prompt=PROMPT, words=WORDS, branches=2),
+        lessons=lessons_of(small, small_seen, prompt=PROMPT, words=WORDS),
         checkpoints=True,
+        pieces=True,
         batch=INFO.batch,
         pictures={
             "gen": decoder,
