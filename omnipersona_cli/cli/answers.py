@@ -11,7 +11,7 @@ from omnipersona_cli.cli import output
 from omnipersona_cli.language.facts import is_plural
 
 if TYPE_CHECKING:
-    from omnipersona_cli.engine.ask import Answer
+    pass
 
 
 class Streaming:
@@ -45,23 +45,3 @@ def tell_missing(told: Mapping[str, Any]) -> None:
     it."""
     if told.get("missing"):
         output.note(f"this asks for {untold(**told['missing'])}")
-
-
-def missing_data(answer: Answer) -> dict[str, str] | None:
-    """The fact that nobody told, as plain values."""
-    return answer.missing and dict(zip(("concept", "attribute"), answer.missing, strict=True))
-
-
-def as_data(question: str, answer: Answer) -> dict[str, Any]:
-    """The answer as plain values, with stable keys."""
-    return {
-        "question": question,
-        "answer": answer.text,
-        "source": answer.source,
-        "verdict": answer.verdict,
-        "probability": answer.probability,
-        "concepts": dict(answer.probabilities),
-        "facts": list(answer.facts),
-        "missing": missing_data(answer),
-        "backend": answer.backend,
-    }

@@ -10,7 +10,7 @@ import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.cli.answers import Streaming, as_data, tell_missing
+from omnipersona_cli.cli.answers import Streaming, tell_missing
 from omnipersona_cli.cli.picture_input import read_picture, sent_picture
 from omnipersona_cli.cli.server import Server, ask, asked_for
 from omnipersona_cli.cli.server import option as server_option
@@ -108,7 +108,7 @@ def _answering_here(image: str | None, opening: Opening) -> Answering:
             answer = engine.ask(
                 question, image=picture, backend=opened, on_progress=on_progress, **wanted
             )
-        return as_data(question, answer)
+        return answer.to_dict(question)
 
     return answered
 

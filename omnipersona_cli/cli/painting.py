@@ -13,7 +13,7 @@ import click
 
 from omnipersona_cli.cli import options, output, server
 from omnipersona_cli.cli.answers import untold
-from omnipersona_cli.cli.picture_output import PictureOutput, trace_data
+from omnipersona_cli.cli.picture_output import PictureOutput
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.reading import TEXT_LIMIT, Origin, decode_text, read_text, said_size
@@ -110,7 +110,7 @@ class PaintingOptions:
     def on_trace(self, trace: Trace) -> None:
         """What is told of a replay: all of it where that was asked for, and always what nobody
         knew."""
-        self.on_trace_data(trace_data(trace))
+        self.on_trace_data(trace.to_dict())
 
     def on_trace_data(self, trace: Mapping[str, Any]) -> None:
         """`on_trace` of a trace in plain values."""

@@ -17,7 +17,6 @@ from omnipersona_cli.errors import ResourceError, TakenError, UsageError, shell_
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine.picture import Metadata, Picture
-    from omnipersona_cli.engine.replay import Trace
 
 
 LONGEST_FILE_NAME = 230
@@ -91,7 +90,7 @@ class PictureOutput:
         from omnipersona_cli.engine.picture import png_bytes
 
         png = png_bytes(picture, metadata=self.metadata)
-        self.put_made(Made(png=png, about=picture.about, trace=trace_data(picture.trace)))
+        self.put_made(Made(png=png, about=picture.about, trace=picture.trace.to_dict()))
 
     def put_made(self, made: Made) -> None:
         """Keep one picture that is a file already, and say where."""
@@ -180,16 +179,6 @@ def _in_a_row(path: Path, number: int) -> Path:
 def slug(words: str) -> str:
     """A short file name from a prompt: "<bo> at the beach!" -> "bo-at-the-beach"."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:40].rstrip("-") or "picture"
-
-
-def trace_data(trace: Trace) -> dict[str, Any]:
-    """The trace as plain values."""
-    return {
-        "request": trace.request,
-        "rewritten": trace.rewritten,
-        "steps": [vars(step) for step in trace.steps],
-        "unknown": [list(one) for one in trace.unknown],
-    }
 
 
 def _numbered(stem: str, number: int) -> str:

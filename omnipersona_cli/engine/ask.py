@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from PIL.Image import Image
 
@@ -80,6 +80,21 @@ class Answer:
     def probability(self) -> float | None:
         """p(yes) that all the concepts asked for are there."""
         return min(self.probabilities.values()) if self.probabilities else None
+
+    def to_dict(self, question: str) -> dict[str, Any]:
+        """Plain values, under the keys of `op ask --json` and of the server."""
+        missing = self.missing and dict(zip(("concept", "attribute"), self.missing, strict=True))
+        return {
+            "question": question,
+            "answer": self.text,
+            "source": self.source,
+            "verdict": self.verdict,
+            "probability": self.probability,
+            "concepts": dict(self.probabilities),
+            "facts": list(self.facts),
+            "missing": missing,
+            "backend": self.backend,
+        }
 
 
 def ask(

@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.engine.memory import first_line, recall, surety_in
@@ -134,6 +134,15 @@ class Trace:
         """The (concept, attribute) that was needed and that nobody knows."""
         steps = [step for step in self.steps if step.source == "unknown"]
         return tuple(asked for step in steps for asked in asked_attributes(step.prompt))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, under the keys of `op gen --explain --json` and of the server."""
+        return {
+            "request": self.request,
+            "rewritten": self.rewritten,
+            "steps": [vars(step) for step in self.steps],
+            "unknown": [list(one) for one in self.unknown],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

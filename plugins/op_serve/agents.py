@@ -162,7 +162,7 @@ def _add_questions(server: MCPServer[Any], served: Served, roots: Sequence[Path]
                 return work.answer(backend, ticket, asked, library=served.shown.library)
 
             answer = await result_of(served.worker, "a question", does, patient=True)
-        return json.dumps(work.answer_data(question, answer))
+        return json.dumps(answer.to_dict(question))
 
 
 def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] | None) -> None:

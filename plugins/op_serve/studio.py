@@ -98,7 +98,7 @@ async def ask(request: Request) -> Response:
             on_text=lambda piece: ticket.send({"event": "piece", "text": piece}),
             on_progress=_telling(ticket),
         )
-        ticket.send({"event": "answer", **work.answer_data(text, said)})
+        ticket.send({"event": "answer", **said.to_dict(text)})
 
     return streaming(await primed(_lines(served, "a question", does)), LINES)
 
@@ -123,7 +123,7 @@ async def paint(request: Request) -> Response:
 
     def does(backend: Backend, ticket: Ticket[None]) -> None:
         def trace(told: Any) -> None:
-            ticket.send({"event": "trace", **work.trace_data(told)})
+            ticket.send({"event": "trace", **told.to_dict()})
 
         def picture(made: Any) -> None:
             ticket.send(
@@ -132,7 +132,7 @@ async def paint(request: Request) -> Response:
                     "png": to_base64(encoded(made, metadata=metadata)),
                     "seed": made.seed,
                     "about": dict(made.about),
-                    "trace": work.trace_data(made.trace),
+                    "trace": made.trace.to_dict(),
                     "source": made.source,
                 }
             )
@@ -197,7 +197,7 @@ async def recall(request: Request) -> Response:
         trace = work.recall(
             backend, prompt, concepts=meant, facts=corrected, library=served.shown.library
         )
-        return work.trace_data(trace)
+        return trace.to_dict()
 
     return JSONResponse(
         await result_of(served.worker, "a replay", does, gone=request.is_disconnected)

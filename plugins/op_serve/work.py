@@ -306,32 +306,6 @@ def about_of(png: bytes) -> dict[str, Any]:
         return engine.read_about(path)
 
 
-def trace_data(trace: Trace) -> dict[str, Any]:
-    """A replay as plain values."""
-    return {
-        "request": trace.request,
-        "rewritten": trace.rewritten,
-        "steps": [vars(step) for step in trace.steps],
-        "unknown": [list(one) for one in trace.unknown],
-    }
-
-
-def answer_data(question: str, said: Answer) -> dict[str, Any]:
-    """An answer as plain values, under the keys of `op ask --json`."""
-    missing = said.missing and dict(zip(("concept", "attribute"), said.missing, strict=True))
-    return {
-        "question": question,
-        "answer": said.text,
-        "source": said.source,
-        "verdict": said.verdict,
-        "probability": said.probability,
-        "concepts": dict(said.probabilities),
-        "facts": list(said.facts),
-        "missing": missing,
-        "backend": said.backend,
-    }
-
-
 def progress_data(event: Progress) -> dict[str, Any]:
     """A beat of long work as plain values, its pictures left out."""
     return {
