@@ -25,7 +25,7 @@ import click
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import TASKS, Lesson, Opening, Prompt
-from omnipersona_cli.family.memory import Means, needed, shares
+from omnipersona_cli.family.footprint import Means, needed, shares
 from omnipersona_cli.family.room import describe, usual_dtype
 from omnipersona_cli.language.mentions import to_turn
 

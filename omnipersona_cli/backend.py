@@ -87,7 +87,7 @@ class BackendInfo:
 
     ``opens`` names the function ``(opening: Opening) -> Backend`` as ``"module:function"``,
     ``footprint`` one ``(opening: Opening, size: tuple[int, int] | None) -> Footprint`` that tells
-    what its memory depends on (`omnipersona_cli.family.memory`) and imports nothing heavy.
+    what its memory depends on (`omnipersona_cli.family.footprint`) and imports nothing heavy.
     ``tasks`` says how each task is done; a task that is absent is refused. Where one repository
     does not serve every task, ``weights`` says which one each needs, and ``default_model`` names
     them all, joined by "+". ``files`` are patterns of the files that are read of these repositories

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from omnipersona_cli.backend import Opening
-from omnipersona_cli.family.memory import (
+from omnipersona_cli.family.footprint import (
     Activity,
     Footprint,
     Layers,

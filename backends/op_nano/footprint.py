@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnipersona_cli.backend import Opening
-from omnipersona_cli.family.memory import (
+from omnipersona_cli.family.footprint import (
     Footprint,
     Part,
     Pass,

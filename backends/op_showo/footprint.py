@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from omnipersona_cli.backend import Opening
-from omnipersona_cli.family.memory import (
+from omnipersona_cli.family.footprint import (
     Activity,
     Footprint,
     Layers,

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from omnipersona_cli.backend import BackendInfo, Opening, Verb, Work
 from omnipersona_cli.errors import ResourceError
-from omnipersona_cli.family.memory import (
+from omnipersona_cli.family.footprint import (
     GIB,
     SIZES,
     Footprint,

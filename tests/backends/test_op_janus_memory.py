@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import JanusConfig, JanusForConditionalGeneration, LlamaConfig, LlamaModel
 
-from omnipersona_cli.family.memory import gated_layers
+from omnipersona_cli.family.footprint import gated_layers
 from op_janus import INFO
 from op_janus.loading import painting_gb
 

@@ -17,7 +17,7 @@ from omnipersona_cli import registry
 from omnipersona_cli.backend import Opening, Work
 from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.family import room
-from omnipersona_cli.family.memory import (
+from omnipersona_cli.family.footprint import (
     Footprint,
     Means,
     counted,
