@@ -54,6 +54,17 @@ Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""Where a backend may be asked to compute; `is_device` has one GPU of several as well."""
+DTYPES = ("float32", "bfloat16", "float16")
+"""Number formats that may be asked for."""
+
+
+def is_device(name: str) -> bool:
+    """One of `DEVICES`, or one GPU of several by its number: ``cuda:1``."""
+    return re.fullmatch(rf"{'|'.join(DEVICES)}|cuda:\d{{1,2}}", name) is not None
+
+
 def is_hub_id(name: str) -> bool:
     """True for what the hub calls a repository, ``owner/name``: no path, and nothing that a shell
     would act on. Names that come from a pack are checked by this before anybody looks for them."""

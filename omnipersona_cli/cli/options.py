@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from omnipersona_cli.backend import Opening
+from omnipersona_cli.backend import DEVICES, DTYPES, Opening, is_device
 from omnipersona_cli.cli import output
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-_DEVICE = re.compile(rf"{'|'.join(DEVICES)}|cuda:\d{{1,2}}")
-DTYPES = ("float32", "bfloat16", "float16")
 
 SETTINGS_ERROR = "omnipersona.settings_error"
 """Where a command that runs without settings finds what is wrong with them, in ``meta``."""
@@ -40,7 +37,7 @@ class Device(click.ParamType):  # type: ignore[type-arg]  # generic in new click
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The device in small letters, as torch writes it."""
         text = str(value).strip().lower()
-        if _DEVICE.fullmatch(text) is None:
+        if not is_device(text):
             names = f"{', '.join(DEVICES)}, or cuda:1 for the second GPU"
             self.fail(f"{value!r} is not a device: write {names}", param, ctx)
         return text

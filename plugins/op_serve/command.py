@@ -10,11 +10,16 @@ from typing import Any
 
 import click
 
+from omnipersona_cli.backend import DEVICES, DTYPES, is_device
 from omnipersona_cli.errors import MissingError, UsageError
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16", "float16")
 HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not is_device(value):
+        raise click.BadParameter(f"{value!r} is not a device: {', '.join(DEVICES)}, or cuda:1")
+    return value
 
 
 def opening(command: Any) -> Any:
@@ -24,10 +29,11 @@ def opening(command: Any) -> Any:
         click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
         click.option(
             "--device",
-            type=click.Choice(DEVICES),
+            metavar="|".join(DEVICES),
             default="auto",
             envvar="OMNIPERSONA_DEVICE",
-            help="Where to compute.",
+            callback=_device,
+            help="Where to compute; cuda:1 is the second GPU.",
         ),
         click.option("--model", metavar="REPO", envvar="OMNIPERSONA_MODEL", help="Other weights."),
         click.option(

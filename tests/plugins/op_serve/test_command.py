@@ -56,6 +56,7 @@ def test_op_serve_prints_its_address_serves_and_stops(bo_home: Path) -> None:
         (["--token", ""], "the token is empty"),
         (["-b", "nanoo"], "nanoo"),
         (["--concepts", "mam", "--port", "0"], "mam"),
+        (["--device", "gpu"], "cuda:1"),
         (["--host", "203.0.113.7", "--port", "0"], "cannot be listened on"),
     ],
 )
