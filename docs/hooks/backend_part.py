@@ -41,10 +41,12 @@ def cards() -> str:
     """What each verb of each model takes on each card; letters stand for flags."""
     known: dict[tuple[str, ...], str] = {}
     places = [place.name for place in room.PLACES]
-    lines = [f"| model | verb | {' | '.join(places)} |", "| --- " * (2 + len(places)) + "|"]
+    lines = [f"| model and verb | {' | '.join(places)} |", "| --- " * (1 + len(places)) + "|"]
     for info in registry.backends().values():
         for model in dict.fromkeys((info.default_model, *MODELS.get(info.name, ()))):
             cells = room.table(info, Opening(backend=info.name, model=model))
+            name = "" if model == "embedded" else f", {model.rpartition('/')[2]}"
+            lines.append(f"| **{info.name}**{name} |{' |' * len(places)}")
             for verb in dict.fromkeys(cell.verb for cell in cells):
                 shown = []
                 for cell in (it for it in cells if it.verb == verb):
@@ -52,8 +54,7 @@ def cards() -> str:
                     if cell.fits and cell.flags:
                         letter = known.setdefault(cell.flags, ascii_lowercase[len(known)])
                     shown.append(f"{cell.takes:.1f} {letter}".strip() if cell.fits else "-")
-                name = "" if model == "embedded" else f" {model.rpartition('/')[2]}"
-                lines.append(f"| `{info.name}`{name} | {verb} | {' | '.join(shown)} |")
+                lines.append(f"| {verb} | {' | '.join(shown)} |")
     lines += ["", *(f"- {letter}: `{' '.join(way)}`" for way, letter in known.items())]
     return "\n".join(lines)
 
