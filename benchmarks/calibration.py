@@ -86,9 +86,9 @@ def measure(seed: int, *, steps: int | None) -> dict[str, Any]:
         "raw": [score > 0 for score in raw],
         "threshold": [score >= calibration.threshold for score in scores],
     }
-    for name, said in by_rule.items():
-        figures[f"{name} recall"] = _share(said, truth, there=True)
-        figures[f"{name} rejection"] = 1 - _share(said, truth, there=False)
+    for name, answers in by_rule.items():
+        figures[f"{name} recall"] = _share(answers, truth, there=True)
+        figures[f"{name} rejection"] = 1 - _share(answers, truth, there=False)
         figures[name] = (figures[f"{name} recall"] + figures[f"{name} rejection"]) / 2
     figures["answered"] = (
         _share([verdict == "yes" for verdict in verdicts], truth, there=True)
@@ -151,10 +151,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _share(said: Sequence[bool], truth: Sequence[bool], *, there: bool) -> float:
+def _share(answers: Sequence[bool], truth: Sequence[bool], *, there: bool) -> float:
     """How many of one side are answered yes."""
     return float(
-        np.mean([answer for answer, real in zip(said, truth, strict=True) if real == there])
+        np.mean([answer for answer, real in zip(answers, truth, strict=True) if real == there])
     )
 
 

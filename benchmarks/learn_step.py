@@ -154,10 +154,10 @@ def plain_losses(
     noise = torch.Generator().manual_seed(seed)
     bagel, decoder = backend.bagel, backend.bagel.language_model.model
     found: dict[Task, Tensor] = {}
-    said = [lesson for lesson in batch if lesson.task == "understand"]
-    if said:
+    answered = [lesson for lesson in batch if lesson.task == "understand"]
+    if answered:
         frozen = replace(tokens, gen=tokens.gen.detach())
-        packed = _packed(backend, [backend._answered(one, frozen) for one in said], frozen)
+        packed = _packed(backend, [backend._answered(one, frozen) for one in answered], frozen)
         _, rows, _ = bagel._run(packed, None, None, None)
         scores = bagel.language_model.logits(decoder.norm(rows.und))
         taught = scores.index_select(0, packed.label_at).float()

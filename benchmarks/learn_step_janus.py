@@ -54,13 +54,13 @@ def plain_loss(backend: JanusBackend, taught: Sequence[Lesson], tokens: ConceptT
     rows = torch.cat([prompt, backend._paint_rows(codes[:-1])])[None]
     found = janus(inputs_embeds=rows, use_cache=False, output_hidden_states=True)
     logits = janus.model.generation_head(found.hidden_states[-1])[0, len(prompt) - 1 :]
-    drawn = functional.cross_entropy(logits.float(), codes)
+    painted = functional.cross_entropy(logits.float(), codes)
     asked = torch.cat(backend._question((ask.request,), (tokens,), ask.features))
-    said = backend._answer(ask.answer)
-    rows = torch.cat([asked, backend.table(said)])[None]
-    labels = functional.pad(said, (len(asked), 0), value=-100)[None]
+    answer = backend._answer(ask.answer)
+    rows = torch.cat([asked, backend.table(answer)])[None]
+    labels = functional.pad(answer, (len(asked), 0), value=-100)[None]
     told: Tensor = janus(inputs_embeds=rows, labels=labels, use_cache=False).loss
-    return drawn + told
+    return painted + told
 
 
 def our_loss(

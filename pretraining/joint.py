@@ -144,13 +144,13 @@ def losses(
     )
     weight = torch.cat(weights)
     answered = (torch.cat(ce) * weight).sum() / weight.sum()
-    seen = {
+    figures = {
         "ce": answered.item(),
         "mse": painted.mse[~painted.behind].mean().item(),
         "mse behind": painted.mse[painted.behind].mean().item(),
         "misaligned": painted.misaligned.mean().item(),
     }
-    return answered, painted.mse.mean() + ALIGN * painted.misaligned.mean(), seen
+    return answered, painted.mse.mean() + ALIGN * painted.misaligned.mean(), figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,12 +246,12 @@ def _train_joint(rank: int, run: JointRun, store: Path | None) -> None:
     while stage.done < 1.0 and stage.seconds < end:
         teacher = Teacher(pool, stage.step * run.processes + rank, width=run.width)
         with run.autocast():
-            ce, mse, seen = losses(model, teacher, run.concepts, forward, noises=run.noises)
+            ce, mse, figures = losses(model, teacher, run.concepts, forward, noises=run.noises)
         step_all(stage, model, both, run.ce_weight * ce + mse)
         average.update(learned, stage.step)
         if rank:
             continue
-        stage.log(**seen)
+        stage.log(**figures)
         if stage.save_due():
             stage.save(everything(model, both, average))
     if not rank:
@@ -276,8 +276,8 @@ def measure(model: nn.ModuleDict, run: JointRun) -> dict[str, float]:
     sums: dict[str, float] = {}
     for number in range(run.held_out):
         teacher = Teacher(pool, (1 << 40) + number, width=run.width)
-        _, _, seen = losses(model, teacher, run.concepts, forward, noises=run.noises)
-        for key, value in seen.items():
+        _, _, figures = losses(model, teacher, run.concepts, forward, noises=run.noises)
+        for key, value in figures.items():
             sums[key] = sums.get(key, 0.0) + value / run.held_out
     return {key: round(value, 4) for key, value in sums.items()}
 
@@ -346,17 +346,17 @@ def unpack_weights(folder: Path, state: Path) -> None:
             raise FileExistsError(f"{state / name}.safetensors is there already")
     tensors = {k: value.float() for k, value in load_file(folder / "nano.safetensors").items()}
     about = json.loads((folder / "nano.json").read_text())
-    seen = "bagel.vit_model."
+    vit = "bagel.vit_model."
     kept: dict[str, dict[str, Tensor]] = {name: {} for name in stages}
     for key, value in tensors.items():
         if key.startswith("vae."):
             kept["autoencoder"][f"average.{key.removeprefix('vae.')}"] = value
         else:
             kept["joint"][f"model.{key}"] = value
-            if not key.startswith(seen):
+            if not key.startswith(vit):
                 kept["joint"][f"average.{key}"] = value.clone()
             else:
-                kept["vision"][f"average.vit.{key.removeprefix(seen)}"] = value.clone()
+                kept["vision"][f"average.vit.{key.removeprefix(vit)}"] = value.clone()
     kept["joint"] |= {f"model.aligner.{k}": v for k, v in Aligner().state_dict().items()}
     kept["joint"] |= {f"average.aligner.{k}": v for k, v in Aligner().state_dict().items()}
     for name in stages:

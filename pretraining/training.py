@@ -70,7 +70,7 @@ class PretrainingStage:
         for key, value in values.items():
             self.sums.setdefault(key, []).append(value)
         if time.monotonic() - self.logged > every:
-            means = {key: round(float(np.mean(seen)), 4) for key, seen in self.sums.items()}
+            means = {key: round(float(np.mean(values)), 4) for key, values in self.sums.items()}
             line = {"step": self.step, "minutes": round(self.seconds / 60, 1), **means}
             print(json.dumps(line), flush=True)
             with (self.folder / f"{self.name}.jsonl").open("a") as log:

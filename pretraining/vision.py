@@ -51,8 +51,8 @@ def see(model: VisionModel, pictures: Tensor) -> Tensor:
     rows = patchify(pictures, CONFIG.vit.patch_size)[0]
     side = SIZE // CONFIG.vit.patch_size
     ids = position_ids((side, side), CONFIG.vit.side).repeat(len(rows)).to(rows.device)
-    seen: Tensor = model.vision_model(rows.flatten(0, 1), ids, [side * side] * len(rows))
-    return seen.view(len(rows), side * side, -1)
+    features: Tensor = model.vision_model(rows.flatten(0, 1), ids, [side * side] * len(rows))
+    return features.view(len(rows), side * side, -1)
 
 
 class Eye(nn.Module):
@@ -108,8 +108,8 @@ def train_vision(
     model.load_state_dict(average.values)
     with torch.no_grad():
         parts = np.array_split(np.arange(len(test)), len(test) // 100 + 1)
-        seen = [model(to_pixels(test, rows).to(device)) for rows in parts]
-    answers = [torch.cat(logits) for logits in zip(*seen, strict=True)]
+        found = [model(to_pixels(test, rows).to(device)) for rows in parts]
+    answers = [torch.cat(logits) for logits in zip(*found, strict=True)]
     report = {}
     for i, asked_for in enumerate(NAMES):
         asked = test_labels[:, i] >= 0

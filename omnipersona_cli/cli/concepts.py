@@ -111,7 +111,7 @@ def _probe(name: str, as_json: bool) -> None:
     if not found:
         output.note(f"<{check_name(name)}> has no facts that could be asked")
         output.hint(f'op concepts facts {check_name(name)} add "its toy is a red ball"')
-    rows = [(one.attribute, one.value, one.said or "-", one.knowledge) for one in found]
+    rows = [(one.attribute, one.value, one.answer or "-", one.knowledge) for one in found]
     output.answer_table(("attribute", "fact", "tokens say", ""), rows)
 
 

@@ -224,14 +224,14 @@ def progress() -> Iterator[Callable[[Progress], None]]:
 class _Shown:
     """What is on the screen: the phase, and the bar where there is a terminal. Elsewhere ``at`` and
     ``step`` say when the phase began and how far it was, ``told`` when the last line was written,
-    and ``said`` which phases have had theirs."""
+    and ``announced`` which phases have had theirs."""
 
     phase: str = ""
     bar: tqdm[Any] | None = None
     at: float = 0.0
     step: int = 0
     told: float = 0.0
-    said: set[str] = field(default_factory=set)
+    announced: set[str] = field(default_factory=set)
 
 
 def _show(shown: _Shown, event: Progress) -> None:
@@ -242,9 +242,9 @@ def _show(shown: _Shown, event: Progress) -> None:
         shown.step = event.step
     if shown.bar is None and event.total:
         shown.bar = _new_bar(event)
-    if shown.bar is None and not event.note and shown.phase not in {"", *shown.said}:
+    if shown.bar is None and not event.note and shown.phase not in {"", *shown.announced}:
         note(f"{event.phase} ...")
-        shown.said.add(shown.phase)
+        shown.announced.add(shown.phase)
     if event.note:
         note(event.note)
     if shown.bar is not None:

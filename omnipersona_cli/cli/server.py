@@ -277,9 +277,9 @@ def _refused(server: Server, status: int, body: Mapping[str, Any]) -> PersonaErr
     if not isinstance(error, dict):
         return _no_server(server)
     if status == 401:
-        said = "does not take this token" if server.token else "wants its token"
+        wants = "does not take this token" if server.token else "wants its token"
         return UsageError(
-            f"the server at {server.url} {said}",
+            f"the server at {server.url} {wants}",
             hint=f"copy the whole address that op serve printed: --server '{EXAMPLE}/?token=…'",
         )
     hint = str(error.get("hint", ""))
@@ -299,9 +299,9 @@ def _refused(server: Server, status: int, body: Mapping[str, Any]) -> PersonaErr
     return told
 
 
-def _plain_name(said: Any) -> str:
+def _plain_name(value: Any) -> str:
     """What a server says is a name, where it is one: it is put into a command to be pasted."""
-    return said if isinstance(said, str) and re.fullmatch(NAME_PATTERN, said) else ""
+    return value if isinstance(value, str) and re.fullmatch(NAME_PATTERN, value) else ""
 
 
 def _no_server(server: Server) -> MissingError:

@@ -46,8 +46,8 @@ def grade_in(card: Mapping[str, Any]) -> str:
     return grade if isinstance(grade, str) and grade in GRADES else ""
 
 
-def _sentences(said: object) -> list[str]:
-    lines = said if isinstance(said, list) else []
+def _sentences(value: object) -> list[str]:
+    lines = value if isinstance(value, list) else []
     return [line[:ADVICE_LENGTH] for line in lines if isinstance(line, str)][:ADVICE_COUNT]
 
 

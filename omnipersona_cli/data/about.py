@@ -63,10 +63,10 @@ def read_about(path: Path) -> dict[str, Any]:
         error=PhotoError,
         hint="op gen --like PICTURE.png",
     )
-    said = parse_json(text, origin)
-    if not isinstance(said, dict):
+    document = parse_json(text, origin)
+    if not isinstance(document, dict):
         raise PhotoError(f"{path.name} says nothing readable", hint="op gen --like PICTURE.png")
-    return said
+    return document
 
 
 def settings_of(about: Mapping[str, Any]) -> GenerationSettings:

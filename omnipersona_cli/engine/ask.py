@@ -252,11 +252,11 @@ def _from_tokens(request: Request) -> Answer | None:
     if any(content_words(attribute) & fact_words(text, name) for text in request.facts[name]):
         return None
     tokens = next(one for one in request.concepts if one.name == name)
-    said = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
+    value = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
     return Answer(
-        text=said or UNKNOWN,
-        source="tokens" if said else "unknown",
-        missing=None if said else asked,
+        text=value or UNKNOWN,
+        source="tokens" if value else "unknown",
+        missing=None if value else asked,
         backend=request.backend.info.name,
     )
 

@@ -35,7 +35,7 @@ CONTRAST = 1.0
 ANSWER_LENGTH = 30
 """The most tokens of an answer from memory."""
 
-_SAID_LENGTH = 400
+_ANSWER_LENGTH = 400
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ def recall(backend: Backend, concept: ConceptTokens, attribute: str, *, threshol
     """What the tokens say about an attribute where they are sure; "" where they are not."""
     if threshold == math.inf:
         return ""
-    said = say(backend, concept, questions_about(attribute, concept.name)[0])
-    return said if said and sureness(backend, concept, attribute, said) >= threshold else ""
+    answer = say(backend, concept, questions_about(attribute, concept.name)[0])
+    return answer if answer and sureness(backend, concept, attribute, answer) >= threshold else ""
 
 
 def calibrate_memory(backend: Backend, tokens: ConceptTokens, material: Material) -> Surety:
@@ -101,26 +101,26 @@ def calibrate_memory(backend: Backend, tokens: ConceptTokens, material: Material
         return Surety(threshold=math.inf, told=0, untold=0)
     asked = [(fact.attribute, fact.value) for fact in told.values()]
     for attribute, value in [*asked, *((never, "") for never in _never_told(told))]:
-        said = say(backend, tokens, questions_about(attribute, tokens.name)[0])
-        if said:
-            side = right if value and same_value(said, value) else wrong
-            side.append(sureness(backend, tokens, attribute, said))
+        answer = say(backend, tokens, questions_about(attribute, tokens.name)[0])
+        if answer:
+            side = right if value and same_value(answer, value) else wrong
+            side.append(sureness(backend, tokens, attribute, answer))
     return Surety(threshold=_between(right, wrong), told=len(right), untold=len(wrong))
 
 
-def same_value(said: str, value: str) -> bool:
+def same_value(answer: str, value: str) -> bool:
     """Whether two values are the same but for articles and for "in" before a place."""
-    return _plain(said) == _plain(value)
+    return _plain(answer) == _plain(value)
 
 
 def first_line(pieces: Iterable[str]) -> str:
-    """The first line of what is said; the stream is left as soon as the line is full."""
-    said = ""
+    """The first line of an answer; the stream is left as soon as the line is full."""
+    answer = ""
     for piece in pieces:
-        said += piece
-        if "\n" in said.strip() or len(said) > _SAID_LENGTH:
+        answer += piece
+        if "\n" in answer.strip() or len(answer) > _ANSWER_LENGTH:
             break
-    line = said.strip().split("\n")[0][:_SAID_LENGTH]
+    line = answer.strip().split("\n")[0][:_ANSWER_LENGTH]
     return " ".join(line.split())
 
 

@@ -23,7 +23,7 @@ class Probed:
 
     attribute: str
     value: str
-    said: str
+    answer: str
     knowledge: Knowledge
 
 
@@ -54,7 +54,7 @@ def probe_tokens(
         Probed(
             attribute=fact.attribute,
             value=fact.value,
-            said=answer,
+            answer=answer,
             knowledge=judged(fact.value, answer),
         )
         for fact, answer in asked

@@ -251,8 +251,8 @@ def _grammar_intents(
 ) -> list[_Wanted]:
     """Stage 1 where the grammar leads. The model's reading is taken where it agrees, and where the
     grammar finds nothing but the model names an attribute that is really known."""
-    said = _say(backend, _intent_prompt(backend, request, INTENT_EXAMPLES), max_tokens=40)
-    asked = list(asked_attributes(said))
+    reply = _say(backend, _intent_prompt(backend, request, INTENT_EXAMPLES), max_tokens=40)
+    asked = list(asked_attributes(reply))
     keys = {(name, attribute_key(attribute)) for name, attribute in asked}
     if by_grammar:
         agreed = keys == {(one.concept, attribute_key(one.attribute)) for one in by_grammar}
@@ -274,9 +274,9 @@ def _model_intents(
     """Stage 1 where the model leads. Its questions count where they ask of concepts of the request
     alone; where none does, what the grammar reads is asked."""
     prompt = f"{LED_BY} {_intent_prompt(backend, request, LED_INTENTS)}"
-    said = _say(backend, prompt, max_tokens=60)
+    reply = _say(backend, prompt, max_tokens=60)
     wanted: list[_Wanted] = []
-    for question in dict.fromkeys(questions_in(said)):
+    for question in dict.fromkeys(questions_in(reply)):
         about = names_in(question)
         if len(wanted) == _ASKED_AT_MOST or not about or not set(about) <= set(names):
             continue
@@ -341,16 +341,16 @@ def _recall(
     texts = facts.get(reference.concept, ())
     if backend.info.replay_leads == "model" and texts:
         quotes = quoted(reference.concept, texts)
-        said = value_in(_say(backend, f"{quotes} {LED_MEMORY} {wanted.question}", max_tokens=40))
-        if said and comes_from(said, texts, wanted.question):
-            begins = re.match(rf"({_PLACE})\s+(.+)", said, re.I)
-            return found(begins[2], "model", begins[1].lower()) if begins else found(said, "model")
+        reply = value_in(_say(backend, f"{quotes} {LED_MEMORY} {wanted.question}", max_tokens=40))
+        if reply and comes_from(reply, texts, wanted.question):
+            begins = re.match(rf"({_PLACE})\s+(.+)", reply, re.I)
+            return found(begins[2], "model", begins[1].lower()) if begins else found(reply, "model")
     if not reference.attribute:
         return found("", "unknown")
     tokens = next(one for one in concepts if one.name == reference.concept)
     threshold = surety.get(reference.concept, math.inf)
-    said = recall(backend, tokens, reference.attribute, threshold=threshold)
-    return found(said, "tokens" if said else "unknown")
+    answer = recall(backend, tokens, reference.attribute, threshold=threshold)
+    return found(answer, "tokens" if answer else "unknown")
 
 
 def _rewrite(
@@ -367,13 +367,13 @@ def _rewrite(
     filled = " ".join(lines).replace("{name}", mention)
     asked = f"{filled} request: {request} memory: {memory.lower()} prompt:".strip()
     leads = backend.info.replay_leads == "model"
-    said = _say(backend, f"{LED_REWRITING} {asked}" if leads else asked, max_tokens=80).strip('"')
+    reply = _say(backend, f"{LED_REWRITING} {asked}" if leads else asked, max_tokens=80).strip('"')
     values = list(dict.fromkeys(one.value for one in answered))
     if leads:
-        believed = keeps_to(said, request, values, plain=spliced)
+        believed = keeps_to(reply, request, values, plain=spliced)
     else:
-        believed = _words(said) == _words(spliced) and names_in(said) == names_in(spliced)
-    return (said, "model") if believed else (spliced, "grammar")
+        believed = _words(reply) == _words(spliced) and names_in(reply) == names_in(spliced)
+    return (reply, "model") if believed else (spliced, "grammar")
 
 
 def _splice(request: str, answered: Sequence[_Recalled]) -> str:
@@ -389,8 +389,8 @@ def _splice(request: str, answered: Sequence[_Recalled]) -> str:
         replaced = text[start:end].lower()
         if start == end:
             before = before.rstrip(" .,!") + (f" {place} " if place else " with ")
-        elif said := re.search(rf"\b{_PLACE}\s+$", before, re.I):
-            before = f"{before[: said.start()]}{place} " if place else before
+        elif preposition := re.search(rf"\b{_PLACE}\s+$", before, re.I):
+            before = f"{before[: preposition.start()]}{place} " if place else before
         elif re.match(r"where|(?:the|a) place", replaced):
             before = f"{before}{place or 'in'} "
         text = before + value + after

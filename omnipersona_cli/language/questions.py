@@ -141,8 +141,8 @@ def content_words(text: str) -> set[str]:
 def fact_words(text: str, name: str) -> set[str]:
     """As `content_words`, of a fact and of the questions that it answers."""
     parsed = parse_facts(text, name)
-    said = [word for fact in parsed for word in (fact.attribute, *fact.also, *fact.asked)]
-    return content_words(" ".join([text, *said]).replace("{name}", " "))
+    asked = [word for fact in parsed for word in (fact.attribute, *fact.also, *fact.asked)]
+    return content_words(" ".join([text, *asked]).replace("{name}", " "))
 
 
 def plain_words(text: str) -> str:

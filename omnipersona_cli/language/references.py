@@ -250,10 +250,10 @@ def _homes(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
 def _by_verb(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
     """ "what it loves", "where <bo> lives", "the ball that she plays with"."""
     for match in _BY_VERB.finditer(text):
-        said = match["verb"].lower()
-        attribute = next((verb.attribute for verb in VERBS if re.fullmatch(verb.pattern, said)), "")
+        verb = match["verb"].lower()
+        attribute = next((one.attribute for one in VERBS if re.fullmatch(one.pattern, verb)), "")
         if match["where"] and not attribute:
-            attribute = next((at for verb, at in _WHERE.items() if said.startswith(verb)), "")
+            attribute = next((at for word, at in _WHERE.items() if verb.startswith(word)), "")
         if not attribute:
             continue
         owner = match["name"]

@@ -19,18 +19,18 @@ _MORE_WORDS = 8
 """How many words a rewriting may have beside those of the request and of memory."""
 
 
-def keeps_to(said: str, request: str, memory: Sequence[str], *, plain: str) -> bool:
-    """Whether ``said`` is ``request`` with the values of ``memory`` in it, and no more than that.
+def keeps_to(reply: str, request: str, memory: Sequence[str], *, plain: str) -> bool:
+    """Whether ``reply`` is ``request`` with the values of ``memory`` in it, and no more than that.
 
     Every value is said; every mention of ``plain``, the request as the grammar would rewrite it, is
     there; no mention and no word of content is in it that is neither in the request nor in a value.
     """
     allowed = _content(request) + sum(map(_content, memory), Counter())
-    words = _content(said)
+    words = _content(reply)
     most = len(request.split()) + sum(len(value.split()) for value in memory) + _MORE_WORDS
     spoken = all(_content(value) <= words for value in memory)
-    kept = set(names_in(plain)) <= set(names_in(said)) <= set(names_in(request))
-    return bool(said) and spoken and kept and words <= allowed and len(said.split()) <= most
+    kept = set(names_in(plain)) <= set(names_in(reply)) <= set(names_in(request))
+    return bool(reply) and spoken and kept and words <= allowed and len(reply.split()) <= most
 
 
 def comes_from(value: str, texts: Sequence[str], question: str) -> bool:

@@ -84,8 +84,8 @@ def question_of(item: JudgeItem) -> JudgeQuestion | None:
     wanted = {"answer": 0, "edit-sc": 2, "presence": 2}.get(item.kind, 1)
     if len(images) < wanted:
         return None
-    said = json.dumps(material, ensure_ascii=False) if material else ""
-    return JudgeQuestion(rule=RULES[item.kind], material=said, images=images)
+    text = json.dumps(material, ensure_ascii=False) if material else ""
+    return JudgeQuestion(rule=RULES[item.kind], material=text, images=images)
 
 
 def read_reply(kind: JudgeKind, reply: str) -> float | None:

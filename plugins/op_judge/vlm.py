@@ -277,9 +277,9 @@ def _check_status(endpoint: Endpoint, status: int) -> None:
     if status == 200:
         return
     if status in _REFUSED or 300 <= status < 400:
-        said = _REFUSED.get(status, "has moved")
+        reason = _REFUSED.get(status, "has moved")
         raise PersonaError(
-            f"the judge vlm at {endpoint.host} {said} (HTTP {status})",
+            f"the judge vlm at {endpoint.host} {reason} (HTTP {status})",
             hint=f"check {URL}, {MODEL} and {KEY}, then run the same command again: finished "
             "items are kept",
         )

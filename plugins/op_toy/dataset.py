@@ -204,10 +204,10 @@ def _write_test(sheet: _Sheet, others: list[Character]) -> None:
         entry("vqa", file, f"what does <{name}> wear?", worn(sheet.character.accessory))
         entry("vqa", file, f"where is <{name}>?", WHERE[picture.scene][0])
     for attribute in ("toy", "home", "food"):
-        said = fact_answer(attribute, sheet.facts)
+        answer = fact_answer(attribute, sheet.facts)
         for question in (f"what is <{name}>'s {attribute}?",
                          f"what is the {attribute} of <{name}>?"):  # fmt: skip
-            entry("text_only", "", question, said)
+            entry("text_only", "", question, answer)
     entry("text_only", "", f"what kind of animal is <{name}>?", sheet.character.kind)
     _write(sheet.root / "test_data" / f"{name}.json", entries)
     _write(sheet.test / "vqa.json", [entry for entry in entries if entry["type"] == "vqa"])

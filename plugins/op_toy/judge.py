@@ -95,14 +95,14 @@ class ToyJudge:
 
 def same_words(gold: str, answer: str) -> float:
     """1, 0.5 or 0, by words alone."""
-    wanted, said = (
+    wanted, answered = (
         [word for word in re.findall(r"\w+", text.lower()) if word not in ("a", "an", "the")]
         for text in (gold, answer)
     )
-    if wanted == said:
+    if wanted == answered:
         return 1.0
-    both = set(wanted) & set(said)
-    return 0.5 if both and (both == set(wanted) or both == set(said)) else 0.0
+    both = set(wanted) & set(answered)
+    return 0.5 if both and (both == set(wanted) or both == set(answered)) else 0.0
 
 
 def _looks(reading: dict[str, str]) -> dict[str, str]:

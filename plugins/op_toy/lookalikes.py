@@ -56,8 +56,8 @@ def seen_in(photos: Sequence[Image]) -> Character | None:
     """Who nano sees in most of the photos."""
     backend = open_backend(Opening(device="cpu"))
     prompt = Prompt(turns=(Turn(text="what is it?"),))
-    said = Counter("".join(backend.say(prompt, image=photo, max_tokens=24)) for photo in photos)
-    for text, _ in said.most_common():
+    answers = Counter("".join(backend.say(prompt, image=photo, max_tokens=24)) for photo in photos)
+    for text, _ in answers.most_common():
         character = read_description(text)
         if character is not None:
             return character

@@ -87,8 +87,8 @@ def photos(
         raise PersonaError(
             f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
         ) from error
-    drawn = describe(character)
+    description = describe(character)
     if not ctx.meta.get(QUIET):
-        click.echo(f"drew {drawn} (seed {seed})", err=True)
-    answer = {"path": str(folder), "seed": seed, "character": drawn, "photos": count}
+        click.echo(f"drew {description} (seed {seed})", err=True)
+    answer = {"path": str(folder), "seed": seed, "character": description, "photos": count}
     click.echo(json.dumps(answer, indent=2) if as_json else folder)
