@@ -42,7 +42,8 @@ Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | 
 Tree: TypeAlias = "str | list[Tree] | dict[str, Tree]"
 """A value of YAML as it is read here: strings only."""
 
-_BINARY = getattr(os, "O_BINARY", 0)
+BINARY = getattr(os, "O_BINARY", 0)
+"""What `os.open` wants for bytes on Windows; nothing elsewhere."""
 _MARKS = (  # the longer mark first: UTF-32's begins like UTF-16's
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -80,7 +81,7 @@ def read_start(path: Path, origin: Origin, *, limit: int, largest: int) -> tuple
     A named pipe or a device is refused and never waited for.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | _BINARY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

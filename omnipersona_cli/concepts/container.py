@@ -25,7 +25,7 @@ from typing import Any
 
 from omnipersona_cli.errors import PackError, ResourceError, TakenError, shell_word
 from omnipersona_cli.filetypes import file_type, tensors_of_others
-from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes
+from omnipersona_cli.reading import BINARY, Origin, decode_text, parse_json, read_bytes
 from omnipersona_cli.reading import read_start as _start_of
 
 HEADER_LIMIT = 1 << 20
@@ -181,7 +181,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
         sweep_temporaries(path.parent, path.name)
         if not overwrite and is_taken(path):
             raise _taken(path)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
         with open(descriptor, "wb") as file:
             _claim(file.fileno())
             file.write(data)
@@ -267,9 +267,6 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"cannot write {path}: {reason}", hint="choose another place: -o FILE, or OMNIPERSONA_HOME"
     )
-
-
-_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def _check_size(size: int) -> None:

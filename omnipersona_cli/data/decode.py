@@ -29,6 +29,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from omnipersona_cli.data.colour import alpha_of, normalised, remarks_on, stored_form
 from omnipersona_cli.errors import PhotoError
 from omnipersona_cli.filetypes import LOOKED_AT, file_type
+from omnipersona_cli.reading import BINARY
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM", "TGA")
 """The decoders that are used, by Pillow's names; HEIC too where pillow-heif is installed."""
@@ -193,7 +194,7 @@ def _opened_file(source: Path | BinaryIO) -> Iterator[BinaryIO]:
     if not isinstance(source, Path):
         yield source
         return
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    flags = os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0)
     try:
         descriptor = os.open(source, flags)
     except IsADirectoryError:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_bagel
 import torch
 from PIL import Image as images
 from PIL.Image import Image
@@ -17,7 +18,7 @@ from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import backend
 from op_bagel.backend import BagelBackend, Dropout, Fit
-from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.config import SpecialTokens
 from op_bagel.lineage import REMEMBERED, fresh_tokens, keep_unchanged
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import Latent, Noise, Text, Vit
@@ -25,24 +26,10 @@ from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 VAE = VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4)
-CONFIG = BagelConfig(
-    llm=DecoderConfig(
-        vocab_size=140,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-    ),
-    vit=ViTConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-    ),
+CONFIG = replace(
+    tiny_bagel.CONFIG,
+    llm=replace(tiny_bagel.CONFIG.llm, vocab_size=140),
+    vit=replace(tiny_bagel.CONFIG.vit, image_size=32),
     vae=VAE,
     special_tokens=SpecialTokens(
         bos_token_id=128, eos_token_id=129, start_of_image=130, end_of_image=131

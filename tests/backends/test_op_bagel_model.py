@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import tiny_bagel
 import torch
 from torch import Tensor
 
 from op_bagel import packing
-from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
+from op_bagel.config import BagelConfig, SpecialTokens
 from op_bagel.model import GEN, Bagel, Cache, Outputs, initialise
 from op_bagel.packing import (
     Expert,
@@ -35,24 +36,10 @@ from op_bagel.sampling import (
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 SPECIAL = SpecialTokens(bos_token_id=1, eos_token_id=2, start_of_image=3, end_of_image=4)
-CONFIG = BagelConfig(
-    llm=DecoderConfig(
-        vocab_size=50,
-        hidden_size=24,
-        intermediate_size=40,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=6,
-    ),
-    vit=ViTConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=20,
-        patch_size=4,
-    ),
+CONFIG = replace(
+    tiny_bagel.CONFIG,
+    llm=replace(tiny_bagel.CONFIG.llm, vocab_size=50),
+    vit=replace(tiny_bagel.CONFIG.vit, image_size=20, patch_size=4),
     vae=VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4),
     special_tokens=SPECIAL,
     max_latent_size=5,
