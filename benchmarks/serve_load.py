@@ -11,7 +11,9 @@ in its library. Then, all on this machine:
    does not come is *lost*. A full queue may send a client away with 429 and a time to come back.
    /health is asked ten times a second meanwhile, and the server's memory is read.
 2. one client: asks and paintings one after another through the server, and the same through the
-   engine in this process, interleaved. The difference of the medians is what the server adds.
+   engine in this process, interleaved: the photo is decoded and the PNG is made on both sides. The
+   difference of the medians is what the server adds; on a computer that does other things too, the
+   processor's time says it better (of the server's process, and of this one; Linux).
 3. the command line: `op ask` as it opens the model each time, and with ``--server``.
 """
 
@@ -216,22 +218,19 @@ def resident(pid: int) -> int:
 # -- one client, and the command line -------------------------------------------------------------
 
 
-def compared(server: Address, home: Path, photo: Path, rounds: int) -> list[str]:
+def compared(server: Address, pid: int, home: Path, photo: Path, rounds: int) -> list[str]:
     """Rows of Markdown: the same through the server and through the engine in this process."""
     os.environ["OMNIPERSONA_HOME"] = str(home)
-    import torch
-
     from omnipersona_cli import engine
     from omnipersona_cli.data.decode import open_stored
+    from omnipersona_cli.engine.picture import png_bytes
 
-    torch.set_num_threads(1)
     backend = engine.opened_for((), engine.Opening(backend="nano"))
     picture = "data:image/png;base64," + base64.b64encode(photo.read_bytes()).decode()
     seeing = [
         {"type": "text", "text": "is <bo> here?"},
         {"type": "image_url", "image_url": {"url": picture}},
     ]
-    image = open_stored(photo).image
     url, token = server
     with httpx2.Client(
         base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE
@@ -245,37 +244,64 @@ def compared(server: Address, home: Path, photo: Path, rounds: int) -> list[str]
             body = {"prompt": "<bo> in the snow", "seed": seed}
             client.post("/v1/images/generations", json=body).raise_for_status()
 
+        def looked_at(_: int) -> None:
+            engine.ask("is <bo> here?", image=open_stored(photo).image, backend=backend)
+
+        def painted_here(seed: int) -> None:
+            for made in engine.gen("<bo> in the snow", seed=seed, backend=backend):
+                png_bytes(made)
+
         pairs: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
             "ask for a fact": (
                 lambda _: asked("what is <bo>'s toy?"),
                 lambda _: engine.ask("what is <bo>'s toy?", backend=backend),
             ),
-            "ask who is in a picture": (
-                lambda _: asked(seeing),
-                lambda _: engine.ask("is <bo> here?", image=image, backend=backend),
-            ),
-            "paint a picture": (
-                painted,
-                lambda seed: engine.gen("<bo> in the snow", seed=seed, backend=backend),
-            ),
+            "ask who is in a picture": (lambda _: asked(seeing), looked_at),
+            "paint a picture": (painted, painted_here),
         }
-        rows = []
-        for what, (there, here) in pairs.items():
-            took: tuple[list[float], list[float]] = ([], [])
-            for number in range(rounds + 1):
-                for which, work in enumerate((there, here) if number % 2 else (here, there)):
-                    began = time.perf_counter()
-                    work(number)
-                    side = which if number % 2 else 1 - which
-                    if number:
-                        took[side].append(time.perf_counter() - began)
-            served, model = (1e3 * statistics.median(times) for times in took)
-            best = 1e3 * (min(took[0]) - min(took[1]))
-            rows.append(
-                f"| {what} | {served:.1f} ms | {model:.1f} ms | {served - model:.1f} ms "
-                f"({100 * (served - model) / model:.1f} %) | {best:.1f} ms | {1e3 / served:.1f} |"
-            )
-    return rows
+        return [_row(what, *_timed(*both, pid, rounds)) for what, both in pairs.items()]
+
+
+Spent = tuple[float, float]
+"""Seconds on the clock, and of the processor."""
+
+
+def _timed(
+    there: Callable[[int], Any], here: Callable[[int], Any], pid: int, rounds: int
+) -> tuple[list[Spent], list[Spent]]:
+    """What each round took there, in the process ``pid``, and here, in turns."""
+    spent: tuple[list[Spent], list[Spent]] = ([], [])
+    sides: tuple[tuple[Callable[[int], Any], Callable[[], float]], ...] = (
+        (there, lambda: processor(pid)),
+        (here, time.process_time),
+    )
+    for number in range(rounds + 1):
+        for side in (0, 1) if number % 2 else (1, 0):
+            work, used = sides[side]
+            began, before = time.perf_counter(), used()
+            work(number)
+            if number:  # the first is to warm up
+                spent[side].append((time.perf_counter() - began, used() - before))
+    return spent
+
+
+def _row(what: str, served: Sequence[Spent], alone: Sequence[Spent]) -> str:
+    cells = [what]
+    for there, here in zip(zip(*served, strict=True), zip(*alone, strict=True), strict=True):
+        with_server, model = (1e3 * statistics.median(times) for times in (there, here))
+        more = with_server - model
+        cells += [
+            f"{with_server:.1f} ms",
+            f"{model:.1f} ms",
+            f"{more:.1f} ms ({100 * more / model:.1f} %)",
+        ]
+    return f"| {' | '.join(cells)} | {1 / statistics.median(clock for clock, _ in served):.1f} |"
+
+
+def processor(pid: int) -> float:
+    """Seconds of the processor that all threads of a process have used (Linux)."""
+    told = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(one.read_text(encoding="ascii").split()[0]) for one in told) / 1e9
 
 
 def command_line(server: Address, home: Path, times: int) -> list[str]:
@@ -335,7 +361,7 @@ def served(home: Path, most_waiting: int) -> Iterator[tuple[Address, int]]:
         try:
             assert process.stdout is not None
             url, token = process.stdout.readline().strip().split("/?token=")
-            while httpx2.get(f"{url}/health").json()["status"] == "loading":
+            while httpx2.get(f"{url}/health", timeout=PATIENCE).json()["status"] == "loading":
                 time.sleep(0.1)
             yield (url, token), process.pid
         finally:
@@ -359,9 +385,10 @@ def main(clients: int, seconds: float, max_queue: int, rounds: int, times: int) 
             alone = asyncio.run(painted_alone(server))
             seen = asyncio.run(storm(server, alone, clients=clients, seconds=seconds, pid=pid))
             print(storm_table(seen, clients, seconds))
-            rows = compared(server, home, photos / "00.png", rounds)
-            print("\n| one client | server | engine alone | added | added at best | per second |")
-            print("| --- | --- | --- | --- | --- | --- |", *rows, sep="\n")
+            rows = compared(server, pid, home, photos / "00.png", rounds)
+            both = ("server", "engine alone", "added")
+            heads = ["one client", *both, *(f"{it}, processor" for it in both), "per second"]
+            print(f"\n| {' | '.join(heads)} |", "| --- " * len(heads) + "|", *rows, sep="\n")
             print("\n| command line | median | per second |", "| --- | --- | --- |", sep="\n")
             print(*command_line(server, home, times), sep="\n")
     sys.exit(bool(seen.wrong or seen.lost))

@@ -25,6 +25,7 @@ from op_serve.served import (
     Served,
     concepts_of_model,
     json_of,
+    leaving,
     model_ids,
     primed,
     served_by,
@@ -80,7 +81,7 @@ async def completions(request: Request) -> Response:
     def work(backend: Backend, ticket: Ticket[Answer]) -> Answer:
         return answer(backend, ticket, question, library=served.shown.library)
 
-    said = await result_of(served.worker, "a question", work, gone=request.is_disconnected)
+    said = await result_of(served.worker, "a question", work, leaving=leaving(request))
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": said.text, "refusal": None},

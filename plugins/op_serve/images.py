@@ -32,6 +32,7 @@ from op_serve.served import (
     concepts_of_model,
     form_of,
     json_of,
+    leaving,
     nearest_size,
     primed,
     served_by,
@@ -181,7 +182,7 @@ async def _answered(
             for picture in paint(backend, ticket, painting, library=served.shown.library)
         ]
 
-    made = await result_of(served.worker, "a picture", work, gone=request.is_disconnected)
+    made = await result_of(served.worker, "a picture", work, leaving=leaving(request))
     return JSONResponse(
         {
             "created": int(time.time()),

@@ -12,7 +12,7 @@ from omnipersona_cli.backend import Backend
 from op_serve import fields
 from op_serve.images import MOST_PICTURES
 from op_serve.pictures import encoded, to_base64
-from op_serve.served import json_of, nearest_size, served_by
+from op_serve.served import json_of, leaving, nearest_size, served_by
 from op_serve.waiting import result_of
 from op_serve.work import Painting, paint
 from op_serve.worker import Ticket
@@ -57,9 +57,7 @@ async def txt2img(request: Request) -> Response:
             "info": json.dumps(info),
         }
 
-    return JSONResponse(
-        await result_of(served.worker, "a picture", work, gone=request.is_disconnected)
-    )
+    return JSONResponse(await result_of(served.worker, "a picture", work, leaving=leaving(request)))
 
 
 async def sd_models(request: Request) -> Response:

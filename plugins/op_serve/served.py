@@ -95,6 +95,12 @@ async def form_of(request: Request) -> tuple[dict[str, Any], dict[str, list[byte
     return {key: (it[0] if len(it) == 1 else it) for key, it in fields.items()}, files
 
 
+async def leaving(request: Request) -> None:
+    """Wait until the client has left; its body has to be read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def concepts_of_model(served: Served, model: str) -> tuple[str, ...]:
     """The concepts that the name of a model brings: none for the backend's own name, one for
     ``nano/bo`` or ``bo``. Raises ModelError."""

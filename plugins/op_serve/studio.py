@@ -25,7 +25,16 @@ from op_serve.fields import Fields
 from op_serve.images import mask_means, painting_of, strength_of
 from op_serve.pictures import encoded, encoded_estimate, from_base64, opened, opened_mask, to_base64
 from op_serve.refusals import FieldError, ModelError, refusal_of
-from op_serve.served import Served, form_of, json_of, primed, served_by, sse, streaming
+from op_serve.served import (
+    Served,
+    form_of,
+    json_of,
+    leaving,
+    primed,
+    served_by,
+    sse,
+    streaming,
+)
 from op_serve.waiting import Waits, beats_of, result_of
 from op_serve.work import Question, Teaching
 from op_serve.worker import Ticket
@@ -199,9 +208,7 @@ async def recall(request: Request) -> Response:
         )
         return trace.to_dict()
 
-    return JSONResponse(
-        await result_of(served.worker, "a replay", does, gone=request.is_disconnected)
-    )
+    return JSONResponse(await result_of(served.worker, "a replay", does, leaving=leaving(request)))
 
 
 async def about(request: Request) -> Response:

@@ -16,9 +16,6 @@ from op_serve.worker import Stopped, Ticket, Worker
 
 T = TypeVar("T")
 
-LOOKING = 0.1
-"""Seconds between two looks at whether a client is still there."""
-
 PATIENCE = 5.0
 """Seconds of silence after which a stream says that it is still alive."""
 
@@ -42,22 +39,26 @@ async def result_of(
     what: str,
     work: Callable[[Backend, Ticket[T]], T],
     *,
-    gone: Callable[[], Awaitable[bool]] | None = None,
-    on_beat: Callable[[Any], None] | None = None,
+    leaving: Awaitable[None] | None = None,
     patient: bool = False,
 ) -> T:
-    """The value of ``work``. ``gone`` says whether the client has left, which ends the work."""
-    ticket = worker.submit(what, work, on_beat=on_beat, patient=patient)
-    value = asyncio.wrap_future(ticket.result)
+    """The value of ``work``. ``leaving`` is done when the client has left, which ends the work."""
+    left = None if leaving is None else asyncio.ensure_future(leaving)
     try:
-        while gone is not None and not value.done():
-            await asyncio.wait((value,), timeout=LOOKING)
-            if not value.done() and await gone():
-                raise Stopped
-        return await value
+        ticket = worker.submit(what, work, patient=patient)
+        value = asyncio.wrap_future(ticket.result)
+        try:
+            if left is not None:
+                await asyncio.wait((value, left), return_when=asyncio.FIRST_COMPLETED)
+                if not value.done():
+                    raise Stopped
+            return await value
+        finally:
+            worker.cancel(ticket)
+            _forget(value)
     finally:
-        worker.cancel(ticket)
-        _forget(value)
+        if left is not None:
+            left.cancel()
 
 
 async def beats_of(
