@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 
 PIECE = 1 << 26
 """Bytes that are written at a time."""
@@ -55,9 +55,11 @@ def write_random(path: Path, shapes: Mapping[str, Tensor], dtype: torch.dtype) -
             file.write(numbers[: min(PIECE, end - start)])
 
 
-def bytes_and(*specials: str) -> Tokenizer:
-    """A tokenizer of bytes and these tokens."""
+def bytes_and(*specials: str, known: int = 0) -> Tokenizer:
+    """A tokenizer of bytes and these tokens, and of words that nothing is read as where ``known``
+    are more."""
     words = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *specials]
+    words += [f"filler {number}" for number in range(len(words), known)]
     whole = Tokenizer(models.BPE(vocab={word: n for n, word in enumerate(words)}, merges=[]))
     whole.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     whole.decoder = decoders.ByteLevel()
@@ -121,16 +123,34 @@ def write_lance(folder: Path, scale: float) -> Path:
     write_random(sight / "vit.safetensors", tower.state_dict(), torch.bfloat16)
     (inner / "llm_config.json").write_text("{}")
     (sight / "config.json").write_text("{}")
-    frames = {  # for videos: kernels over three frames
-        name: value[:, :, None].expand(-1, -1, 3, -1, -1).contiguous()
-        if value.ndim == 4 and value.shape[-1] == 3
-        else value
-        for name, value in AutoEncoder(config.vae).state_dict().items()
-    }
-    torch.save(frames, folder / "Wan2.2_VAE.pth")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(for_videos(AutoEncoder(config.vae)), folder / "Wan2.2_VAE.pth")
     ends = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-    bytes_and(*ends).save(str(inner / "tokenizer.json"))
+    words = bytes_and(*ends, known=llm.tokenizer_length)
+    words.save(str(inner / "tokenizer.json"))
     return folder
+
+
+def for_videos(autoencoder: nn.Module) -> dict[str, Tensor]:
+    """Wan2.2's autoencoder as released, from what single pictures use of it: kernels over three
+    frames, and two convolutions over time on either side."""
+    found = {}
+    for name, value in autoencoder.state_dict().items():
+        in_space = any(part in name for part in (".resample.", ".middle.1."))
+        folded = value.ndim == 4 and not in_space
+        frames = 3 if value.shape[-1] == 3 else 1
+        found[name] = value[:, :, None].repeat(1, 1, frames, 1, 1) if folded else value
+        if ".resample." in name and value.ndim == 4:
+            level = int(name.split(".")[2])
+            if level in ((1, 2) if name.startswith("encoder") else (0, 1)):
+                wide = len(value) * (1 if name.startswith("encoder") else 2)
+                time = name.replace("resample.1", "time_conv")
+                found[time] = torch.zeros(wide, len(value), 3, 1, 1)
+                found[time.replace("weight", "bias")] = torch.zeros(wide)
+        if name.endswith(".gamma"):
+            found[name] = value if ".middle.1." in name else value[..., None]
+    return found
 
 
 def write_janus(folder: Path, scale: float) -> Path:
