@@ -37,6 +37,15 @@ def test_listing_loads_nothing_heavy(args: list[str], tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1] == "heavy: []"
 
 
+def test_opening_a_backend_loads_neither_low_rank_experts_nor_the_compiler() -> None:
+    """Two seconds of each command; bitsandbytes, which PEFT imports, also says things."""
+    unasked = {"peft", "bitsandbytes", "torch._inductor.compile_fx"}
+    openers = ", ".join(f"op_{it}.loading" for it in ("bagel", "emu3", "janus", "lance", "showo"))
+    code = f"import {openers}, sys; print(sorted({unasked!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]" and not done.stderr
+
+
 def test_help_stays_within_the_budget() -> None:
     """150 ms of processor time, which an idle machine shows as time waited. A busy machine makes
     everything slower, so there the measure is `import click`, run in turn: 42 ms when idle."""

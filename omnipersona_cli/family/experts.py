@@ -7,6 +7,9 @@ lies in its pack under "lora.<task>.<module>.A" [r, in] and "….B" [out, r].
 PEFT puts an empty adapter of each task into the model once. The concept's own tensors take its
 place inside `using`, so that gradients reach them and nothing is copied; outside, every adapter is
 off, and a switched-off layer runs the frozen layer alone, bit for bit.
+
+PEFT is imported where a concept has experts: it brings bitsandbytes and with it torch's compiler,
+two seconds that every other command would wait for.
 """
 
 from __future__ import annotations
@@ -16,14 +19,16 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from omnipersona_cli.backend import Task
 from omnipersona_cli.errors import PackError, SlotError
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 ADAPTERS: Mapping[Task, str] = {"understand": "und", "generate": "gen", "edit": "edit"}
 LLAMA_LINEARS = r"layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
@@ -71,6 +76,8 @@ def using(
     if not stacked:
         yield
         return
+    from peft.tuners.lora import LoraLayer
+
     _check(stacked, _targets(model, regex))
     _inject(model, regex)
     layers = {
@@ -103,6 +110,8 @@ def _switch(layer: LoraLayer, adapter: str | None) -> None:
 
 def _targets(model: nn.Module, regex: str) -> dict[str, tuple[int, int]]:
     """(in, out) of the linear layers whose whole name matches."""
+    from peft.tuners.lora import LoraLayer
+
     return {
         name: (int(module.in_features or 0), int(module.out_features or 0))
         for name, module in model.named_modules()
@@ -112,6 +121,9 @@ def _targets(model: nn.Module, regex: str) -> dict[str, tuple[int, int]]:
 
 def _inject(model: nn.Module, regex: str) -> None:
     """Adapters of rank 1 as places for experts of any rank, all off; once per model."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
     if any(isinstance(module, LoraLayer) for module in model.modules()):
         return
     config = LoraConfig(r=1, lora_alpha=int(SCALE), target_modules=regex, lora_dropout=0.0)
