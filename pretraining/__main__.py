@@ -5,6 +5,8 @@
     python -m pretraining vision       the ViT, on attributes
     python -m pretraining encode       latents and ViT features of the pool, once
     python -m pretraining joint        everything else, on cached latents and features
+    python -m pretraining repaint      pictures that the joint model paints on, once
+    python -m pretraining decoder      the autoencoder's decoder, on those too
     python -m pretraining judge        the network of the judge, apart from all others
     python -m pretraining export       bf16 weights into the package
     python -m pretraining unpack       the package's weights as a state, to go on from: then
@@ -128,6 +130,30 @@ def joint(state: Path, /, **options: Any) -> None:
     from pretraining.joint import JointRun, train_joint
 
     train_joint(JointRun(state=state, **options))
+
+
+@main.command()
+@click.option("--count", default=12000, help="Pictures of the pool to paint.")
+@DEVICE
+@click.pass_obj
+def repaint(state: Path, count: int, device: str) -> None:
+    """Paint pictures of the pools with the finished joint model, for the decoder."""
+    from pretraining.decoder import repaint_pool
+
+    repaint_pool(state, "test", 400, device=device)
+    repaint_pool(state, "pool", count, device=device)
+
+
+@main.command()
+@click.option("--minutes", default=45.0)
+@click.option("--batch", default=8)
+@DEVICE
+@click.pass_obj
+def decoder(state: Path, minutes: float, batch: int, device: str) -> None:
+    """Train the autoencoder's decoder on what the joint model paints."""
+    from pretraining.decoder import train_decoder
+
+    train_decoder(state, minutes, batch, device=device)
 
 
 @main.command()

@@ -284,9 +284,15 @@ def measure(model: nn.ModuleDict, run: JointRun) -> dict[str, float]:
 
 @torch.no_grad()
 def export_weights(state: Path, to: Path) -> None:
-    """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`."""
+    """The averaged weights of all stages as `nano.safetensors` in bf16, and `nano.json`; those of
+    the stage "decoder" where it was trained."""
     autoencoder, vit = frozen_encoders(state)
-    report = json.loads((state / "autoencoder.report.json").read_text())
+    stages = ["autoencoder", "vision", "joint"]
+    psnr = json.loads((state / "autoencoder.report.json").read_text())["held_out_psnr"]
+    if (state / "decoder.safetensors").exists():
+        stages.append("decoder")
+        autoencoder.decoder.load_state_dict(averaged(state / "decoder.safetensors", "decoder."))
+        psnr = json.loads((state / "decoder.report.json").read_text())["after"]["drawn"]
     bagel = Bagel(CONFIG)
     initialise(bagel, 0)
     encoder = ConceptEncoder()
@@ -307,18 +313,15 @@ def export_weights(state: Path, to: Path) -> None:
         "shift_factor": autoencoder.config.shift_factor,
         "scale_factor": autoencoder.config.scale_factor,
         "norm_limit": round(2.0 * slots.norm(dim=-1).max().item(), 3),
-        "held_out_psnr": report["held_out_psnr"],
+        "held_out_psnr": psnr,
         "minutes": {
             name: round(json.loads((state / f"{name}.json").read_text())["seconds"] / 60, 1)
-            for name in ("autoencoder", "vision", "joint")
+            for name in stages
         },
         "steps": {
-            name: json.loads((state / f"{name}.json").read_text())["step"]
-            for name in ("autoencoder", "vision", "joint")
+            name: json.loads((state / f"{name}.json").read_text())["step"] for name in stages
         },
-        "log": {
-            name: _last(state / f"{name}.jsonl") for name in ("autoencoder", "vision", "joint")
-        },
+        "log": {name: _last(state / f"{name}.jsonl") for name in stages},
     }
     to.mkdir(exist_ok=True)
     save_file(tensors, to / "nano.safetensors")

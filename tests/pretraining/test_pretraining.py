@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from omnipersona_cli.backend import Opening
 from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Noise, SoftRows, Text, pack
+from op_bagel.vae import Decoder
 from op_bagel.vit import VisionModel
 from op_nano.backend import open_backend
-from op_nano.shape import CONFIG, SLOTS
+from op_nano.shape import CONFIG, SLOTS, VAE
 from op_nano.tokenizer import NAME, decode, encode
 from op_toy import attributes
 from op_toy.world import COLOURS, KINDS
@@ -34,6 +35,13 @@ from pretraining.curriculum import (
     Teacher,
     introduce,
     read_turn,
+)
+from pretraining.decoder import (
+    UNFOOLED,
+    Adversary,
+    decoder_losses,
+    repaint_pool,
+    train_decoder,
 )
 from pretraining.families import (
     HELD_OUT_FIRST,
@@ -454,6 +462,66 @@ def test_painting_moves_the_generation_expert_and_leaves_the_other(
     assert bagel.language_model.model.embed_tokens.weight.grad is not None, "the frame of a picture"
 
 
+# -- the decoder -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def repainted(state: Path, tmp_path: Path) -> Path:
+    """The state, with pictures that its joint model painted on."""
+    for file in state.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    for name in ("pool", "test"):
+        repaint_pool(tmp_path, name, 100)
+    return tmp_path
+
+
+def test_pictures_are_painted_on_from_the_pictures_that_they_name(repainted: Path) -> None:
+    clean = load_file(repainted / "pool.safetensors")["latents"].float()
+    painted = load_file(repainted / "pool.painted.safetensors")
+    assert painted["latents"].shape == (100, *clean.shape[1:]) and len(painted["rows"]) == 100
+    own = (painted["latents"].float() - clean[painted["rows"]]).square().mean()
+    others = (painted["latents"].float() - clean[painted["rows"].roll(1)]).square().mean()
+    assert own < 0.8 * others, "untrained as it is, it keeps what noise left of a picture"
+
+
+def test_the_decoder_learns_alone_and_is_what_is_exported(
+    repainted: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= 2)))
+    train_decoder(repainted, FOREVER, 4)
+    report = json.loads((repainted / "decoder.report.json").read_text())
+    assert [sorted(report[when]) for when in ("before", "after")] == [["drawn", "painted"]] * 2
+    shipped = tmp_path_factory.mktemp("shipped")
+    export_weights(repainted, shipped)
+    exported = load_file(shipped / "nano.safetensors")
+    for name, value in averaged(repainted / "autoencoder.safetensors").items():
+        kept = torch.equal(exported[f"vae.{name}"], value.bfloat16())
+        moves = name == "decoder.conv_out.weight"
+        assert kept or name.startswith("decoder."), name
+        assert not (kept and moves), name
+    about = json.loads((shipped / "nano.json").read_text())
+    assert about["held_out_psnr"] == report["after"]["drawn"] and about["steps"]["decoder"] == 2
+
+
+def test_decoder_and_adversary_learn_from_their_own_loss_alone() -> None:
+    model = nn.ModuleDict({"decoder": Decoder(VAE), "adversary": Adversary()})
+    vit = VisionModel(CONFIG.vit).requires_grad_(False)
+    pictures = torch.rand(2, 3, 64, 64) * 2 - 1
+
+    def gradients(step: int) -> dict[str, Tensor]:
+        model.zero_grad()
+        restored = model["decoder"](torch.zeros(2, VAE.z_channels, 8, 8))
+        loss, _ = decoder_losses(model, vit, restored, pictures, step)
+        torch.autograd.backward(loss)
+        return {name: value.grad.clone() for name, value in model.named_parameters()}  # type: ignore[union-attr]
+
+    before, fooling = gradients(UNFOOLED - 1), gradients(UNFOOLED)
+    last = "decoder.conv_out.weight"
+    assert not torch.allclose(before[last], fooling[last], rtol=0.01)
+    own = [name for name in before if name.startswith("adversary.")]
+    assert own and all(torch.allclose(before[name], fooling[name], atol=1e-6) for name in own)
+
+
 # -- export ----------------------------------------------------------------------------------------
 
 
@@ -497,7 +565,8 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
 
 
 def test_the_command_names_every_stage() -> None:
-    stages = {"draw", "autoencoder", "vision", "encode", "joint", "judge", "export", "unpack"}
+    stages = {"draw", "autoencoder", "vision", "encode", "joint", "repaint", "decoder", "judge"}
+    stages |= {"export", "unpack"}
     assert stages <= set(main.commands)
 
 
