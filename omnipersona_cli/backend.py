@@ -65,6 +65,14 @@ def is_device(name: str) -> bool:
     return re.fullmatch(rf"{'|'.join(DEVICES)}|cuda:\d{{1,2}}", name) is not None
 
 
+def memory_in(text: str) -> float:
+    """GiB of an amount of memory as a person writes it (``12G``, ``12``, ``1.5 GB``, ``800M``); 0
+    for what is none."""
+    found = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)\s*([gm]?)(?:i?b)?", text.strip().lower())
+    amount = float(found[1]) / (1024 if found[2] == "m" else 1) if found else 0.0
+    return amount if amount < 2**16 else 0.0
+
+
 def is_hub_id(name: str) -> bool:
     """True for what the hub calls a repository, ``owner/name``: no path, and nothing that a shell
     would act on. Names that come from a pack are checked by this before anybody looks for them."""

@@ -235,6 +235,17 @@ def importer_info(name: str) -> ImporterInfo:
     return known[name]
 
 
+def fitted(opening: Opening, work: Work) -> tuple[Opening, str]:
+    """How to open so that ``work`` keeps to the memory there is, or to ``opening.memory``, and a
+    note where that is not as asked; `open_backend` does it, and a server before it opens for many.
+
+    Raises ResourceError where it does not fit, with the flags that would.
+    """
+    from omnipersona_cli.family.room import fitted as with_means
+
+    return with_means(backend_info(opening.backend or DEFAULT_BACKEND), opening, work)
+
+
 def open_backend(
     opening: Opening,
     *,
@@ -257,9 +268,7 @@ def open_backend(
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
     if work is not None:
-        from omnipersona_cli.family.room import fitted
-
-        opening, note = fitted(info, opening, work)
+        opening, note = fitted(opening, work)
         if note and on_progress is not None:
             on_progress(Progress(phase=f"loading {name}", note=note))
     on_step = None

@@ -9,14 +9,13 @@ parameters.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from omnipersona_cli.backend import DEVICES, DTYPES, Opening, is_device
+from omnipersona_cli.backend import DEVICES, DTYPES, Opening, is_device, memory_in
 from omnipersona_cli.cli import output
 
 if TYPE_CHECKING:
@@ -60,9 +59,8 @@ class Gigabytes(click.ParamType):  # type: ignore[type-arg]  # generic in new cl
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """GiB."""
-        found = re.fullmatch(r"(\d{1,5}(?:\.\d+)?)\s*([gm]?)(?:i?b)?", str(value).strip().lower())
-        amount = float(found[1]) / (1024 if found[2] == "m" else 1) if found else 0.0
-        if not 0 < amount < 2**16:
+        amount = memory_in(str(value))
+        if not amount:
             self.fail(f"{value!r} is no amount of memory: write 12G or 800M", param, ctx)
         return amount
 

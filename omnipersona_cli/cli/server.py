@@ -37,7 +37,7 @@ SILENCE_SECONDS = 60
 LONGEST_LINE = 256 << 20
 """Bytes of one event; a picture in base64 is the longest."""
 
-_OPENING = ("device", "dtype")
+_OPENING = ("device", "dtype", "memory", "offload", "quantize")
 
 
 @dataclass(frozen=True, kw_only=True)

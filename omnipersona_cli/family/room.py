@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -293,7 +294,7 @@ def _hint(info: BackendInfo, ways: Sequence[Choice], fits: Choice | None, work: 
     with_flags = f" with {' '.join(least.flags)}" if least.flags else ""
     return (
         f"{least.takes:.1f} GB is the least{with_flags}: op backends show {info.name}; "
-        f"--memory {least.takes + 0.1:.0f}G tries all the same"
+        f"--memory {math.ceil(least.takes)}G tries all the same"
     )
 
 

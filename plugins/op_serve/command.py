@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
-from omnipersona_cli.backend import DEVICES, DTYPES, is_device
+from omnipersona_cli.backend import (
+    DEVICES,
+    DTYPES,
+    Opening,
+    Quantize,
+    is_device,
+    memory_in,
+)
 from omnipersona_cli.errors import MissingError, UsageError
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -22,10 +30,38 @@ def _device(ctx: click.Context, param: click.Parameter, value: str) -> str:
     return value
 
 
+def _memory(ctx: click.Context, param: click.Parameter, value: str | None) -> float:
+    amount = 0.0 if value is None else memory_in(value)
+    if value is not None and not amount:
+        raise click.BadParameter(f"{value!r} is no amount of memory: write 12G or 800M")
+    return amount
+
+
 def opening(command: Any) -> Any:
-    """How to open the backend, as for every verb."""
+    """How to open the backend, as for every verb; `_opening` reads it."""
     for option in (
-        click.option("--offline", is_flag=True, help="Never use the network."),
+        click.option(
+            "--offline", is_flag=True, envvar="OMNIPERSONA_OFFLINE", help="Never use the network."
+        ),
+        click.option(
+            "--quantize",
+            type=click.Choice(("int8", "nf4")),
+            envvar="OMNIPERSONA_QUANTIZE",
+            help="Hold the understanding expert in 8 or 4 bits; needs omnipersona[quantize].",
+        ),
+        click.option(
+            "--offload",
+            is_flag=True,
+            envvar="OMNIPERSONA_OFFLOAD",
+            help="Keep layers in the computer's memory; on the card only while they are used.",
+        ),
+        click.option(
+            "--memory",
+            metavar="12G",
+            envvar="OMNIPERSONA_MEMORY",
+            callback=_memory,
+            help="Memory that may be used; what keeps to it is chosen. [default: what is free]",
+        ),
         click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
         click.option(
             "--device",
@@ -44,9 +80,18 @@ def opening(command: Any) -> Any:
     return command
 
 
+def _opening(
+    *, offline: bool, backend: str | None, quantize: Quantize | None, **given: Any
+) -> Opening:
+    """What the options of `opening` say; with ``--offline`` the network is left alone from now."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return Opening(backend=backend or "", quantize=quantize or "", **given)
+
+
 @click.command(
     context_settings=HELP,
-    epilog="\b\nExamples:\n  op serve\n  op serve -b bagel --dtype bfloat16 --idle-unload 30\n"
+    epilog="\b\nExamples:\n  op serve\n  op serve -b bagel --memory 16G --idle-unload 30\n"
     "  op serve --no-token --concepts bo,mam --port 9000",
 )
 @opening
@@ -100,11 +145,6 @@ def opening(command: Any) -> Any:
 @click.option("-q", "--quiet", is_flag=True, help="Print the address alone.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every request.")
 def serve(
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
-    offline: bool,
     host: str,
     port: int,
     token: str | None,
@@ -118,6 +158,7 @@ def serve(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    **how: Any,
 ) -> None:
     """Keep the model open: for the page in your browser, for programs that speak the OpenAI
     dialect, and for agents (MCP).
@@ -130,8 +171,6 @@ def serve(
         raise UsageError("a token and none were asked for", hint="give --token or --no-token")
     if token == "":
         raise UsageError("the token is empty", hint="op serve --no-token lets everybody in")
-    _go_offline(offline)
-    from omnipersona_cli import engine
     from op_serve import running
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
@@ -139,7 +178,7 @@ def serve(
         logging.getLogger("op_serve").setLevel(logging.INFO)
     running.serve(
         running.Serving(
-            opening=engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+            opening=_opening(**how),
             host=host,
             port=port,
             token="" if no_token else token,
@@ -170,13 +209,9 @@ def serve(
 )
 @click.option("--concepts", metavar="A,B", help="Serve these concepts only, and learn none.")
 def mcp(
-    backend: str | None,
-    model: str | None,
-    device: str,
-    dtype: str | None,
-    offline: bool,
     roots: tuple[Path, ...],
     concepts: str | None,
+    **how: Any,
 ) -> None:
     """Serve an agent that started this as its tool: ask, paint, edit, learn, and the concepts.
 
@@ -184,12 +219,10 @@ def mcp(
     folders; everything else on this machine stays closed.
     """
     _need("mcp", "mcp", "anyio")
-    _go_offline(offline)
-    from omnipersona_cli import engine
     from op_serve import running
 
     running.serve_agent(
-        engine.Opening(backend=backend or "", model=model, device=device, dtype=dtype),
+        _opening(**how),
         roots=[root.resolve() for root in roots or (Path(),)],
         only=_names(concepts),
     )
@@ -211,10 +244,3 @@ def _names(concepts: str | None) -> frozenset[str] | None:
     if concepts is None:
         return None
     return frozenset(check_name(name.strip()) for name in concepts.split(",") if name.strip())
-
-
-def _go_offline(wanted: bool) -> None:
-    import os
-
-    if wanted:
-        os.environ["HF_HUB_OFFLINE"] = "1"

@@ -90,13 +90,15 @@ class Job:
 
 
 class Jobs:
-    """All jobs of one server, by id; the newest last."""
+    """All jobs of one server, by id; the newest last. ``too_large`` is why the model that is open
+    cannot learn in the memory there is."""
 
     def __init__(self, folder: Path, *, worker: Worker, shown: Shown, opening: Opening) -> None:
         self.folder = folder
         self.worker = worker
         self.shown = shown
         self.opening = opening
+        self.too_large: ResourceError | None = None
         self._jobs: dict[str, Job] = {}
         self._changing = threading.Lock()
         for job in _left_behind(folder):
@@ -222,6 +224,8 @@ class Jobs:
         }
 
     def _learn(self, job: Job, backend: Backend, ticket: Ticket[Learned]) -> Learned:
+        if self.too_large is not None:
+            raise self.too_large
         job.state = "learning"
         job.tell({"id": job.id, "state": "learning", "position": 0})
         return work.learn(

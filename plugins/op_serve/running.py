@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import ResourceError, UsageError
 from op_serve import work
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from omnipersona_cli.engine.picture import Metadata
     from op_serve.guard import Door
     from op_serve.served import Served
+
+log = logging.getLogger("op_serve")
 
 GRACE_SECONDS = 5
 """How long a client may take to read the end of its answer when the server stops."""
@@ -49,9 +53,12 @@ def serve(serving: Serving, *, say: Callable[[str], None], answer: Callable[[str
     """Serve until Ctrl-C. The address goes to ``answer``, all else to ``say``.
 
     Raises UsageError for a server that would be open to others without a token, ResourceError for
-    an address that cannot be listened on, MissingError for an unknown backend or concept.
+    an address that cannot be listened on and for a limit of memory that the model cannot keep,
+    MissingError for an unknown backend or concept.
     """
     served = served_for(serving)
+    if serving.opening.memory:  # a limit that nothing keeps to is told before anybody asks
+        work.room_for(served.opening, teaches=serving.only is None)
     with listening(serving.host, serving.port) as sock:
         door = door_for(serving, sock.getsockname()[1])
         name = f"[{serving.host}]" if ":" in serving.host else serving.host
@@ -77,8 +84,17 @@ def served_for(serving: Serving) -> Served:
     for name in sorted(serving.only or ()):
         library.path(name)
     shown = Shown(library=library, only=serving.only)
+
+    def open_backend() -> Backend:
+        """The model, with room for all that may be asked of it; what is not usual is logged."""
+        room = work.room_for(opening, teaches=serving.only is None)
+        for note in room.notes:
+            log.warning("%s", note)
+        jobs.too_large = room.too_large
+        return work.open_backend(room.opening)
+
     worker = Worker(
-        lambda: work.open_backend(opening),
+        open_backend,
         most_waiting=serving.most_waiting,
         idle_seconds=serving.idle_seconds,
     )
@@ -160,6 +176,8 @@ def serve_agent(opening: Opening, *, roots: Sequence[Path], only: frozenset[str]
     from op_serve.agents import over_stdio
 
     served = served_for(Serving(opening=opening, only=only))
+    if opening.memory:
+        work.room_for(served.opening, teaches=only is None)
     served.worker.start()
     try:
         over_stdio(served, roots)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, BackendInfo, Box
+from omnipersona_cli.backend import Backend, BackendInfo, Box, Task, Verb, Work
 from omnipersona_cli.concepts.library import Library, NoConceptError
+from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name, names_in
 from op_serve.worker import Ticket
@@ -111,6 +112,39 @@ class Teaching:
     resume: bool = False
     previews: Path | None = None
     page: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How the backend is opened so that whatever may be asked for keeps to the memory there is;
+    ``notes`` say what is done for that, ``too_large`` why nothing can be learned then."""
+
+    opening: Opening
+    notes: tuple[str, ...] = ()
+    too_large: ResourceError | None = None
+
+
+def room_for(opening: Opening, *, teaches: bool) -> Room:
+    """Every verb gets room, and learning where it ``teaches`` and there is enough besides.
+
+    Raises ResourceError where a verb does not fit, with what would.
+    """
+    info = info_of(opening.backend)
+    verbs: dict[Task, Verb] = {"understand": "ask", "generate": "gen", "edit": "edit"}
+    notes, too_large = [], None
+    for task, verb in verbs.items():
+        if task in info.tasks:
+            opening, note = registry.fitted(opening, Work(verb=verb))
+            notes.append(note)
+    if teaches:
+        try:
+            opening, note = registry.fitted(opening, Work(verb="learn"))
+            notes.append(note)
+        except ResourceError as error:
+            too_large = error
+            notes.append(f"{error}: nothing is learned here ({error.hint})")
+    told = tuple(dict.fromkeys(note for note in notes if note))
+    return Room(opening=opening, notes=told, too_large=too_large)
 
 
 def open_backend(opening: Opening) -> Backend:

@@ -57,6 +57,8 @@ def test_op_serve_prints_its_address_serves_and_stops(bo_home: Path) -> None:
         (["-b", "nanoo"], "nanoo"),
         (["--concepts", "mam", "--port", "0"], "mam"),
         (["--device", "gpu"], "cuda:1"),
+        (["--memory", "lots"], "12G or 800M"),
+        (["--memory", "100M", "--port", "0"], "and 0.1 GB are allowed"),
         (["--host", "203.0.113.7", "--port", "0"], "cannot be listened on"),
     ],
 )
@@ -67,6 +69,15 @@ def test_what_makes_no_sense_is_refused_before_a_model_is_opened(
     done = CliRunner().invoke(cli, ["serve", *arguments])
     assert done.exit_code != 0 and words in done.output + done.stderr
     assert "Hint:" in done.output + done.stderr
+
+
+def test_an_agent_too_is_refused_what_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path))
+    done = CliRunner().invoke(cli, ["mcp"], env={"OMNIPERSONA_MEMORY": "0.1G"})
+    assert done.exit_code == 1 and done.stdout == ""
+    assert "to answer, and 0.1 GB are allowed" in done.stderr and "Hint:" in done.stderr
 
 
 def test_the_body_of_an_answer_does_not_wait_for_its_head() -> None:

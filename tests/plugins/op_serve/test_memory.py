@@ -1,0 +1,64 @@
+"""`--memory`: what the server opens has room for every verb, and says where learning has none."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny_janus
+from live_server import Serve, until
+
+from omnipersona_cli import registry
+from omnipersona_cli.backend import Opening, Verb
+from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.family.footprint import Means, needed
+from omnipersona_cli.family.room import describe
+from op_serve.work import room_for
+
+
+def takes(verb: Verb, opening: Opening, means: Means) -> float:
+    """GiB."""
+    what = describe(registry.backend_info(opening.backend), opening, None)
+    assert what is not None
+    return needed(what, verb, means)
+
+
+def test_a_server_without_room_to_learn_does_all_else_and_says_so(
+    serve: Serve, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nano, usual = Opening(backend="nano"), Means(dtype="float32")
+    limit = takes("learn", nano, replace(usual, activation_checkpointing=True)) - 0.001
+    assert limit > max(takes(verb, nano, usual) for verb in ("ask", "gen", "edit"))
+    with caplog.at_level(logging.WARNING, "op_serve"):
+        with serve(opening=Opening(backend="nano", memory=limit)) as live:
+            asked = {"messages": [{"role": "user", "content": "what is <bo>'s toy?"}]}
+            assert live.client.post("/v1/chat/completions", json=asked).status_code == 200
+            wish = {"prompt": "<bo>", "steps": 1}
+            assert live.client.post("/v1/images/generations", json=wish).status_code == 200
+            sent = [("photos", path.read_bytes()) for path in sorted(photos.glob("*.png"))[:3]]
+            draft = live.client.post("/api/drafts", files=sent).json()["id"]
+            live.client.post("/api/jobs", json={"draft": draft, "name": "mam"})
+            (job,) = live.served.jobs.all()
+            until(lambda: job.state == "failed")
+    assert "to learn, and" in job.error and "GB are allowed" in job.error
+    assert "op backends show nano" in job.hint
+    assert [it.message.partition(":")[0] for it in caplog.records] == [job.error]
+
+
+def test_the_means_that_are_chosen_keep_every_verb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("omnipersona_cli.family.device.has_bfloat16", lambda: False)
+    folder = str(tiny_janus.write(tmp_path / "tiny", hidden=64, layers=8))
+    janus = Opening(backend="janus", model=folder, device="cpu")
+    frugal = takes("learn", janus, Means(dtype="bfloat16", activation_checkpointing=True))
+    allowed = Opening(backend="janus", model=folder, device="cpu", memory=frugal + 0.001)
+    room = room_for(allowed, teaches=True)
+    assert room.opening.dtype == "bfloat16" and room.opening.activation_checkpointing
+    assert room.too_large is None and "--dtype bfloat16" in room.notes[-1]
+    spared = room_for(allowed, teaches=False)
+    assert not spared.opening.activation_checkpointing
+    with pytest.raises(ResourceError, match="to answer, and"):
+        room_for(Opening(backend="janus", model=folder, memory=0.01), teaches=True)
