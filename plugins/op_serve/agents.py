@@ -63,6 +63,7 @@ Photos = Annotated[
     Field(description="5 to 10 pictures of it; over stdio a folder will do."),
 ]
 Size = Annotated[str, Field(description="auto, or WIDTHxHEIGHT in pixels.")]
+Fast = Annotated[bool, Field(description="In less time, where the backend can.")]
 Tries = Annotated[int, Field(ge=1, le=16, description="Paint it so often, and keep the best.")]
 
 
@@ -174,6 +175,7 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
         seed: int | None = None,
         size: Size = "auto",
         tries: Tries = 1,
+        fast: Fast = False,
     ) -> list[Any]:
         """Paint a picture: "<bo> at the beach". What a fact says need not be said again."""
         with readable():
@@ -183,6 +185,7 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
                 size=nearest_size(fields.size({"size": size}, "size"), served.info.sizes),
                 seed=seed,
                 tries=tries,
+                fast=fast,
             )
             return await _painted(served, painting, context, roots)
 
@@ -194,6 +197,7 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
         mask: Sent | None = None,
         concepts: Names = None,
         seed: int | None = None,
+        fast: Fast = False,
     ) -> list[Any]:
         """Change a picture: "add <bo>", "remove <bo>", "replace the cat with <bo>".
 
@@ -207,6 +211,7 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
                 mask_means=in_the_dialect(drawn) if drawn else None,
                 concepts=served.shown.meant(prompt, concepts or ()),
                 seed=seed,
+                fast=fast,
             )
             return await _painted(served, painting, context, roots)
 

@@ -70,6 +70,7 @@ async def state(request: Request) -> Response:
                 "sizes": [list(size) for size in info.sizes],
                 "steps": info.steps,
                 "guidance": info.guidance,
+                "fast": info.fast,
                 "learn_steps": info.learn_steps,
             },
             "concepts": concepts.all_of(served.shown, info.name),

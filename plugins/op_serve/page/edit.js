@@ -1,6 +1,6 @@
 // Edit: a picture, where it may change, and both sides of the change.
 import { dataUrl, lines } from "./api.js";
-import { $, droppable, fail, number, toast } from "./dom.js";
+import { $, droppable, fail, number, offerFast, toast } from "./dom.js";
 import { namesHere, offerNames } from "./names.js";
 import { pending, shot } from "./shot.js";
 
@@ -36,6 +36,7 @@ export function begin(studio) {
 
 export function update(studio) {
   offerNames($("change"), $("editnames"), namesHere(studio));
+  offerFast($("editfast"), studio.state.backend.fast);
 }
 
 function ready() {
@@ -142,6 +143,7 @@ async function edit(studio) {
     strength: Number($("strength").value) / 100,
     seed: number($("editseed")),
     tries: number($("edittries")),
+    fast: Boolean(studio.state.backend.fast) && $("editfast").checked,
     estimates: 8,
     mask: drawn,
     box: drawn ? undefined : box(),

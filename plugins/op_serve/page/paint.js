@@ -1,6 +1,6 @@
 // Paint: what is remembered first, then the pictures.
 import { dataUrl, lines, post, send } from "./api.js";
-import { $, droppable, el, fail, number, toast } from "./dom.js";
+import { $, droppable, el, fail, number, offerFast, toast } from "./dom.js";
 import { namesHere, offerNames } from "./names.js";
 import { pending, shot } from "./shot.js";
 
@@ -23,6 +23,7 @@ export function begin(studio) {
     }
   });
   $("replay").addEventListener("change", forget);
+  $("fast").addEventListener("change", () => tellSteps(studio));
   $("stoppaint").addEventListener("click", () => running?.abort());
   $("painting").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -34,12 +35,18 @@ export function begin(studio) {
 export function update(studio) {
   const { backend } = studio.state;
   offerNames($("prompt"), $("paintnames"), namesHere(studio));
-  $("paintsteps").placeholder = String(backend.steps);
+  offerFast($("fast"), backend.fast);
+  tellSteps(studio);
   $("guidance").placeholder = String(backend.guidance);
   if ($("size").childElementCount !== backend.sizes.length) {
     $("size").replaceChildren(...backend.sizes.map(([width, height]) => el("option", { value: `${width}x${height}` }, `${width} × ${height}`)));
     $("size").disabled = backend.sizes.length < 2;
   }
+}
+
+/** A faster way has a number of steps of its own. */
+function tellSteps(studio) {
+  $("paintsteps").placeholder = $("fast").checked ? "" : String(studio.state.backend.steps);
 }
 
 function forget() {
@@ -82,11 +89,12 @@ async function make(studio, prompt) {
     seed: number($("seed")),
     steps: number($("paintsteps")),
     guidance: number($("guidance")),
+    fast: Boolean(studio.state.backend.fast) && $("fast").checked,
+    size: studio.state.backend.sizes.length > 1 ? $("size").value : undefined,
     replay: false,
     estimates: 8,
     ...(again || {}),
   };
-  if (!again && studio.state.backend.sizes.length > 1) body.size = $("size").value;
   running = new AbortController();
   $("stoppaint").hidden = false;
   $("dopaint").disabled = true;
@@ -178,6 +186,8 @@ function fillFrom(about) {
   $("guidance").value = about.guidance ?? "";
   $("tries").value = 1;
   $("count").value = 1;
+  $("fast").checked = Boolean(about.fast);
   again = { concepts: about.concepts || [] };
+  if (about.size) again.size = about.size.join("x");
   $("prompt").focus();
 }

@@ -103,12 +103,14 @@ def test_an_agent_asks_paints_and_edits(live: Live, photos: Path) -> None:
             edited = await agent.call_tool(
                 "edit",
                 {
+                    "fast": True,
                     "image": painted.content[1].data,
                     "prompt": "add <bo>",
                     "mask": base64.b64encode(png(half_white())).decode(),
                 },
             )
             after = opened(base64.b64decode(edited.content[1].data))
+            assert json.loads(after.info["omnipersona"])["fast"] is True
             assert after.getpixel((60, 9)) == opened(image).getpixel((60, 9))
 
     run(talk)

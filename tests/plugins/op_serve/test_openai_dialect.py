@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import threading
 import time
 from io import BytesIO
@@ -78,20 +79,37 @@ def test_a_concept_may_be_named_without_brackets(
     assert (answer.data or [])[0].revised_prompt == "<bo> in the snow"
 
 
-def test_a_seed_paints_among_others_what_the_engine_paints_with_it_alone(live: Live) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_seed_paints_among_others_what_the_engine_paints_with_it_alone(
+    live: Live, fast: bool
+) -> None:
     from omnipersona_cli import engine
 
     with client(live) as ai:
-        answer = ai.images.generate(prompt="<bo> here", n=3, extra_body={"seed": 1, "steps": 2})
+        answer = ai.images.generate(
+            prompt="<bo> here", n=3, extra_body={"seed": 1, "steps": 2, "fast": fast}
+        )
     there = opened(base64.b64decode((answer.data or [])[2].b64_json or ""))
     (here,) = engine.gen(
         "<bo> here",
         seed=3,
         steps=2,
+        fast=fast,
         opening=engine.Opening(backend="nano"),
         library=live.served.shown.library,
     )
     assert there.tobytes() == here.image.tobytes()
+    assert json.loads(there.info["omnipersona"]).get("fast", False) == fast
+
+
+def test_an_edit_may_be_fast_too(live: Live) -> None:
+    photo = png(Image.new("RGB", (64, 64), "grey"))
+    with client(live) as ai:
+        answer = ai.images.edit(
+            image=photo, prompt="add <bo>", extra_body={"fast": True, "steps": 1, "tries": 1}
+        )
+    made = opened(base64.b64decode((answer.data or [])[0].b64_json or ""))
+    assert json.loads(made.info["omnipersona"])["fast"] is True
 
 
 def test_other_formats_carry_the_mark_of_a_painted_picture(live: Live) -> None:

@@ -183,6 +183,28 @@ def _edit_it(page: Page, before: Path, folder: Path) -> None:
     assert after.tobytes() != picture(before).tobytes()
 
 
+def test_a_picture_is_painted_fast_and_made_again_as_fast(
+    live: Live, browser: WebDriver, tmp_path: Path
+) -> None:
+    page = Page(browser, live).open()
+    page.go("paint")
+    page.write("#prompt", "<bo>")
+    page.write("#count", "1")
+    page.write("#seed", "5")
+    page.unfold("#painting details")
+    assert "10 steps instead of 24" in page.find("label:has(#fast)").text
+    page.find("#fast").click()
+    page.find("#replay").click()
+    page.press("Paint")
+    page.wait(lambda: page.all("#painted .shot > img"))
+    first = saved(page, page.find("#painted a[download]"), tmp_path / "first")
+    assert json.loads(picture(first).info["omnipersona"])["fast"] is True
+    page.find("#fast").click()
+    again = _made_from(page, first, tmp_path / "again")
+    assert page.find("#fast").is_selected()
+    assert picture(again).tobytes() == picture(first).tobytes()
+
+
 def test_stop_ends_a_painting(live: Live, browser: WebDriver) -> None:
     page = Page(browser, live).open()
     page.go("paint")
