@@ -20,7 +20,8 @@ lesson and in no check of learning, as the tokens answer them by themselves; the
 need a fact; and `NEVER_TOLD`, attributes that nobody told and that learning did not ask about,
 where any answer but "I do not know" is a false memory. The same is asked of every fourth character
 learned once more with one of its facts, chosen by the seed, withheld. ``--memory`` leaves out edits
-and prompts with the text of the facts, which take most of the time.
+and prompts with the text of the facts, which take most of the time; ``--steps 0`` measures instant
+concepts, which is what learning begins with.
 
 Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
 so there are two masks. *Changed*: pixels that changed by more than 24 of 255 in some channel, grown
@@ -528,7 +529,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 @click.option("--characters", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--first", default=30_000_000, show_default=True, help="Seed of the first one.")
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--steps", type=click.IntRange(1), help="Steps of learning. [default: the backend's]")
+@click.option(
+    "--steps",
+    type=click.IntRange(0),
+    help="Steps of learning; 0 keep the start. [default: the backend's]",
+)
 @click.option(
     "--judge",
     "judge_file",

@@ -76,6 +76,18 @@ FINDINGS: tuple[Finding, ...] = (
         metric=("parg",), of="text-prompt-only", over="without-replay",
     ),
     Finding(
+        paper=0, claim="Steps of learning help recognition",
+        metric=("rec",), of="full", over="instant",
+    ),
+    Finding(
+        paper=0, claim="Steps of learning help generation",
+        metric=GENERATION, of="full", over="instant",
+    ),
+    Finding(
+        paper=0, claim="Steps of learning help editing",
+        metric=EDITING, of="full", over="instant",
+    ),
+    Finding(
         paper=0, claim="With the facts text, full reaches text in context on PARG",
         metric=("parg",), of="full", over="text-prompt-only", reaches=True,
     ),

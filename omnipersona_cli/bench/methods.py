@@ -8,6 +8,7 @@ without-replay                the tokens of full; requests are painted as they s
 without-facts-text            the tokens of full; the pack's written facts are taken away, so that
                               replay has the tokens alone to ask
 without-edit-lessons          no editing lessons among those that are learned
+instant                       no step of learning: the start, as `op learn --steps 0` keeps it
 text-prompt-only              nothing is learned: the description stands where the name stood, and
                               the facts stand before the request
 pictures-in-context           nothing is learned: the first photo is shown. A backend takes one
@@ -38,7 +39,7 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import UsageError, nearest
 
-Recipe = Literal["full", "shared", "no-edit", ""]
+Recipe = Literal["full", "shared", "no-edit", "instant", ""]
 Context = Literal["tokens", "text", "pictures"]
 
 
@@ -65,6 +66,7 @@ METHODS: dict[str, BenchMethod] = {
             name="without-facts-text", summary="replay asks tokens", recipe="full", facts_text=False
         ),
         BenchMethod(name="without-edit-lessons", summary="no edit lessons", recipe="no-edit"),
+        BenchMethod(name="instant", summary="no step of learning", recipe="instant"),
         BenchMethod(
             name="text-prompt-only", summary="facts as text, no learning", recipe="", context="text"
         ),

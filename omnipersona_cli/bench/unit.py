@@ -191,7 +191,7 @@ def learn(
     )
     learned = engine.learn(
         subject,
-        engine.Settings(steps=order.steps, seed=seed),
+        engine.Settings(steps=0 if recipe == "instant" else order.steps, seed=seed),
         engine.Keeping(library=library, samples=0),  # the bench paints pictures of its own
         backend=learner(backend, recipe),
     )

@@ -325,7 +325,7 @@ def _list(as_json: bool) -> None:
                 (
                     f"<{header.name}>",
                     header.class_word or header.kind or "-",
-                    ", ".join(header.slots) or "-",
+                    ", ".join(_on(header, slot) for slot in header.slots) or "-",
                     len(header.facts),
                     header.date[:10] or "-",
                 )
@@ -392,7 +392,7 @@ def _answer_slot(header: PackHeader, name: str) -> None:
     """What was learned on one backbone, and how well."""
     slot = header.slots[name]
     counts = [f"{slot.tensors[key].shape[0]} {key}" for key in ("id", "und", "gen")]
-    output.answer(f"learned on {name}")
+    output.answer(f"learned on {_on(header, name)}")
     found = header.evals.get(name)
     scores = dict(found) if isinstance(found, dict) else {}
     card = scores.pop("card", None)
@@ -412,6 +412,13 @@ def _answer_slot(header: PackHeader, name: str) -> None:
     )
     if left := max(len(scores) - ROWS, 0) + max(len(about) - ROWS, 0):
         output.answer_line(f"  and {left} more, which --json shows")
+
+
+def _on(header: PackHeader, slot: str) -> str:
+    """The slot, and whether it is an instant concept's."""
+    recipe = header.slots[slot].about.get("recipe")
+    instant = isinstance(recipe, dict) and recipe.get("instant") is True
+    return f"{slot} (instant)" if instant else slot
 
 
 def _answer_rows(rows: Sequence[tuple[str, str]]) -> None:

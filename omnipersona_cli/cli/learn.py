@@ -94,7 +94,11 @@ _opening_options = options.together(
 _settings_options = options.together(
     "settings",
     _settings,
-    click.option("--steps", type=int, help="Steps of learning; the backend knows how many."),
+    click.option(
+        "--steps",
+        type=int,
+        help="Steps of learning; the backend knows how many, and 0 keep the start, at once.",
+    ),
     click.option("--batch-size", type=int, help="Lessons in each step."),
     click.option(
         "--lessons-at-once",
@@ -140,8 +144,7 @@ _keeping_options = options.together(
     click.option(
         "--samples",
         type=int,
-        default=4,
-        show_default=True,
+        show_default="4; with --steps 0 none",
         help="Pictures painted for the report card, 0 to 4.",
     ),
     click.option(
@@ -158,6 +161,7 @@ _keeping_options = options.together(
         metavar="FILE",
         help="Write the pack there instead of into the library.",
     ),
+    click.option("--more", is_flag=True, help="Go on from the concept of that name."),
     click.option("--resume", is_flag=True, help="Continue where Ctrl-C or a crash left off."),
     click.option("--force", is_flag=True, help="Replace a concept of that name, and files."),
 )
@@ -166,7 +170,8 @@ _keeping_options = options.together(
 @click.command(
     epilog="\b\nExamples:\n  op learn photos/ --name bo\n"
     '  op learn photos/ --name bo --kind dog --fact "<bo>\'s toy is a red ball"\n'
-    "  op learn photos/ --name bo --resume  |  op learn photos/ --name bo --report bo.html"
+    "  op learn photos/ --name bo --resume  |  op learn photos/ --name bo --report bo.html\n"
+    "  op learn photos/ --name bo --steps 0  |  op learn photos/ --name bo --more"
 )
 @_subject_options
 @_opening_options
@@ -192,7 +197,7 @@ def command(
     from omnipersona_cli import engine
 
     if dry_run:
-        show_plan(engine.plan(subject, settings, opening), as_json=as_json)
+        show_plan(engine.plan(subject, settings, opening, keeping), as_json=as_json)
         return
     click.get_current_context().meta[output.WHEN_INTERRUPTED] = (
         "the same command with --resume goes on from the last checkpoint"
@@ -214,10 +219,12 @@ def show_report(learned: Learned, *, in_library: bool) -> None:
 
     report, name = learned.report, learned.pack.name
     photos = "1 photo" if report.photos == 1 else f"{report.photos} photos"
+    done, steps = "learned", f"best at step {report.best_step} of {report.steps}"
+    if not report.steps:
+        done, steps = "started", "instant: no step was learned"
     output.note(
-        f"learned <{name}> from {photos} in {learned.seconds:.0f} s "
-        f"on {learned.backend}, seed {learned.seed}; best at step {report.best_step} of "
-        f"{report.steps}"
+        f"{done} <{name}> from {photos} in {learned.seconds:.0f} s "
+        f"on {learned.backend}, seed {learned.seed}; {steps}"
     )
     for line in card_lines(report.card.to_dict(named=True)):
         output.note(line)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 GRADES = ("good", "fair", "weak")
+INSTANT = "instant: the start, read off the photos; no step was learned (--more goes on from it)"
+"""What is said of a concept that was not learned."""
 ADVICE_COUNT = 12
 ADVICE_LENGTH = 300
 """The most that is shown of advice, which is a stranger's text in a stranger's pack."""
@@ -94,6 +96,8 @@ def card_lines(card: Mapping[str, Any]) -> Iterator[str]:
     the figures."""
     if grade := grade_in(card):
         yield f"report card: {grade}"
+    if card.get("instant") is True:
+        yield f"  ! {INSTANT}"
     for line in doubts_in(card):
         yield f"  ! {line}"
     rows = figures_in(card)

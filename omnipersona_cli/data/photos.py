@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import random
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +62,13 @@ class Photo:
     held_out: bool = False
     varied: bool = False
 
+    @property
+    def digest(self) -> str:
+        """The first 16 digits of the sha256 of its pixels: what it is known again by."""
+        digest = sha256(f"{self.image.mode}{self.image.size}".encode())
+        digest.update(self.image.tobytes())
+        return digest.hexdigest()[:16]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Album:
@@ -94,12 +102,14 @@ def open_album(
     *,
     seed: int,
     held_out: float = 0.2,
+    seen: Collection[str] = (),
     finder: Finder | None = None,
     kind: str = "",
     on_step: OnStep | None = None,
 ) -> Album:
     """Open files and folders of photos (not their subfolders). ``held_out`` is the share kept from
-    learning, ``finder`` says where the subject is, which takes longest: ``on_step`` counts it.
+    learning, never a photo whose `digest` is among ``seen``; ``finder`` says where the subject is,
+    which takes longest: ``on_step`` counts it.
     Raises PhotoError when nothing can be used."""
     files, subfolders = _files_in(paths)
     fact_files = [file for file in files if file.name.lower() in FACT_FILES]
@@ -121,7 +131,7 @@ def open_album(
         lost = [photo.name for photo in photos if photo.mask is None]
         if lost:
             remarks["subject not outlined, so no edits are learned from it"] = lost
-    photos = _hold_out(photos, held_out, seed)
+    photos = _hold_out(photos, held_out, seed, seen)
     if len(photos) < FEW_PHOTOS:
         notes.append(
             f"only {'one photo' if len(photos) == 1 else 'two photos'}: mirrored and cropped "
@@ -319,12 +329,16 @@ def _with_subject(photo: Photo, finder: Finder, kind: str) -> Photo:
     return replace(photo, box=subject.box, mask=subject.mask)
 
 
-def _hold_out(photos: list[Photo], share: float, seed: int) -> list[Photo]:
-    """Mark a seeded share of the photos, at least one, unless there are too few."""
+def _hold_out(
+    photos: list[Photo], share: float, seed: int, seen: Collection[str] = ()
+) -> list[Photo]:
+    """Mark a seeded share of the photos, at least one, unless there are too few; none of ``seen``,
+    which somebody has learned from."""
     if len(photos) < FEW_PHOTOS or share <= 0:
         return photos
     count = min(max(1, round(share * len(photos))), len(photos) - 1)
-    chosen = set(random.Random(seed).sample(range(len(photos)), count))
+    fresh = [index for index, photo in enumerate(photos) if photo.digest not in seen]
+    chosen = set(random.Random(seed).sample(fresh, min(count, len(fresh))))
     return [replace(photo, held_out=index in chosen) for index, photo in enumerate(photos)]
 
 

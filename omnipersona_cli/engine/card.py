@@ -117,6 +117,7 @@ class Card:
 
     ``samples`` pictures were painted; ``rising`` says that the last step was the best one.
     ``doubts`` is what the backend itself says against the photos: they are not of its kind.
+    ``instant`` says that no step was learned.
     """
 
     recognition: Recognition | None
@@ -129,6 +130,7 @@ class Card:
     held_out: bool
     rising: bool
     doubts: tuple[str, ...] = ()
+    instant: bool = False
 
     @property
     def grade(self) -> Grade:

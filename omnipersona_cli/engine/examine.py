@@ -48,6 +48,9 @@ PLACE_QUESTION = "where is it?"
 CALIBRATION_NEGATIVES = 24
 """The most held-out negatives that are scored for the threshold."""
 
+INSTANT_NEGATIVES = 8
+"""The most of them for an instant concept, which nobody wants to wait for."""
+
 MOST_LEARNED = 32
 """The most photos that are asked about again after they were learned from."""
 
@@ -69,13 +72,16 @@ def examine(
     *,
     samples: int,
     rising: bool,
+    instant: bool = False,
     doubts: Sequence[str] = (),
     on_progress: OnProgress,
 ) -> Examined:
     """Measure everything on the card. ``samples`` (0 to 4) pictures are painted for it; without
     them, and for tasks that the backend does not do, the figures that need them stay None.
-    ``doubts`` are the backend's own remarks on the photos."""
-    pictures = [*material.positives, *_others(material)]
+    ``doubts`` are the backend's own remarks on the photos. Of an ``instant`` concept nothing is
+    asked about photos that it learned from, because it has learned from none."""
+    others = _others(material)[: INSTANT_NEGATIVES if instant else None]
+    pictures = [*material.positives, *others]
     asking = counting(on_progress, "asking about photos")
     scores = [_score(backend, tokens, image) for image in counted(pictures, asking)]
     positives, negatives = scores[: len(material.positives)], scores[len(material.positives) :]
@@ -91,7 +97,9 @@ def examine(
     if calibration.positives:
         groups = _by_photo(material, positives)
         recognition = _recognition(calibration, groups, negatives)
-        hard += _not_recognised(backend, tokens, material, calibration, groups, on_progress)
+        hard += _missed(material, calibration, groups)
+        if not instant:
+            hard += _not_learned(backend, tokens, material, calibration, groups, on_progress)
     comparing = counting(on_progress, "comparing pictures")
     card = Card(
         recognition=recognition,
@@ -102,7 +110,8 @@ def examine(
         hard=tuple(sorted(hard, key=lambda found: (found.reason, found.photo))),
         samples=len(painted),
         held_out=material.positives_held_out,
-        rising=rising,
+        rising=rising and not instant,
+        instant=instant,
         doubts=tuple(doubts),
     )
     return Examined(calibration=calibration, card=card, samples=painted)
@@ -182,7 +191,18 @@ def _flawed(material: Material) -> Iterator[HardPhoto]:
             yield HardPhoto(photo=number, name=photo.name, reason=flaw)
 
 
-def _not_recognised(
+def _missed(
+    material: Material, calibration: Calibration, groups: dict[int, list[float]]
+) -> Iterator[HardPhoto]:
+    """Photos behind the threshold that are a no, or not sure, to it."""
+    names = {n: photo.name for n, photo in numbered(material.album.photos) if not photo.varied}
+    reason: Reason = "missed" if material.positives_held_out else "not learned"
+    for number, scores in groups.items():
+        if calibration.verdict(scores[0]) != "yes":
+            yield HardPhoto(photo=number, name=names[number], reason=reason)
+
+
+def _not_learned(
     backend: Backend,
     tokens: ConceptTokens,
     material: Material,
@@ -190,12 +210,7 @@ def _not_recognised(
     groups: dict[int, list[float]],
     on_progress: OnProgress,
 ) -> Iterator[HardPhoto]:
-    """Photos that are a no, or not sure, to the threshold: held-out ones and learned ones."""
-    names = {n: photo.name for n, photo in numbered(material.album.photos) if not photo.varied}
-    reason: Reason = "missed" if material.positives_held_out else "not learned"
-    for number, scores in groups.items():
-        if calibration.verdict(scores[0]) != "yes":
-            yield HardPhoto(photo=number, name=names[number], reason=reason)
+    """Photos that were learned from and are a no, or not sure, to the threshold."""
     learned = [
         (number, photo)
         for number, photo in numbered(material.album.photos)

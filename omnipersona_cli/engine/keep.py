@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path, PurePath
 from tempfile import TemporaryFile
+from typing import Any
 
 import torch
 
 from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, is_hub_id
 from omnipersona_cli.concepts.container import sweep_temporaries
-from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import (
     SUFFIX,
@@ -53,22 +54,24 @@ class Keeping:
     """Where what is learned is kept, and what besides it.
 
     ``library`` None is the user's; ``out`` writes the pack there instead. ``force`` replaces a
-    concept of that name, and files. ``resume`` takes up an interrupted run of the same inputs.
+    concept of that name, and files. ``more`` goes on from the tokens of the concept that is in the
+    library. ``resume`` takes up an interrupted run of the same inputs.
     ``previews`` is a folder for pictures painted at a fixed seed at every check; ``page`` an HTML
     file for the report card, with the photos in it. ``samples`` (0 to 4) pictures are painted for
-    the card. Raises UsageError for another number of them.
+    the card; None is 4, and 0 for an instant concept. Raises UsageError for another number of them.
     """
 
     library: Library | None = None
     out: Path | None = None
     force: bool = False
+    more: bool = False
     resume: bool = False
     previews: Path | None = None
     page: Path | None = None
-    samples: int = len(PLACES)
+    samples: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.samples <= len(PLACES):
+        if self.samples is not None and not 0 <= self.samples <= len(PLACES):
             raise UsageError(
                 f"{self.samples} samples cannot be painted",
                 hint=f"--samples takes 0 to {len(PLACES)}",
@@ -85,8 +88,9 @@ class Before:
     """What was there when learning began.
 
     ``header`` is the concept's in the library, None where there was none; ``pack`` the one to which
-    a slot is added. ``refusal`` is the error to raise unless what is there was written by the very
-    run that is resumed (`check_resumed`), which was cut before it was done.
+    a slot is added, or whose slot is gone on from. ``refusal`` is the error to raise unless what is
+    there was written by the very run that is resumed (`check_resumed`), which was cut before it was
+    done.
     """
 
     header: PackHeader | None = None
@@ -130,8 +134,8 @@ def _out_taken(keeping: Keeping) -> PersonaError | None:
 
 
 def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
-    """What is there of the concept: a pack of the same photos, learned on other backends, gets a
-    slot more.
+    """What is there of the concept: one that is gone on from, or a pack of the same photos, learned
+    on other backends, that gets a slot more.
 
     Raises PersonaError for a concept of that name, or a file, that would be lost.
     """
@@ -139,12 +143,14 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     begun = keeping.resume and any(run.concept == name for run in runs())
     place = keeping.out or keeping.chosen_library.folder / f"{name}{SUFFIX}"
     sweep_temporaries(place.parent, place.name)
-    if keeping.out is not None:
-        refusal = _out_taken(keeping)
-        if refusal is not None and not begun:
-            raise refusal
-        return Before(refusal=refusal)
+    refusal = _out_taken(keeping)
+    if refusal is not None and not begun:
+        raise refusal
     library = keeping.chosen_library
+    if keeping.more:
+        return Before(header=library.header(name), pack=library.load(name), refusal=refusal)
+    if keeping.out is not None:
+        return Before(refusal=refusal)
     try:
         header = library.header(name)
     except MissingError:
@@ -157,7 +163,7 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
         return Before(header=header)
     refusal = PersonaError(
         f"there is a concept <{name}> already",
-        hint="--force replaces it; another --name keeps both",
+        hint="--force replaces it, --more goes on from it; another --name keeps both",
     )
     if same and begun:
         return Before(header=header, pack=library.load(name), refusal=refusal)
@@ -214,10 +220,19 @@ def packed(
     hyper: Hyperparameters,
     report: Report,
     before: Pack | None,
+    *,
+    runs: Sequence[Mapping[str, Any]] = (),
 ) -> Pack:
-    """The pack: a new one, or ``before`` with one slot more."""
+    """The pack: a new one, or ``before`` with one slot more; after ``runs``, as the slot tells of
+    them, with the slot that was gone on from."""
     slot = slot_name(backend)
     tokens = optimised.tokens
+    run = {
+        "seed": hyper.seed,
+        "steps": hyper.steps,
+        "best_step": optimised.best_step,
+        "photos": material.album.count,
+    }
     about = {
         "revision": backend.fingerprint.partition("@")[2],
         "recipe": {
@@ -228,12 +243,15 @@ def packed(
             "schedule": "cosine",
             "understand_tokens": tokens.und.shape[0],
             "generate_tokens": tokens.gen.shape[0],
+            **({} if hyper.steps or runs else {"instant": True}),
             **({"fact_tokens": tokens.fact_tokens} if tokens.fact_tokens else {}),
             **({"quantize": kind} if (kind := format_of(backend)) else {}),
         },
         "seed": hyper.seed,
-        "steps": hyper.steps,
+        "steps": hyper.steps + sum(int(earlier["steps"]) for earlier in runs),
         "best_step": optimised.best_step,
+        **({"runs": [*runs, run]} if runs else {}),
+        "seen": sorted(photo.digest for photo in material.album.learning if not photo.varied),
         "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
     }
     made = without_folders(to_slot(tokens, backend, about))
@@ -247,25 +265,23 @@ def packed(
         "card": report.card.to_dict(named=False),
         "losses": {key: round(value, 6) for key, value in report.losses.items()},
     }
-    facts: tuple[Fact, ...] = material.facts
-    if before is not None:
-        known = {fact.text for fact in facts}
-        facts = (*facts, *(fact for fact in before.facts if fact.text not in known))
-        return replace(
-            before,
-            facts=facts,
-            slots={**before.slots, slot: made},
-            evals={**before.evals, slot: figures},
-            hash="",
-        )
-    return Pack(
-        name=material.name,
+    pack = before or Pack(name=material.name)
+    facts = {fact.text: fact for fact in (*material.facts, *pack.facts)}  # as they were, in order
+    pack = replace(
+        pack,
+        facts=tuple(facts.values()),
+        slots={**pack.slots, slot: made},
+        evals={**pack.evals, slot: figures},
+        hash="",
+    )
+    if before is not None and not runs:
+        return pack
+    return replace(
+        pack,
         class_word=material.class_word,
         kind=material.kind,
-        facts=facts,
-        slots={slot: made},
-        evals={slot: figures},
         provenance={
+            **pack.provenance,
             "photos": material.album.count,
             "held_out": len(material.album.held_out),
             "negatives": report.negatives,

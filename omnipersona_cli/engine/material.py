@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -84,7 +84,7 @@ class Material:
 
     def digest(self) -> str:
         """sha256 of all of it, to the pixel: what a run is known by."""
-        digest = sha256()
+        digest = sha256(self.photo_digest().encode())
         for lesson in (*self.lessons, *self.held_out, *self.checked_facts):
             for text in (lesson.task, lesson.kind, lesson.request.text, lesson.answer):
                 digest.update(text.encode() + b"\0")
@@ -105,10 +105,13 @@ def gather(
     seed: int,
     backend: str,
     unknown_answer: str = "I do not know",
+    seen: Collection[str] = (),
+    lessons: bool = True,
     on_step: OnStep | None = None,
 ) -> Material:
-    """Open the photos, collect negatives, build the lessons. Deterministic on ``seed``; ``on_step``
-    counts photos.
+    """Open the photos, collect negatives, build the lessons (none without ``lessons``, and then no
+    subject is looked for). Photos of the digests ``seen`` were learned from before, and are not
+    held out. Deterministic on ``seed``; ``on_step`` counts photos.
 
     Negatives are the user's, then those that plugins bring for ``backend``; ``unknown_answer`` is
     what it answers where nobody told. Raises PhotoError when
@@ -119,7 +122,8 @@ def gather(
         subject.photos,
         seed=seed,
         held_out=HELD_OUT,
-        finder=registry.find_subject,
+        seen=seen,
+        finder=registry.find_subject if lessons else None,
         kind=subject.kind or subject.class_word,
         on_step=on_step,
     )
@@ -138,25 +142,27 @@ def gather(
             "give some with --negatives DIR"
         )
     spared, studied = _split(others, seed)
-    lessons = build_lessons(
-        name=name,
-        class_word=class_word,
-        kind=kind,
-        facts=[fact.text for fact in facts],
-        photos=album.learning,
-        negatives=studied,
-        triplets=subject.triplets,
-        finder=registry.find_subject,
-        unknown_answer=unknown_answer,
-        seed=seed,
-    )
-    if not any(lesson.task == "edit" for lesson in lessons):
-        notes.append(
-            "no edits to learn from: the subject could not be outlined in any photo; "
-            "give examples with --edits DIR"
-        )
+    taught: list[Lesson] = []
     held_out: list[Lesson] = []
-    if album.held_out:
+    if lessons:
+        taught = build_lessons(
+            name=name,
+            class_word=class_word,
+            kind=kind,
+            facts=[fact.text for fact in facts],
+            photos=album.learning,
+            negatives=studied,
+            triplets=subject.triplets,
+            finder=registry.find_subject,
+            unknown_answer=unknown_answer,
+            seed=seed,
+        )
+        if not any(lesson.task == "edit" for lesson in taught):
+            notes.append(
+                "no edits to learn from: the subject could not be outlined in any photo; "
+                "give examples with --edits DIR"
+            )
+    if lessons and album.held_out:
         held_out = build_lessons(
             name=name,
             class_word=class_word,
@@ -172,12 +178,12 @@ def gather(
         kind=kind,
         facts=facts,
         album=album,
-        lessons=tuple(lessons),
+        lessons=tuple(taught),
         held_out=tuple(lesson for lesson in held_out if lesson.kind != "describe"),
         checked_facts=tuple(check_facts(name=name, facts=[fact.text for fact in facts])),
         positives=tuple(positives or learned),
         negatives=tuple(spared),
-        learned_negatives=len(studied),
+        learned_negatives=len(studied) if lessons else 0,
         positives_held_out=bool(positives),
         notes=tuple(notes),
     )

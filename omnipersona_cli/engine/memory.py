@@ -53,6 +53,10 @@ class Surety:
         return asdict(self) | {"threshold": round(self.threshold, 6) if usable else None}
 
 
+UNTAUGHT = Surety(threshold=math.inf, told=0, untold=0)
+"""Of tokens that were taught nothing."""
+
+
 def surety_in(figures: Mapping[str, Any]) -> float:
     """The threshold in a pack's figures of one slot; infinite where there is none, as in a pack of
     an earlier version: its tokens were never taught to tell what they know."""
@@ -98,7 +102,7 @@ def calibrate_memory(backend: Backend, tokens: ConceptTokens, material: Material
     wrong: list[float] = []
     told = known_facts({tokens.name: [fact.text for fact in material.facts]})[tokens.name]
     if "understand" not in backend.info.tasks or not told:
-        return Surety(threshold=math.inf, told=0, untold=0)
+        return UNTAUGHT
     asked = [(fact.attribute, fact.value) for fact in told.values()]
     for attribute, value in [*asked, *((never, "") for never in _never_told(told))]:
         answer = say(backend, tokens, questions_about(attribute, tokens.name)[0])

@@ -222,7 +222,7 @@ def _opened(
     size: tuple[int, int] | None = None,
     fast: bool = False,
 ) -> Backend:
-    chosen = _choose(packs, opening)
+    chosen = choose(packs, opening)
     info = registry.backend_info(chosen.backend)
     check_task(info, task)
     if fast:
@@ -240,7 +240,7 @@ def open_model(
     return backend
 
 
-def _choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
+def choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     """The backend that a person names, else one for which every pack has a slot, nano first; with
     the weights that the concepts were learned on, where nobody names others."""
     if not packs:

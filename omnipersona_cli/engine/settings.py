@@ -16,7 +16,8 @@ MOST_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to learn. None means the backend's own number.
+    """How to learn. None means the backend's own number, 0 ``steps`` an instant concept: the start
+    as it is, read off the photos.
 
     ``batch_size`` lessons are drawn in each step, all tasks together. ``understand_tokens`` and
     ``generate_tokens`` are N_u and N_g (paper, section 3.1); ``lambda_image`` and ``lambda_edit``
@@ -38,9 +39,14 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
+        if self.steps is not None and self.steps < 0:
             raise UsageError(
-                f"learning takes at least 1 step, not {self.steps}", hint="--steps 100"
+                f"learning takes 1 step or more, and 0 keep the start, not {self.steps}",
+                hint="--steps 100",
+            )
+        if self.instant and self.experts != "none":
+            raise UsageError(
+                "experts have to be learned, and without steps nothing is", hint="--steps 100"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(
@@ -65,6 +71,11 @@ class Settings:
         if not all(0 <= weight <= 100 for weight in (self.lambda_image, self.lambda_edit)):
             raise UsageError("the weight of a loss is from 0 to 100", hint="1.0 is the default")
 
+    @property
+    def instant(self) -> bool:
+        """Whether nothing is learned and the start is kept."""
+        return self.steps == 0
+
     def hyperparameters(self, info: BackendInfo) -> Hyperparameters:
         """These settings on one backend: its own numbers stand where none was chosen."""
         rate = self.learning_rate
@@ -83,9 +94,9 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameters:
-    """What every optimiser step goes by. ``learning_rate`` is the peak of the schedule, and
-    ``fact_rate`` that of rehearsing facts (0: the same), which moves the last ``fact_tokens``
-    understanding tokens (0: all);
+    """What every optimiser step goes by; with 0 ``steps`` there is none. ``learning_rate`` is the
+    peak of the schedule, and ``fact_rate`` that of rehearsing facts (0: the same), which moves the
+    last ``fact_tokens`` understanding tokens (0: all);
     ``batch_size`` lessons a step, about half of them understanding, the rest shared by depiction
     and editing, at least one of each task that has lessons. ``lessons_at_once`` 0 leaves that to
     the backend."""

@@ -59,6 +59,19 @@ def test_a_pack_can_go_elsewhere(sketch, op):
     assert Library().names() == () and "op concepts import" in done.stderr
 
 
+def test_an_instant_concept_says_so_and_is_gone_on_from(sketch, op):
+    done = op("learn", "photos", "--name", "bo", "--steps", "0")
+    assert done.exit_code == 0 and "started <bo> from 5 photos" in done.stderr
+    assert "instant: the start, read off the photos" in done.stderr
+    shown = op("concepts", "show", "bo").stdout
+    assert "learned on sketch (instant)" in shown and "instant: the start" in shown
+    assert "sketch (instant)" in op("concepts").stdout
+    done = op("learn", "photos", "--name", "bo", "--more", "--steps", "5", "--json")
+    card = json.loads(done.stdout)["report"]["card"]
+    assert "learned <bo> from 5 photos" in done.stderr and card["instant"] is False
+    assert "(instant)" not in op("concepts", "show", "bo").stdout
+
+
 def test_a_taken_name_needs_force(disc, op):
     done = op("learn", "photos", "--name", "bo", "--steps", "2")
     assert done.exit_code == 1 and "--force" in done.stderr
@@ -69,7 +82,11 @@ def test_a_taken_name_needs_force(disc, op):
     ("words", "code"),
     [
         (["photos", "--name", "not a name"], 2),
-        (["photos", "--name", "bo", "--steps", "0"], 2),
+        (["photos", "--name", "bo", "--steps", "-1"], 2),
+        (["photos", "--name", "bo", "--steps", "0", "--experts", "lora"], 2),
+        (["photos", "--name", "bo", "--steps", "0", "--previews", "previews"], 2),
+        (["photos", "--name", "bo", "--more"], 3),
+        (["photos", "--name", "bo", "--more", "--steps", "0"], 2),
         (["photos", "--name", "bo", "--samples", "9"], 2),
         (["photos", "--name", "bo", "--fact", " "], 2),
         (["photos", "--name", "bo", "-b", "skatch"], 3),
@@ -101,7 +118,7 @@ def test_an_interrupted_run_says_how_to_go_on(sketch, op, monkeypatch):
     def stop(*anything, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(import_module("omnipersona_cli.engine.learn"), "optimise", stop)
+    monkeypatch.setattr(import_module("omnipersona_cli.engine.run"), "optimise", stop)
     done = op("learn", "photos", "--name", "bo")
     assert done.exit_code == 130 and Library().names() == ()
     assert done.stderr.splitlines()[-2:] == [

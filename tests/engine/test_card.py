@@ -133,7 +133,7 @@ def test_the_keys_of_the_card_are_stable():
     }  # fmt: skip
     assert list(card) == [
         "verdict", "recognition", "identity", "following", "difference", "memorised", "hard",
-        "samples", "held_out", "rising", "doubts", "advice",
+        "samples", "held_out", "rising", "doubts", "instant", "advice",
     ]  # fmt: skip
 
 

@@ -125,7 +125,13 @@ def test_previews_are_painted_at_every_check(sketch, bo, library, tmp_path):
 
 @pytest.mark.parametrize(
     "numbers",
-    [{"steps": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"understand_tokens": 0}],
+    [
+        {"steps": -1},
+        {"steps": 0, "experts": "lora"},
+        {"batch_size": 0},
+        {"learning_rate": -1.0},
+        {"understand_tokens": 0},
+    ],
 )
 def test_numbers_that_teach_nothing_are_refused(sketch, bo, numbers):
     with pytest.raises(UsageError):

@@ -1,0 +1,96 @@
+"""Where optimisation starts: what the backbone sees in the photos, or tokens that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from PIL.Image import Image
+
+from omnipersona_cli.backend import Backend, ConceptTokens, OnStep
+from omnipersona_cli.concepts.pack import Pack
+from omnipersona_cli.engine.keep import Before, Keeping
+from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.progress import OnProgress, counting
+from omnipersona_cli.engine.settings import Settings
+from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, from_slot, named_tensors
+from omnipersona_cli.errors import UsageError
+
+
+def start_of(
+    backend: Backend,
+    material: Material,
+    settings: Settings,
+    before: Before,
+    keeping: Keeping,
+    on_progress: OnProgress,
+) -> ConceptTokens:
+    """Where optimisation starts: the tokens that are gone on from, or the backend's own features of
+    the photos; with "lora" and without any there the low-rank experts that the backend offers
+    (``new_experts(seed=...)``)."""
+    for_facts = _for_facts(backend, material)
+    photos = [photo.image for photo in material.album.learning]
+    starting = counting(on_progress, "starting tokens")
+    if keeping.more and before.pack is not None:
+        start = _gone_on(
+            backend, before.pack, settings, for_facts=for_facts, photos=photos, on_step=starting
+        )
+    else:
+        start = backend.new_tokens(
+            material.name,
+            understand=settings.understand_tokens + for_facts,
+            generate=settings.generate_tokens,
+            photos=photos,
+            seed=settings.seed,
+            on_step=starting,
+        )
+        start = replace(start, fact_tokens=for_facts)
+    tensors = named_tensors(start)
+    if settings.experts != "none":
+        tensors = dict(backend.new_experts(seed=settings.seed)) | tensors
+    return copy_of(from_named_tensors(start.name, tensors, fact_tokens=start.fact_tokens))
+
+
+def _gone_on(
+    backend: Backend,
+    pack: Pack,
+    settings: Settings,
+    *,
+    for_facts: int,
+    photos: Sequence[Image],
+    on_step: OnStep,
+) -> ConceptTokens:
+    """The tokens of ``pack`` to go on from, with ``for_facts`` rows for facts where it was learned
+    without. Raises SlotError for other weights, UsageError for another number of tokens."""
+    tokens = copy_of(from_slot(pack, backend))
+    of_looks = len(tokens.und) - tokens.fact_tokens
+    usual = Settings()
+    for what, asked, there, default in (
+        ("understand", settings.understand_tokens, of_looks, usual.understand_tokens),
+        ("generate", settings.generate_tokens, len(tokens.gen), usual.generate_tokens),
+    ):
+        if asked not in (there, default):
+            raise UsageError(
+                f"<{pack.name}> has {there} tokens to {what} by, and going on does not make them "
+                f"{asked}",
+                hint=f"leave out --{what}-tokens, or learn it anew with --force",
+            )
+    if not for_facts or tokens.fact_tokens:
+        return tokens
+    fresh = backend.new_tokens(
+        pack.name,
+        understand=len(tokens.und) + for_facts,
+        generate=len(tokens.gen),
+        photos=photos,
+        seed=settings.seed,
+        on_step=on_step,
+    )
+    rows = fresh.und[-for_facts:].detach().to(tokens.und)
+    return replace(tokens, und=torch.cat((tokens.und, rows)), fact_tokens=for_facts)
+
+
+def _for_facts(backend: Backend, material: Material) -> int:
+    """How many understanding tokens there are for facts, besides those for looks."""
+    asked = any(lesson.kind == "fact" for lesson in material.lessons)
+    return backend.info.fact_tokens if asked else 0
