@@ -203,12 +203,12 @@ def _add_pictures(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
 
         What is white in the mask may change, or, where part of it is transparent, that part."""
         with readable():
-            drawn = await served.decoded(opened_mask, _bytes_of(mask, roots)) if mask else None
+            region = await served.decoded(opened_mask, _bytes_of(mask, roots)) if mask else None
             painting = Painting(
                 prompt=prompt,
                 source=await _opened(served, image, roots),
-                mask=drawn,
-                mask_means=in_the_dialect(drawn) if drawn else None,
+                mask=region,
+                mask_means=in_the_dialect(region) if region else None,
                 concepts=served.shown.meant(prompt, concepts or ()),
                 seed=seed,
                 fast=fast,

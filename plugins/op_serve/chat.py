@@ -81,20 +81,20 @@ async def completions(request: Request) -> Response:
     def work(backend: Backend, ticket: Ticket[Answer]) -> Answer:
         return answer(backend, ticket, question, library=served.shown.library)
 
-    said = await result_of(served.worker, "a question", work, leaving=leaving(request))
+    reply = await result_of(served.worker, "a question", work, leaving=leaving(request))
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": said.text, "refusal": None},
+        "message": {"role": "assistant", "content": reply.text, "refusal": None},
         "finish_reason": "stop",
-        "logprobs": logprobs_of(said) if logprobs else None,
+        "logprobs": logprobs_of(reply) if logprobs else None,
     }
     return JSONResponse(
         {
             **head,
             "object": "chat.completion",
             "choices": [choice],
-            "usage": usage_of(question, said),
-            **own_keys(said),
+            "usage": usage_of(question, reply),
+            **own_keys(reply),
         }
     )
 
@@ -125,11 +125,11 @@ async def _chunks(
                 yield first
                 first = ""
             if isinstance(beat, Ended):
-                said: Answer = beat.value
-                more = {"logprobs": logprobs_of(said)} if logprobs else {}
-                yield chunk({}, "stop", **more, **own_keys(said))
+                reply: Answer = beat.value
+                more = {"logprobs": logprobs_of(reply)} if logprobs else {}
+                yield chunk({}, "stop", **more, **own_keys(reply))
                 if counted:
-                    usage = usage_of(question, said)
+                    usage = usage_of(question, reply)
                     told = {**head, "object": "chat.completion.chunk", "choices": []}
                     yield sse({**told, "usage": usage})
                 yield sse("[DONE]")
@@ -184,11 +184,11 @@ def _turn(message: Any) -> tuple[str, str, list[str]]:
         return message["role"], content or "", []
     if not isinstance(content, list):
         raise FieldError("content is neither a text nor a list of parts", field="messages")
-    said, urls = [], []
+    texts, urls = [], []
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
-            said.append(part["text"])
+            texts.append(part["text"])
         elif kind == "image_url":
             place = part.get("image_url")
             url = place.get("url") if isinstance(place, dict) else place
@@ -201,44 +201,44 @@ def _turn(message: Any) -> tuple[str, str, list[str]]:
                 hint="send text and image_url",
                 field="messages",
             )
-    return message["role"], "\n".join(said), urls
+    return message["role"], "\n".join(texts), urls
 
 
 def _earlier(turns: Sequence[tuple[str, str, list[str]]]) -> tuple[tuple[str, str], ...]:
     """Questions with their answers."""
     pairs = []
     question = ""
-    for role, said, _ in turns:
+    for role, content, _ in turns:
         if role == "user":
-            question = said.strip()
-        elif role == "assistant" and question and said.strip():
-            pairs.append((question, said.strip()))
+            question = content.strip()
+        elif role == "assistant" and question and content.strip():
+            pairs.append((question, content.strip()))
             question = ""
     return tuple(pairs)
 
 
-def own_keys(said: Answer) -> dict[str, Any]:
+def own_keys(reply: Answer) -> dict[str, Any]:
     """What op says of an answer besides: verdict, probability, grounds."""
     return {
-        "verdict": said.verdict,
-        "probability": said.probability,
-        "concepts": dict(said.probabilities),
-        "source": said.source,
-        "facts": list(said.facts),
+        "verdict": reply.verdict,
+        "probability": reply.probability,
+        "concepts": dict(reply.probabilities),
+        "source": reply.source,
+        "facts": list(reply.facts),
     }
 
 
-def logprobs_of(said: Answer) -> dict[str, Any]:
+def logprobs_of(reply: Answer) -> dict[str, Any]:
     """The calibrated probabilities of a yes/no question as log-probabilities of its one word; other
     answers have none, because backends do not tell theirs."""
-    probability = said.probability
+    probability = reply.probability
     if probability is None:
         return {"content": [], "refusal": None}
     chances = {"yes": probability, "no": 1 - probability}
     top = [
         _chance(word, chance) for word, chance in sorted(chances.items(), key=lambda pair: -pair[1])
     ]
-    word = "yes" if said.verdict == "yes" else "no" if said.verdict == "no" else said.text
+    word = "yes" if reply.verdict == "yes" else "no" if reply.verdict == "no" else reply.text
     return {
         "content": [
             {**_chance(word, chances.get(word, max(chances.values()))), "top_logprobs": top}
@@ -252,12 +252,12 @@ def _chance(word: str, probability: float) -> dict[str, Any]:
     return {"token": word, "logprob": logprob, "bytes": list(word.encode())}
 
 
-def usage_of(question: Question, said: Answer) -> dict[str, int]:
+def usage_of(question: Question, reply: Answer) -> dict[str, int]:
     """Words stand for tokens: a backend does not count its own."""
     asked = len(question.text.split()) + sum(
         len(text.split()) for pair in question.earlier for text in pair
     )
-    answered = len(said.text.split())
+    answered = len(reply.text.split())
     return {
         "prompt_tokens": asked,
         "completion_tokens": answered,

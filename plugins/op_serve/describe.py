@@ -316,15 +316,15 @@ def _operation(
     done: Schema = {"description": "Done.", "content": content}
     if status == "204":
         done = {"description": "Done."}
-    said: Schema = {
+    operation: Schema = {
         "summary": summary,
         "responses": {status: done, **_errors()},
     }
     if parameters:
-        said["parameters"] = list(parameters)
+        operation["parameters"] = list(parameters)
     if body is not None:
-        said["requestBody"] = body
-    return said
+        operation["requestBody"] = body
+    return operation
 
 
 def _errors() -> Mapping[str, Schema]:

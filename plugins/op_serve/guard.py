@@ -290,11 +290,11 @@ def _too_much(most: int) -> DeniedError:
 
 
 def _page_for_strangers(*, wrong: bool) -> str:
-    said = "That is not the token." if wrong else "This studio opens with a token."
+    notice = "That is not the token." if wrong else "This studio opens with a token."
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>omnipersona</title><h1>omnipersona</h1><p>{said} "
+        f"<title>omnipersona</title><h1>omnipersona</h1><p>{notice} "
         "<code>op serve</code> printed it, with the address to open.</p>"
         '<form action="/"><label>Token <input name="token" type="password" required '
         'autocomplete="off"></label> <button>Open</button></form></html>'

@@ -140,14 +140,14 @@ def painting_of(
 
 def strength_of(asked: Fields) -> float:
     """How strongly to change a picture."""
-    said = fields.real(asked, "strength", low=0.0, high=1.0)
-    return 1.0 if said is None else said
+    strength = fields.real(asked, "strength", low=0.0, high=1.0)
+    return 1.0 if strength is None else strength
 
 
 def mask_means(asked: Fields) -> MaskMeans | None:
     """What of a mask may change, where the client says so."""
-    said = fields.choice(asked, "mask_means", ("", *MASK_MEANS), "")
-    return next((it for it in MASK_MEANS if it == said), None)
+    means = fields.choice(asked, "mask_means", ("", *MASK_MEANS), "")
+    return next((it for it in MASK_MEANS if it == means), None)
 
 
 def wanted_of(asked: Fields) -> Wanted:

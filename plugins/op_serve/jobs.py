@@ -312,17 +312,17 @@ def _left_behind(folder: Path) -> list[Job]:
         if not _ID.fullmatch(path.name):
             continue
         try:
-            said = json.loads((path / "job.json").read_text(encoding="utf-8"))
+            record = json.loads((path / "job.json").read_text(encoding="utf-8"))
             teaching = Teaching(
                 photos=path / "photos",
-                name=check_name(said["name"]),
-                kind=str(said["kind"]),
-                facts=tuple(str(fact) for fact in said["facts"]),
-                steps=said["steps"],
-                seed=int(said["seed"]),
-                force=bool(said["force"]),
+                name=check_name(record["name"]),
+                kind=str(record["kind"]),
+                facts=tuple(str(fact) for fact in record["facts"]),
+                steps=record["steps"],
+                seed=int(record["seed"]),
+                force=bool(record["force"]),
             )
-            state: JobState = said["state"] if said["state"] in STATES else "stopped"
+            state: JobState = record["state"] if record["state"] in STATES else "stopped"
         except (OSError, ValueError, KeyError, TypeError, PersonaError):
             shutil.rmtree(path, ignore_errors=True)
             continue
@@ -331,9 +331,9 @@ def _left_behind(folder: Path) -> list[Job]:
             folder=path,
             teaching=teaching,
             state="stopped" if state in ("waiting", "learning") else state,
-            photos=int(said.get("photos", 0)),
-            grade=str(said.get("grade", "")),
-            error=str(said.get("error", "")),
+            photos=int(record.get("photos", 0)),
+            grade=str(record.get("grade", "")),
+            error=str(record.get("error", "")),
         )
         found.append(job)
     return found
@@ -342,7 +342,7 @@ def _left_behind(folder: Path) -> list[Job]:
 def _write(job: Job) -> None:
     """Keep what a later server has to know."""
     teaching = job.teaching
-    said = {
+    record = {
         "state": job.state,
         "name": teaching.name,
         "kind": teaching.kind,
@@ -356,7 +356,7 @@ def _write(job: Job) -> None:
     }
     part = job.folder / ".job.json.part"
     try:
-        part.write_text(json.dumps(said), encoding="utf-8")
+        part.write_text(json.dumps(record), encoding="utf-8")
         part.replace(job.folder / "job.json")
     except OSError:  # learning goes on; only a later server will not know of it
         part.unlink(missing_ok=True)

@@ -100,7 +100,7 @@ async def ask(request: Request) -> Response:
     )
 
     def does(backend: Backend, ticket: Ticket[None]) -> None:
-        said = work.answer(
+        answer = work.answer(
             backend,
             ticket,
             question,
@@ -108,7 +108,7 @@ async def ask(request: Request) -> Response:
             on_text=lambda piece: ticket.send({"event": "piece", "text": piece}),
             on_progress=_telling(ticket),
         )
-        ticket.send({"event": "answer", **said.to_dict(text)})
+        ticket.send({"event": "answer", **answer.to_dict(text)})
 
     return streaming(await primed(_lines(served, "a question", does)), LINES)
 
@@ -199,8 +199,8 @@ async def recall(request: Request) -> Response:
     prompt = fields.text(asked, "prompt")
     meant = served.shown.meant(prompt, fields.names(asked, "concepts"))
     corrected = {
-        str(name): fields.texts({"facts": said}, "facts")
-        for name, said in fields.mapping(asked, "facts").items()
+        str(name): fields.texts({"facts": sentences}, "facts")
+        for name, sentences in fields.mapping(asked, "facts").items()
     }
 
     def does(backend: Backend, ticket: Ticket[dict[str, Any]]) -> dict[str, Any]:
@@ -367,13 +367,13 @@ async def _picture(served: Served, asked: Fields, name: str, read: Callable[[byt
 
 
 def _pairs(asked: Fields) -> tuple[tuple[str, str], ...]:
-    said = asked.get("earlier", [])
-    if not isinstance(said, list) or not all(
+    pairs = asked.get("earlier", [])
+    if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(it, str) for it in pair)
-        for pair in said
+        for pair in pairs
     ):
         raise FieldError("earlier is no list of questions and answers", field="earlier")
-    return tuple((pair[0], pair[1]) for pair in said[-6:])
+    return tuple((pair[0], pair[1]) for pair in pairs[-6:])
 
 
 def _teaching(asked: Fields, *, default_name: str | None = None) -> Teaching:

@@ -207,49 +207,39 @@ def paint(
     from omnipersona_cli import engine
     from omnipersona_cli.engine.progress import Looking
 
-    watched = _watched(ticket, on_progress)
     looking = Looking(most=estimates, show=on_estimate) if on_estimate is not None else None
-    if painting.source is not None:
-        return engine.edit(
-            painting.source,
+    alike: dict[str, Any] = {
+        "concepts": painting.concepts,
+        "count": painting.count,
+        "steps": painting.steps,
+        "guidance": painting.guidance,
+        "fast": painting.fast,
+        "seed": painting.seed,
+        "replayed": painting.replay,
+        "backend": backend,
+        "library": library,
+        "on_progress": _watched(ticket, on_progress),
+        "on_trace": on_trace,
+        "on_picture": on_picture,
+        "looking": looking,
+    }
+    if painting.source is None:
+        return engine.gen(
             painting.prompt,
-            concepts=painting.concepts,
-            mask=painting.mask,
-            mask_means=painting.mask_means,
-            box=painting.box,
-            count=painting.count,
-            tries=painting.tries,
-            steps=painting.steps,
-            guidance=painting.guidance,
-            fast=painting.fast,
-            strength=painting.strength,
-            seed=painting.seed,
-            replayed=painting.replay,
-            backend=backend,
-            library=library,
-            on_progress=watched,
-            on_trace=on_trace,
-            on_picture=on_picture,
-            looking=looking,
+            size=painting.size,
+            tries=painting.tries or 1,
+            expected=painting.expected,
+            **alike,
         )
-    return engine.gen(
+    return engine.edit(
+        painting.source,
         painting.prompt,
-        concepts=painting.concepts,
-        count=painting.count,
-        tries=painting.tries or 1,
-        size=painting.size,
-        steps=painting.steps,
-        guidance=painting.guidance,
-        fast=painting.fast,
-        seed=painting.seed,
-        replayed=painting.replay,
-        expected=painting.expected,
-        backend=backend,
-        library=library,
-        on_progress=watched,
-        on_trace=on_trace,
-        on_picture=on_picture,
-        looking=looking,
+        mask=painting.mask,
+        mask_means=painting.mask_means,
+        box=painting.box,
+        tries=painting.tries,
+        strength=painting.strength,
+        **alike,
     )
 
 
@@ -270,7 +260,7 @@ def recall(
         prompt, concepts=concepts, backend=backend, library=library, task="generate"
     )
     known = {
-        name: corrected(said, facts.get(name, ()), name) for name, said in request.facts.items()
+        name: corrected(told, facts.get(name, ()), name) for name, told in request.facts.items()
     }
     return replay(
         backend,
@@ -281,8 +271,8 @@ def recall(
     )
 
 
-def corrected(said: Sequence[str], corrections: Sequence[str], name: str) -> tuple[str, ...]:
-    """The facts ``said`` without those that speak of the attribute of a correction, and the
+def corrected(facts: Sequence[str], corrections: Sequence[str], name: str) -> tuple[str, ...]:
+    """The facts ``facts`` without those that speak of the attribute of a correction, and the
     corrections."""
     from omnipersona_cli.language.facts import parse_fact
 
@@ -291,7 +281,7 @@ def corrected(said: Sequence[str], corrections: Sequence[str], name: str) -> tup
         return parsed.attribute if parsed else ""
 
     changed = {attribute(text) for text in corrections} - {""}
-    return (*(text for text in said if attribute(text) not in changed), *corrections)
+    return (*(text for text in facts if attribute(text) not in changed), *corrections)
 
 
 def plan(teaching: Teaching, opening: Opening) -> Plan:

@@ -136,7 +136,7 @@ function box() {
 
 async function edit(studio) {
   if (running || !source) return;
-  const drawn = await mask();
+  const region = await mask();
   const body = {
     source,
     prompt: $("change").value.trim(),
@@ -145,8 +145,8 @@ async function edit(studio) {
     tries: number($("edittries")),
     fast: Boolean(studio.state.backend.fast) && $("editfast").checked,
     estimates: 8,
-    mask: drawn,
-    box: drawn ? undefined : box(),
+    mask: region,
+    box: region ? undefined : box(),
   };
   running = new AbortController();
   const stop = running;

@@ -15,11 +15,11 @@ async function refresh() {
   studio.state = await get("/api/state");
   const { state } = studio;
   document.title = `omnipersona studio: ${state.backend.name}`;
-  said(state);
+  tell(state);
   for (const view of Object.values(VIEWS)) view.update(studio);
 }
 
-function said(state) {
+function tell(state) {
   const busy = state.state === "ready" && state.running;
   const words = {
     loading: `loading ${state.backend.name}`,
@@ -56,7 +56,7 @@ async function watch() {
     const jobs = health.jobs.map((job) => job.id + job.state).join();
     const before = (studio.state?.jobs || []).map((job) => job.id + job.state).join();
     studio.state = health;
-    said(health);
+    tell(health);
     if (changed || jobs !== before) for (const view of Object.values(VIEWS)) view.update(studio);
   } catch (error) {
     const [dot, text] = $("status").children;

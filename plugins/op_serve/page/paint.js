@@ -76,8 +76,8 @@ async function paint(studio) {
       return;
     }
   }
-  const said = trace?.steps.length ? $("rewritten").value.trim() || prompt : prompt;
-  await make(studio, said);
+  const words = trace?.steps.length ? $("rewritten").value.trim() || prompt : prompt;
+  await make(studio, words);
 }
 
 async function make(studio, prompt) {

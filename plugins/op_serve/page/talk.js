@@ -38,14 +38,14 @@ async function ask() {
   const answer = el("div", { class: "said theirs" }, text);
   thread.append(answer);
   thread.scrollTop = thread.scrollHeight;
-  let said = "";
+  let answered = "";
   const mentioned = [...question.matchAll(/<([A-Za-z][\w-]*)>/g)].map((match) => match[1].toLowerCase());
   const body = { question, earlier: earlier.slice(-6), concepts: mentioned.length ? [] : meant };
   if (picture) body.image = picture;
   try {
     await lines("/api/ask", body, (event) => {
       if (event.event === "waiting" && event.position) text.textContent = `waiting, ${event.position} before it`;
-      if (event.event === "piece") text.textContent = (said += event.text).trim();
+      if (event.event === "piece") text.textContent = (answered += event.text).trim();
       if (event.event === "answer") finish(answer, text, event);
       thread.scrollTop = thread.scrollHeight;
     });

@@ -229,9 +229,9 @@ function jobView(id, studio) {
         el("figcaption", {}, `step ${one.step}`))));
       film.scrollLeft = film.scrollWidth;
     }
-    const said = [...(job.error ? [`${job.error}${job.hint ? `. ${job.hint}` : ""}`] : []), ...(job.notes || []).map(readable)];
-    notes.replaceChildren(...said.map((note) => el("li", {}, note)));
-    notes.hidden = !said.length;
+    const remarks = [...(job.error ? [`${job.error}${job.hint ? `. ${job.hint}` : ""}`] : []), ...(job.notes || []).map(readable)];
+    notes.replaceChildren(...remarks.map((note) => el("li", {}, note)));
+    notes.hidden = !remarks.length;
     if (event.state || !buttons.childElementCount) buttons.replaceChildren(...actions());
   }
 

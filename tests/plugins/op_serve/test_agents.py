@@ -89,8 +89,9 @@ def test_an_agent_asks_paints_and_edits(live: Live, photos: Path) -> None:
         async with over_http(live) as agent:
             answer = told(await agent.call_tool("ask", {"question": "what is bo's toy?"}))
             assert answer["answer"] == "a teal star" and answer["source"] == "facts"
-            seen = told(await agent.call_tool("ask", {"question": "is <bo> here?", "image": photo}))
-            assert seen["verdict"] in ("yes", "no", "not sure") and 0 <= seen["probability"] <= 1
+            seeing = {"question": "is <bo> here?", "image": photo}
+            reply = told(await agent.call_tool("ask", seeing))
+            assert reply["verdict"] in ("yes", "no", "not sure") and 0 <= reply["probability"] <= 1
             painted = await agent.call_tool(
                 "paint", {"prompt": "<bo> with its toy", "seed": 3}, progress_callback=beat
             )

@@ -44,8 +44,8 @@ def test_op_serve_prints_its_address_serves_and_stops(bo_home: Path) -> None:
             assert [one["id"] for one in models.json()["data"]] == ["nano", "nano/bo"]
         finally:
             server.send_signal(signal.SIGINT)
-        rest, said = server.communicate(timeout=60)
-    assert rest == "" and "Traceback" not in said and said.endswith("stopped\n"), said
+        rest, errors = server.communicate(timeout=60)
+    assert rest == "" and "Traceback" not in errors and errors.endswith("stopped\n"), errors
 
 
 @pytest.mark.parametrize(

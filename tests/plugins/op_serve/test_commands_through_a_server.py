@@ -198,7 +198,7 @@ def test_a_server_that_keeps_metadata_back_says_so(
 
 
 @pytest.mark.parametrize(
-    ("address", "words", "code", "said"),
+    ("address", "words", "code", "message"),
     [
         ("http://127.0.0.1:9", (), 3, "no server answers at http://127.0.0.1:9"),
         ("{neighbour}", (), 3, "is no op serve"),
@@ -220,7 +220,7 @@ def test_a_server_that_cannot_answer_is_told_in_a_line_with_a_hint(
     address: str,
     words: tuple[str, ...],
     code: int,
-    said: str,
+    message: str,
     live: Live,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -230,7 +230,7 @@ def test_a_server_that_cannot_answer_is_told_in_a_line_with_a_hint(
         place = address.format(neighbour=url, url=live.url, whole=f"{live.url}/?token={live.token}")
         done = run("ask", "what is <bo>?", *words, "--server", place, home=tmp_path)
     assert done.exit_code == code, done.stderr
-    assert said in done.stderr and done.stdout == ""
+    assert message in done.stderr and done.stdout == ""
     assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["Error:", "Hint:"]
     assert live.token not in done.stderr and "secret" not in done.stderr
 

@@ -26,13 +26,13 @@ def test_each_of_many_clients_gets_its_own_answers(bo_pack: Path, tmp_path: Path
     with running(tmp_path, most_waiting=CLIENTS // 2) as live:
         server = (live.url, live.token)
         alone = asyncio.run(load.painted_alone(server))
-        seen = asyncio.run(load.storm(server, alone, clients=CLIENTS, seconds=SECONDS))
+        storm = asyncio.run(load.storm(server, alone, clients=CLIENTS, seconds=SECONDS))
         until(lambda: not live.served.worker.running)
         assert live.served.worker.waiting == 0
-    assert seen.wrong == [] and seen.lost == []
-    assert set(seen.answers) == {"ask", "stream", "paint", "give up"}
-    assert seen.sent_away, "the queue was never full"
-    assert len(seen.health) > 3
+    assert storm.wrong == [] and storm.lost == []
+    assert set(storm.answers) == {"ask", "stream", "paint", "give up"}
+    assert storm.sent_away, "the queue was never full"
+    assert len(storm.health) > 3
 
 
 def benchmark() -> ModuleType:

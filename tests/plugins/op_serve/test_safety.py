@@ -314,10 +314,10 @@ def test_a_body_that_is_too_large_is_refused_whether_or_not_it_says_so(live: Liv
         for _ in range(60):
             yield b"x" * (1 << 20)
 
-    said = {"content-length": str(10**12)}
+    length = {"content-length": str(10**12)}
     with socket.create_connection(("127.0.0.1", live.port), timeout=10) as sock:
         head = f"POST /v1/images/edits HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\n"
-        head += f"Authorization: Bearer {live.token}\r\nContent-Length: {said['content-length']}"
+        head += f"Authorization: Bearer {live.token}\r\nContent-Length: {length['content-length']}"
         sock.sendall(f"{head}\r\n\r\n".encode())
         assert sock.recv(400).startswith(b"HTTP/1.1 413")
     answer = live.client.post("/v1/images/generations", content=pieces())

@@ -81,8 +81,8 @@ def test_photos_that_will_not_do_are_shown_before_anything_is_learned(
     page.go("teach")
     page.find("#photos").send_keys(f"{files(photos, 2)}\n{broken}\n{photos / '00.png'}")
     page.wait(lambda: "only two photos" in page.find("#plan").text)
-    said = page.find("#plan").text
-    assert "not a picture" in said and "the same picture" in said
+    plan = page.find("#plan").text
+    assert "not a picture" in plan and "the same picture" in plan
     assert len(page.all("#photogrid li.flawed")) == 2
     page.all("#photogrid button")[-1].click()
     page.wait(lambda: "the same picture" not in page.find("#plan").text)
