@@ -77,7 +77,6 @@ SAME_MEANING = {  # public class names that several files define, each for its o
         IMAGE_TOKENIZERS,  # the parts of an image tokenizer, named as in the released code
     ),
     "DecoderConfig": {"backends/op_bagel/config.py", "backends/op_showo/config.py"},
-    "Fit": {"backends/op_bagel/backend.py", "backends/op_lance/pictures.py"},
     "PreparedLesson": {  # what `Backend.prepare` of the family makes of a lesson
         "backends/op_bagel/lineage.py",
         "backends/op_emu3/lessons.py",

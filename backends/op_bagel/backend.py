@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -32,46 +31,28 @@ from omnipersona_cli.backend import (
     Turn,
     counted,
 )
-from omnipersona_cli.errors import TaskError
-from omnipersona_cli.family.codes import over_all, told_over_all
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
-from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit
+from omnipersona_cli.family.tokens import check_width, norm_limit
 from op_bagel.lineage import (
-    AT_ONCE,
-    TOGETHER,
     Introductions,
     Looks,
     PreparedLesson,
     Tokenizer,
-    by_picture,
-    fresh_tokens,
+    answer_losses,
     ids_of,
-    keep_unchanged,
-    mean_losses,
     noised,
-    step_of,
+    refuse_experts,
+    started_tokens,
     task_losses,
-    to_paint,
-    with_scale,
 )
 from op_bagel.model import Bagel, Cache, Outputs
 from op_bagel.packing import Latent, Sample, Segment, SoftRows, Text, Vit, concept_turn, pack
+from op_bagel.painting import Contexts, faster, keep_unchanged, paint, to_paint, with_scale
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
-from op_bagel.sampling import (
-    Guidance,
-    Solver,
-    decode_text,
-    noise_tokens,
-    sample_latents,
-    score,
-)
+from op_bagel.sampling import Guidance, Solver, decode_text, score
 from op_bagel.vae import AutoEncoder
-
-FEWER = 0.4
-"""Share of the usual steps that `BagelBackend.faster` takes. On nano that is nearer to a picture of
-many steps than all of them are with Euler's method (benchmarks/fast_painting.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +78,6 @@ class Fit:
     vae: Callable[[Image], Image]
     vit: Callable[[Image], Image]
     lesson: Callable[[Image], Image] = rgb
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Contexts:
-    """What a picture is painted behind: all of it, and for guidance what is without the request,
-    and what is without pictures."""
-
-    full: Cache
-    no_text: Cache | None = None
-    no_image: Cache | None = None
 
 
 class BagelBackend:
@@ -154,11 +125,8 @@ class BagelBackend:
         self._looks = Looks(self._look)
 
     def faster(self) -> BagelBackend:
-        """A solver of second order in fewer steps; weights and all that is kept are shared."""
-        other = copy(self)
-        other.info = replace(self.info, steps=max(1, round(FEWER * self.info.steps)), fast="")
-        other.solver = "ab2"
-        return other
+        """A solver of second order in fewer steps."""
+        return faster(self)
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -173,23 +141,20 @@ class BagelBackend:
         on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Starts from k-means centres of the photos' features in both experts' eyes."""
-        with torch.inference_mode():
-            seen = [
-                (self._features(photo), self._encode(photo)[0])
-                for photo in counted(photos, on_step)
-            ]
-            features, latents = (torch.cat(rows) for rows in zip(*seen, strict=True))
-            rows = self.bagel.vae2llm(latents.to(self.bagel.dtype))
-        und = kmeans(features.float(), understand, seed)
-        gen = kmeans(rows.float(), generate, seed)
-        return fresh_tokens(name, und.mean(0, keepdim=True), und, gen, norm_limit=self.norm_limit)
+        seen = ((self._features(one), self._encode(one)[0]) for one in counted(photos, on_step))
+        return started_tokens(
+            name,
+            seen,
+            self.bagel,
+            understand=understand,
+            generate=generate,
+            seed=seed,
+            norm_limit=self.norm_limit,
+        )
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """None: the mixture of transformers has its own."""
-        raise TaskError(
-            f"{self.info.name} has experts of its own and takes no others",
-            hint="leave out --experts lora",
-        )
+        refuse_experts(self.info)
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the ViT's features after the connector, [n, D]."""
@@ -253,22 +218,19 @@ class BagelBackend:
     @torch.inference_mode()
     def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
         """Lessons about one picture go on from one reading of it."""
-        ours = cast("Sequence[PreparedLesson]", lessons)
         concept = self._introductions.of((tokens,))
-        found = torch.zeros(len(ours), device=tokens.id.device)
-        for numbers in by_picture(ours):
-            mine = [ours[number] for number in numbers]
-            seen = mine[0].features
-            context = (
-                concept if seen is None else self.bagel.prefill([Vit(features=seen)], cache=concept)
-            )
-            samples: list[Sample] = [
-                [self._request(one, tokens), Text(one.answer, loss=True)] for one in mine
-            ]
-            packed = pack(samples, self.bagel.config, self.bagel.device)
-            losses = self.bagel(packed, context).ce.float()
-            found[numbers] = mean_losses(packed, losses, len(mine)).to(found)
-        return found
+
+        def context(lesson: PreparedLesson) -> Cache | None:
+            if lesson.features is None:
+                return concept
+            return self.bagel.prefill([Vit(features=lesson.features)], cache=concept)
+
+        return answer_losses(
+            self.bagel,
+            cast("Sequence[PreparedLesson]", lessons),
+            context=context,
+            sample=lambda one: [self._request(one, tokens), Text(one.answer, loss=True)],
+        )
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -327,17 +289,19 @@ class BagelBackend:
         self._need_rest()
         with torch.inference_mode():
             full = self._context(prompt, None)
-        for one in self._sampled(
+        yield from paint(
+            self.bagel,
             Contexts(full=full),
             grid,
-            guidance=with_scale(self.guidance, guidance),
-            steps=steps,
             seeds=seeds,
+            guidance=with_scale(self.guidance, guidance),
+            steps=self.info.steps if steps is None else steps,
+            shift=self.shift,
+            solver=self.solver,
+            shown=partial(self._decode, grid=grid),
             on_step=on_step,
             on_estimate=on_estimate,
-            shown=partial(self._decode, grid=grid),
-        ):
-            yield self._decode(one, grid)
+        )
 
     def edit(
         self,
@@ -374,56 +338,19 @@ class BagelBackend:
                 full = self.bagel.prefill([request], cache=no_text)
                 no_text = full.beginning(no_text)
             no_image = self.bagel.prefill([request], cache=prefix)
-        for one in self._sampled(
+        yield from paint(
+            self.bagel,
             Contexts(full=full, no_text=no_text, no_image=no_image),
             grid,
-            guidance=with_scale(self.edit_guidance, guidance),
-            steps=steps,
             seeds=seeds,
+            guidance=with_scale(self.edit_guidance, guidance),
+            steps=self.info.steps if steps is None else steps,
+            shift=self.shift,
+            solver=self.solver,
+            shown=shown,
             on_step=on_step,
             on_estimate=on_estimate,
-            shown=shown,
-        ):
-            yield shown(one)
-
-    def _sampled(
-        self,
-        contexts: Contexts,
-        grid: Grid,
-        *,
-        guidance: Guidance,
-        steps: int | None,
-        seeds: Sequence[int],
-        on_step: OnStep | None,
-        on_estimate: OnEstimate | None,
-        shown: Callable[[Tensor], Image],
-    ) -> Iterator[Tensor]:
-        """Latent tokens [n, latent width] of a picture per seed, a few painted at once; ``shown``
-        makes a picture of one's tokens."""
-        cells = grid[0] * grid[1]
-        few = max(1, AT_ONCE // cells)
-        batches = [seeds[first : first + few] for first in range(0, len(seeds), few)]
-        for number, some in enumerate(batches):
-            with torch.inference_mode():
-                tokens = sample_latents(
-                    self.bagel,
-                    contexts.full,
-                    no_text=contexts.no_text,
-                    no_image=contexts.no_image,
-                    noise=noise_tokens(grid, self.bagel.config.latent_width, some),
-                    grid=grid,
-                    guidance=guidance,
-                    steps=self.info.steps if steps is None else steps,
-                    shift=self.shift,
-                    solver=self.solver,
-                    together=cells < TOGETHER,
-                    on_step=step_of(
-                        over_all(on_step, number, len(batches)),
-                        told_over_all(on_estimate, number, len(batches)),
-                        shown,
-                    ),
-                )
-            yield from tokens
+        )
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Nothing to remark."""

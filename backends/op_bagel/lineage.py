@@ -1,48 +1,40 @@
-"""What the backends of this lineage share: BAGEL's own, and those of models that came from it."""
+"""What the backends of this lineage share: BAGEL's own, and those of models that came from it.
+
+How they paint is in `op_bagel.painting`.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import groupby
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 import torch
-from PIL import Image as images
-from PIL import ImageFilter
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import ConceptTokens, OnEstimate, OnStep, Prompt, Task, Turn
+from omnipersona_cli.backend import BackendInfo, ConceptTokens, Task, Turn
+from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.pieces import in_pieces, settled
-from omnipersona_cli.family.tokens import trainable
-from op_bagel.model import Cache, Outputs
-from op_bagel.packing import Noise, Packed
-from op_bagel.pictures import Grid, rgb, to_tensor
-from op_bagel.sampling import Guidance, SamplingStep, training_time
+from omnipersona_cli.family.tokens import kmeans, trainable
+from op_bagel.model import Bagel, Cache, Outputs
+from op_bagel.packing import Noise, Sample, pack
+from op_bagel.pictures import Grid
+from op_bagel.sampling import training_time
 
 T = TypeVar("T")
 
 NOISES = 2
 """Times at which a picture to be drawn is noised in one lesson: the context is shared."""
 
-UNCHANGED = 14.0
-"""Mean difference (0..255) below which an edit counts as leaving a pixel alone."""
-
 REMEMBERED = 4
 """Pictures whose features are kept, because several questions are asked about one picture."""
 
 INTRODUCED = 8
 """Sets of concepts whose rows are kept as keys and values, for every prompt that follows."""
-
-AT_ONCE = 4096
-"""Picture tokens that are painted as one batch: those of one picture of 1024 x 1024 pixels."""
-
-TOGETHER = 1024
-"""From so many tokens of a picture on, the branches of guidance run one after another: each keeps
-the machine busy alone, and a batch of them would copy their contexts."""
 
 
 class Tokenizer(Protocol):
@@ -178,24 +170,49 @@ def _losses(
     return found
 
 
-def to_paint(prompt: Prompt) -> Prompt:
-    """``prompt`` with what painting reads of its concepts."""
-    return replace(prompt, concepts=tuple(one.for_painting() for one in prompt.concepts))
-
-
-def by_picture(lessons: Sequence[PreparedLesson]) -> list[list[int]]:
-    """Numbers of the lessons about each picture: they can go on from one reading of it."""
+def answer_losses(
+    model: Bagel,
+    lessons: Sequence[PreparedLesson],
+    *,
+    context: Callable[[PreparedLesson], Cache | None],
+    sample: Callable[[PreparedLesson], Sample],
+) -> Tensor:
+    """The mean cross-entropy of each lesson's answer [n]. Lessons about one picture go on from one
+    ``context`` with it; ``sample`` is what comes after that."""
     of_picture: dict[int, list[int]] = {}
     for number, lesson in enumerate(lessons):
         of_picture.setdefault(id(lesson.features), []).append(number)
-    return list(of_picture.values())
+    found = torch.zeros(len(lessons), device=model.device)
+    for numbers in of_picture.values():
+        mine = [lessons[number] for number in numbers]
+        packed = pack([sample(one) for one in mine], model.config, model.device)
+        losses = model(packed, context(mine[0])).ce.float()
+        sums = losses.new_zeros(len(mine)).index_add(0, packed.label_sample, losses)
+        found[numbers] = sums / packed.label_sample.bincount(minlength=len(mine))
+    return found
 
 
-def mean_losses(packed: Packed, losses: Tensor, count: int) -> Tensor:
-    """Cross-entropies [K] of a batch's labels -> the mean of each of its ``count`` samples."""
-    counts = packed.label_sample.bincount(minlength=count)
-    sums = losses.new_zeros(count).index_add(0, packed.label_sample, losses)
-    return sums / counts
+# -- where tokens start ----------------------------------------------------------------------------
+
+
+def started_tokens(
+    name: str,
+    seen: Iterable[tuple[Tensor, Tensor]],
+    model: Bagel,
+    *,
+    understand: int,
+    generate: int,
+    seed: int,
+    norm_limit: float,
+) -> ConceptTokens:
+    """Tokens that start from k-means centres of what both experts see: of each photo in ``seen``
+    features [n, D] and latent tokens [m, latent width], as these enter the generation expert."""
+    with torch.inference_mode():
+        features, latents = (torch.cat(rows) for rows in zip(*seen, strict=True))
+        rows = model.vae2llm(latents.to(model.dtype))
+    und = kmeans(features.float(), understand, seed)
+    gen = kmeans(rows.float(), generate, seed)
+    return fresh_tokens(name, und.mean(0, keepdim=True), und, gen, norm_limit=norm_limit)
 
 
 def fresh_tokens(
@@ -205,6 +222,14 @@ def fresh_tokens(
     rows = (trainable(part, limit=0.9 * norm_limit) for part in (identifier, und, gen))
     identifier, und, gen = rows
     return ConceptTokens(name=name, id=identifier, und=und, gen=gen)
+
+
+def refuse_experts(info: BackendInfo) -> NoReturn:
+    """TaskError: a mixture of transformers has its own experts."""
+    raise TaskError(
+        f"{info.name} has experts of its own and takes no others",
+        hint="leave out --experts lora",
+    )
 
 
 # -- what is kept between calls --------------------------------------------------------------------
@@ -253,41 +278,3 @@ class Looks(Generic[T]):
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         return seen
-
-
-# -- painting --------------------------------------------------------------------------------------
-
-
-def keep_unchanged(source: Image, restored: Image, painted: Image) -> Image:
-    """``painted`` at the size of ``source``, but the source's own pixels wherever the painting
-    differs little from ``restored``, the source after the autoencoder alone."""
-    source = rgb(source)
-    change = (to_tensor(painted) - to_tensor(restored)).abs().mean(0) * 127.5
-    changed = images.fromarray(((change > UNCHANGED) * 255).to(torch.uint8).numpy())
-    near = changed.filter(ImageFilter.MedianFilter(3)).filter(ImageFilter.MaxFilter(5))
-    mask = near.resize(source.size, images.Resampling.BILINEAR)
-    return images.composite(painted.resize(source.size, images.Resampling.BICUBIC), source, mask)
-
-
-def step_of(
-    on_step: OnStep | None,
-    on_estimate: OnEstimate | None = None,
-    shown: Callable[[Tensor], Image] | None = None,
-) -> Callable[[SamplingStep], None] | None:
-    """The sampler's report as those want it who count the steps, and those who look on: ``shown``
-    makes a picture of latent tokens [n, latent width]."""
-    if on_step is None and on_estimate is None:
-        return None
-
-    def told(step: SamplingStep) -> None:
-        if on_step is not None:
-            on_step(step.index + 1, step.total)
-        if on_estimate is not None and shown is not None:
-            on_estimate(step.index + 1, step.total, lambda: shown(step.estimate[0]))
-
-    return told
-
-
-def with_scale(guidance: Guidance, scale: float | None) -> Guidance:
-    """``guidance`` at another scale, where one is asked for."""
-    return guidance if scale is None else replace(guidance, text=scale)

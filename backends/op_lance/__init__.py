@@ -31,6 +31,8 @@ INFO = BackendInfo(
     memory_gb=15.5,
     steps=30,
     guidance=4.0,
+    fast="a solver of second order in 12 steps instead of 30",
+    estimates=True,
     notes=(
         "code, model card and autoencoder (Wan2.2) say Apache-2.0; vision tower and tokenizer are "
         "Qwen2.5-VL-3B's, which Qwen licenses for research: read both licences before you pass it "

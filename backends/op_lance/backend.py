@@ -10,74 +10,54 @@ without the request, not from one without the concept.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import cast
 
 import torch
-from PIL import Image as images
 from PIL.Image import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from omnipersona_cli.backend import (
     BackendInfo,
     ConceptTokens,
     Lesson,
+    OnEstimate,
     OnStep,
     Prepared,
     Prompt,
     Task,
     counted,
 )
-from omnipersona_cli.errors import TaskError
-from omnipersona_cli.family.codes import over_all
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
-from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit
+from omnipersona_cli.family.tokens import check_width, norm_limit
 from op_bagel.lineage import (
-    AT_ONCE,
-    TOGETHER,
     Introductions,
-    Looks,
     PreparedLesson,
     Tokenizer,
-    by_picture,
-    fresh_tokens,
+    answer_losses,
     ids_of,
-    keep_unchanged,
-    mean_losses,
-    noised,
-    step_of,
+    refuse_experts,
+    started_tokens,
     task_losses,
-    to_paint,
-    with_scale,
 )
 from op_bagel.model import Bagel, Cache, Outputs
-from op_bagel.packing import Latent, Sample, Segment, SoftRows, Text, Vit, pack
-from op_bagel.pictures import Grid, patchify, rgb, to_tensor, unpatchify
-from op_bagel.sampling import Guidance, decode_text, noise_tokens, sample_latents, score
+from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, pack
+from op_bagel.painting import Contexts, faster, keep_unchanged, paint, to_paint, with_scale
+from op_bagel.pictures import Grid
+from op_bagel.sampling import Guidance, Solver, decode_text, score
 from op_lance.config import LanceConfig
+from op_lance.encoders import Encoders
 from op_lance.layout import concept_text, length, painting_contexts, placed, raw
-from op_lance.pictures import (
-    LEARNED,
-    USED,
-    Sizes,
-    for_tower,
-    merged,
-    sizes_of,
-    tower_patches,
-)
-from op_lance.prompts import EDITING, LOOKING, PAINTING, TALKING, template
-from op_lance.tower import see
-from op_lance.vae import AutoEncoder, to_pixels
-
-DROPPED = 0.1
-"""Share of painting lessons that are learned from without the request, or without the pictures that
-are edited, as in the release's scripts; the template stays."""
+from op_lance.lessons import answered, sample_of
+from op_lance.pictures import LEARNED, USED, sizes_of
+from op_lance.prompts import template
 
 
 class LanceBackend:
-    """One opened Lance. ``read_rest`` reads the weights that only painting and concept tokens need,
-    when they are first needed; without it, all are there."""
+    """One opened Lance. ``need_expert`` reads the weights that painting and concept tokens need,
+    where they are not there yet."""
 
     quantized: Quantized | None = None
     """The weights that were quantised when it was opened."""
@@ -90,32 +70,32 @@ class LanceBackend:
         fingerprint: str,
         config: LanceConfig,
         mixture: Bagel,
-        tower: nn.Module,
-        vae: AutoEncoder,
+        encoders: Encoders,
         tokenizer: Tokenizer,
         guidance: Guidance,
         shift: float,
-        read_rest: Callable[[], None] | None = None,
+        need_expert: Callable[[], None],
     ) -> None:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.config, self.tokenizer = config, tokenizer
         self.mixture = mixture.requires_grad_(False)
-        self.tower, self.vae = tower.requires_grad_(False), vae.requires_grad_(False)
+        self.encoders, self.need_expert = encoders, need_expert
         self.sizes, self.lesson_sizes = sizes_of(config, USED), sizes_of(config, LEARNED)
         self.guidance, self.shift = guidance, shift
+        self.solver: Solver = "euler"
         self.template = template(tokenizer.encode, config.special_tokens)
         self.width = config.llm.hidden_size
         self.device = str(mixture.device)
         self.norm_limit = norm_limit(mixture.language_model.model.embed_tokens.weight)
         self.most = most_positions(config.llm, self.device, size=mixture.dtype.itemsize)
-        self.encoded = 0
-        """How many pictures the tower or the autoencoder has encoded so far."""
-        self._read_rest = read_rest
-        self._looks = Looks(self._look)
         self._introductions = Introductions(
             lambda concepts: self.mixture.prefill([self._introduce(concepts)])
         )
         self._shown: tuple[Cache | None, Tensor, Cache] | None = None
+
+    def faster(self) -> LanceBackend:
+        """A solver of second order in fewer steps."""
+        return faster(self)
 
     # -- learning ------------------------------------------------------------------------------
 
@@ -131,27 +111,26 @@ class LanceBackend:
     ) -> ConceptTokens:
         """Starts from k-means centres of the tower's features, and for the generation expert of the
         latents as they enter it."""
-        with torch.inference_mode():
-            seen = [
-                (self._asked(photo, self.sizes)[0], self._encode(photo, self.sizes)[0])
-                for photo in counted(photos, on_step)
-            ]
-            features, latents = (torch.cat(rows) for rows in zip(*seen, strict=True))
-            rows = self.mixture.vae2llm(latents.to(self.mixture.dtype))
-        und = kmeans(features.float(), understand, seed)
-        gen = kmeans(rows.float(), generate, seed)
-        return fresh_tokens(name, und.mean(0, keepdim=True), und, gen, norm_limit=self.norm_limit)
+        self.need_expert()
+        look, encode, sizes = self.encoders.asked, self.encoders.encode, self.sizes
+        seen = ((look(it, sizes)[0], encode(it, sizes)[0]) for it in counted(photos, on_step))
+        return started_tokens(
+            name,
+            seen,
+            self.mixture,
+            understand=understand,
+            generate=generate,
+            seed=seed,
+            norm_limit=self.norm_limit,
+        )
 
     def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
         """None: the mixture of transformers has its own."""
-        raise TaskError(
-            f"{self.info.name} has experts of its own and takes no others",
-            hint="leave out --experts lora",
-        )
+        refuse_experts(self.info)
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the tower's features, [n, D]."""
-        seen = [self._asked(image, self.sizes)[0].float().mean(0) for image in images]
+        seen = [self.encoders.asked(image, self.sizes)[0].float().mean(0) for image in images]
         return torch.stack(seen).cpu()
 
     @torch.no_grad()
@@ -167,13 +146,13 @@ class LanceBackend:
         for lesson in counted(lessons, on_step):
             look, target = lesson.image, lesson.target
             if look is not None and lesson.task != "edit" and id(look) not in asked:
-                asked[id(look)] = self._asked(look, sizes)
+                asked[id(look)] = self.encoders.asked(look, sizes)
             if look is not None and lesson.task == "edit" and id(look) not in edited:
-                edited[id(look)] = self._edited(look, sizes)
+                edited[id(look)] = self.encoders.edited(look, sizes)
             encoded = (look if lesson.task == "edit" else None, target)
             for picture in encoded:
                 if picture is not None and id(picture) not in latents:
-                    latents[id(picture)] = self._encode(picture, sizes)
+                    latents[id(picture)] = self.encoders.encode(picture, sizes)
         found = []
         for lesson in lessons:
             seen = edited if lesson.task == "edit" else asked
@@ -211,7 +190,11 @@ class LanceBackend:
 
         def run(lessons: Sequence[PreparedLesson], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
             introduction = self._introduce([tokens])
-            samples = [self._sample(one, tokens, length(introduction), draw) for one in lessons]
+            start = length(introduction)
+            samples = [
+                sample_of(one, tokens, self.template, self.config, start=start, draw=draw)
+                for one in lessons
+            ]
             packed = pack(samples, self.mixture.config, self.mixture.device, multiple=16)
             outputs: Outputs = self.mixture(packed, self.mixture.prefill([introduction]))
             return outputs, packed.noised_sample
@@ -222,58 +205,19 @@ class LanceBackend:
     @torch.inference_mode()
     def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
         """Lessons about one picture go on from one reading of it."""
-        ours = cast("Sequence[PreparedLesson]", lessons)
         prefix = self._introductions.of((tokens,))
-        found = torch.zeros(len(ours), device=tokens.id.device)
-        for numbers in by_picture(ours):
-            mine = [ours[number] for number in numbers]
-            seen = mine[0].features
-            context = (
-                self._begun(TALKING, prefix)
-                if seen is None
-                else self._looked(prefix, [(seen, mine[0].looked)])
-            )
-            samples: list[Sample] = [[self._answered(one, tokens)] for one in mine]
-            packed = pack(samples, self.mixture.config, self.mixture.device)
-            losses = self.mixture(packed, context).ce.float()
-            found[numbers] = mean_losses(packed, losses, len(mine)).to(found)
-        return found
 
-    def _sample(
-        self, lesson: PreparedLesson, tokens: ConceptTokens, start: int, draw: torch.Generator
-    ) -> Sample:
-        """A lesson after its concept's introduction, which takes ``start`` positions."""
-        shown: list[Segment] = []
-        if lesson.features is not None:
-            shown.append(Vit(features=lesson.features, grid=lesson.looked))
-        if lesson.task == "understand":
-            head = raw([*self._sentence(LOOKING if shown else TALKING), *self.template.user])
-            said = self._answered(lesson, tokens)
-            return placed([head, *shown, said], start=start, anchor=self._asking_anchor)
+        def context(lesson: PreparedLesson) -> Cache:
+            if lesson.features is None:
+                return self._begun(self.template.talking, prefix)
+            return self._looked(prefix, [(lesson.features, lesson.looked)])
 
-        def kept() -> bool:
-            if not torch.is_grad_enabled():  # held-out lessons are read whole
-                return True
-            return float(torch.rand((), generator=draw)) >= DROPPED
-
-        assert lesson.target is not None  # for the type checker: painting lessons have one
-        head = raw([*self._sentence(PAINTING), *self.template.user])
-        if lesson.source is not None:
-            head = raw([*self._sentence(EDITING), *self.template.user])
-            shown = [*shown, Latent(lesson.source, lesson.grid)] if kept() else []
-        soft = [SoftRows((place,), tokens.id) for place in lesson.at]
-        after = raw(self.template.assistant)
-        if kept():
-            after = raw([*lesson.request, *self.template.assistant], soft)
-        drawn = noised(lesson.target, lesson.grid, self.config.timestep_shift_train, draw)
-        return placed([head, *shown, after, *drawn], start=start, anchor=self.config.anchor)
-
-    def _answered(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Text:
-        """The request, and the answer to be learned."""
-        soft = [SoftRows((place,), tokens.id) for place in lesson.at]
-        request = [*lesson.request, *self.template.assistant]
-        ids = [*request, *lesson.answer, self.template.end]
-        return Text(ids, raw=True, soft=soft, loss=True, loss_from=len(request))
+        return answer_losses(
+            self.mixture,
+            cast("Sequence[PreparedLesson]", lessons),
+            context=context,
+            sample=lambda one: [answered(one, tokens, self.template)],
+        )
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -314,9 +258,9 @@ class LanceBackend:
         the answer: `decode_text` and `score` read that."""
         prefix = self._introductions.of(prompt.concepts)
         if not pictures:
-            before = self._begun(TALKING, prefix)
+            before = self._begun(self.template.talking, prefix)
         else:
-            before = self._looked(prefix, [self._asked(it, self.sizes) for it in pictures])
+            before = self._looked(prefix, [self.encoders.asked(it, self.sizes) for it in pictures])
         request = self._request(prompt)
         ids = [*request.ids, *self.template.assistant[:-1]]
         return self.mixture.prefill([raw(ids, request.soft)], cache=before)
@@ -330,14 +274,10 @@ class LanceBackend:
             if kept_prefix is prefix and kept_features is first:
                 return cache
         shown = [Vit(features=features, grid=grid) for features, grid in seen]
-        cache = self._begun(LOOKING, prefix, shown, anchor=self._asking_anchor)
+        cache = self._begun(self.template.looking, prefix, shown, anchor=self.config.asking_anchor)
         if len(seen) == 1:
             self._shown = prefix, first, cache
         return cache
-
-    @property
-    def _asking_anchor(self) -> int | None:
-        return self.config.anchor if self.config.understanding_anchor else None
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -350,19 +290,31 @@ class LanceBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """Guidance leans away from the same context without the request."""
         prompt = to_paint(prompt)
         width, height = size or self.info.sizes[0]
         stride = self.mixture.config.stride
         grid = (height // stride, width // stride)
-        self._need_rest()
+        self.need_expert()
+        self.encoders.need()
         with torch.inference_mode():
-            before = self._begun(PAINTING, self._introductions.of(prompt.concepts))
-        for one in self._painted(
-            before, prompt, grid, seeds, steps=steps, guidance=guidance, on_step=on_step
-        ):
-            yield self._decode(one, grid)
+            prefix = self._introductions.of(prompt.concepts)
+            contexts = self._contexts(self._begun(self.template.painting, prefix), prompt)
+        yield from paint(
+            self.mixture,
+            contexts,
+            grid,
+            seeds=seeds,
+            guidance=with_scale(self.guidance, guidance),
+            steps=self.info.steps if steps is None else steps,
+            shift=self.shift,
+            solver=self.solver,
+            shown=partial(self.encoders.decode, grid=grid),
+            on_step=on_step,
+            on_estimate=on_estimate,
+        )
 
     def edit(
         self,
@@ -374,73 +326,53 @@ class LanceBackend:
         guidance: float | None,
         seeds: Sequence[int],
         on_step: OnStep | None = None,
+        on_estimate: OnEstimate | None = None,
     ) -> Iterator[Image]:
         """The source is in the context twice, for both experts, and the painting stands where its
         latents stand. Where the edit leaves a pixel alone, the source's own pixel is kept, so that
         the autoencoder's blur does not spread."""
         prompt = to_paint(prompt)
-        source, grid = self._encode(image, self.sizes)
-        features, looked = self._edited(image, self.sizes)
+        self.need_expert()
+        source, grid = self.encoders.encode(image, self.sizes)
+        restored = self.encoders.decode(source, grid)
+
+        def shown(tokens: Tensor) -> Image:
+            return keep_unchanged(image, restored, self.encoders.decode(tokens, grid))
+
+        features, looked = self.encoders.edited(image, self.sizes)
         with torch.inference_mode():
             prefix = self._introductions.of(prompt.concepts)
             clean = Latent(source, grid)
-            shown: list[Segment] = [Vit(features=features, grid=looked), clean]
-            before = self._begun(EDITING, prefix, shown, anchor=self.config.anchor)
+            pictures: list[Segment] = [Vit(features=features, grid=looked), clean]
+            before = self._begun(self.template.editing, prefix, pictures, anchor=self.config.anchor)
             place = int(before.positions[0]) - length(clean)
-        restored = self._decode(source, grid)
-        for one in self._painted(
-            before,
-            prompt,
+            contexts = self._contexts(before, prompt, source=place)
+        yield from paint(
+            self.mixture,
+            contexts,
             grid,
-            seeds,
-            source=place,
-            steps=steps,
-            guidance=guidance,
+            seeds=seeds,
+            guidance=with_scale(self.guidance, guidance),
+            steps=self.info.steps if steps is None else steps,
+            shift=self.shift,
+            solver=self.solver,
+            shown=shown,
             on_step=on_step,
-        ):
-            yield keep_unchanged(image, restored, self._decode(one, grid))
+            on_estimate=on_estimate,
+        )
 
-    def _painted(
-        self,
-        before: Cache,
-        prompt: Prompt,
-        grid: Grid,
-        seeds: Sequence[int],
-        *,
-        steps: int | None,
-        guidance: float | None,
-        on_step: OnStep | None,
-        source: int | None = None,
-    ) -> Iterator[Tensor]:
-        """Latent tokens [n, latent width] of a picture per seed, a few painted at once, after
-        ``before``, which ends where the request begins."""
-        with torch.inference_mode():
-            full, bare = painting_contexts(
-                self.mixture,
-                before,
-                self._request(prompt),
-                raw(self.template.assistant),
-                source=source,
-                recount=self.config.recount,
-            )
-        cells = grid[0] * grid[1]
-        few = max(1, AT_ONCE // cells)
-        batches = [seeds[first : first + few] for first in range(0, len(seeds), few)]
-        for number, some in enumerate(batches):
-            with torch.inference_mode():
-                tokens = sample_latents(
-                    self.mixture,
-                    full,
-                    no_text=bare,
-                    noise=noise_tokens(grid, self.mixture.config.latent_width, some),
-                    grid=grid,
-                    guidance=with_scale(self.guidance, guidance),
-                    steps=self.info.steps if steps is None else steps,
-                    shift=self.shift,
-                    together=cells < TOGETHER,
-                    on_step=step_of(over_all(on_step, number, len(batches))),
-                )
-            yield from tokens
+    def _contexts(self, before: Cache, prompt: Prompt, *, source: int | None = None) -> Contexts:
+        """What is painted behind: ``before``, which ends where the request begins, and the request.
+        ``source`` is where the clean latents stand that are edited."""
+        full, bare = painting_contexts(
+            self.mixture,
+            before,
+            self._request(prompt),
+            raw(self.template.assistant),
+            source=source,
+            recount=self.config.recount,
+        )
+        return Contexts(full=full, no_text=bare)
 
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Nothing to remark."""
@@ -448,15 +380,9 @@ class LanceBackend:
 
     # -- contexts ------------------------------------------------------------------------------
 
-    def _need_rest(self) -> None:
-        """Read the weights that understanding without concepts does without, once."""
-        if self._read_rest is not None:
-            read, self._read_rest = self._read_rest, None
-            read()
-
     def _introduce(self, concepts: Sequence[ConceptTokens]) -> Text:
         """The start of the system turn; each concept is a line of its own."""
-        self._need_rest()
+        self.need_expert()
         for tokens in concepts:
             check_width(tokens, self.width, backend=self.info.name)
         return concept_text(
@@ -466,21 +392,19 @@ class LanceBackend:
             ends=self.tokenizer.encode(".\n"),
         )
 
-    def _sentence(self, sentence: str) -> list[int]:
-        return self.tokenizer.encode(sentence)
-
     def _begun(
         self,
-        sentence: str,
+        task: Sequence[int],
         prefix: Cache | None,
         shown: Sequence[Segment] = (),
         *,
         anchor: int | None = None,
     ) -> Cache:
-        """The context up to the request: the system turn after ``prefix``, then the pictures."""
+        """The context up to the request: the system turn after ``prefix``, with what the template
+        says of the ``task``, then the pictures."""
         start = 0 if prefix is None else int(prefix.positions[0])
         opened = () if prefix is not None else self.template.system
-        head = raw([*opened, *self._sentence(sentence), *self.template.user])
+        head = raw([*opened, *task])
         return self.mixture.prefill(
             placed([head, *shown], start=start, anchor=anchor), cache=prefix
         )
@@ -496,33 +420,3 @@ class LanceBackend:
             soft += [SoftRows((len(ids) + place,), concepts[name].id) for place, name in at]
             ids += own
         return raw(ids, soft)
-
-    # -- frozen encoders -----------------------------------------------------------------------
-
-    def _asked(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
-        """Features [n, D] of a picture that is asked about, in its bucket, and their grid."""
-        return self._looks.of(sizes.asked.apply(image))
-
-    def _edited(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
-        """Features [n, D] of a picture that is edited, in its own shape, and their grid."""
-        return self._looks.of(sizes.edited.apply(image))
-
-    def _look(self, picture: Image) -> tuple[Tensor, Grid]:
-        self.encoded += 1
-        patches, grid = tower_patches(for_tower(picture), self.config.tower)
-        # not an inference tensor: a lesson may need it for a gradient later
-        with torch.inference_mode(False), torch.no_grad():
-            return see(self.tower, patches, [grid])[0], merged(grid, self.config.tower)
-
-    @torch.no_grad()
-    def _encode(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
-        """Latent tokens [n, latent width]; the encoder's mean, so that seeds decide alone."""
-        self._need_rest()
-        self.encoded += 1
-        pixels = to_tensor(sizes.latent.apply(rgb(image)))[None].to(self.mixture.device)
-        return patchify(self.vae.encode(pixels)[0], 1)
-
-    @torch.no_grad()
-    def _decode(self, tokens: Tensor, grid: Grid) -> Image:
-        latents = unpatchify(tokens[None], grid, 1)
-        return images.fromarray(to_pixels(self.vae.decode(latents))[0].cpu().numpy())

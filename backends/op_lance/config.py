@@ -74,6 +74,11 @@ class LanceConfig:
     timestep_freq_dim: int = 256
 
     @property
+    def asking_anchor(self) -> int | None:
+        """Where the first picture stands that is asked about; None: where it comes."""
+        return self.anchor if self.understanding_anchor else None
+
+    @property
     def mixture(self) -> BagelConfig:
         """The decoder and what stands around the latents: a BAGEL without encoders of its own."""
         return BagelConfig(

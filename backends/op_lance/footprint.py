@@ -108,5 +108,11 @@ def _parts(
         Part(name="vision tower", numbers=tower, stored=2, reads=("ask", "edit", "learn")),
         Part(name="generation expert", numbers=gen, layered=gen, activities=WORK),
         Part(name="around the latents", numbers=around, activities=WORK),
-        Part(name="autoencoder", numbers=autoencoder, size=4, stored=4, activities=WORK),
+        Part(
+            name="autoencoder",
+            numbers=autoencoder,
+            size=4,
+            stored=4,
+            activities=("gen", "edit", "learn"),
+        ),
     )

@@ -6,8 +6,9 @@ them is a stock one of Qwen2.5-VL, which says that the text head is tied and kno
 norms of queries and keys (Lance release, inference code). The latent table that the file carries is
 made anew, as the release does.
 
-Understanding needs half of the file. The generation expert, the latent table and the autoencoder
-are read when a picture is first painted, encoded, or conditioned on a generation token.
+Understanding needs half of the file. The generation expert and the latent table are read when a
+picture is first painted, or conditioned on a generation token; the autoencoder when one is first
+encoded or painted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from op_bagel.tokenizer import QwenTokenizer
 from op_lance import INFO
 from op_lance.backend import LanceBackend
 from op_lance.config import LanceConfig, TowerConfig
+from op_lance.encoders import Encoders
 from op_lance.tower import build_tower
 from op_lance.vae import LATENTS_MEAN, AutoEncoder, WanConfig, plane
 
@@ -293,22 +295,19 @@ def open_backend(
     read(tower, checkpoint.tower, list(checkpoint.tower_shapes))
     tower.to(device)  # its rotary frequencies are in no file
 
-    def read_rest() -> None:
-        names = sorted(checkpoint.autoencoder_shapes)
-        for some in (names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE)):
-            mapped = planes_in(checkpoint.autoencoder)  # anew: what was read is let go
-            for part in some:
-                put(vae, part, mapped[part].to(device, torch.float32, copy=True))
-        read(
-            mixture,
-            checkpoint.weights,
-            sorted(later - {TABLE}),
-            place=place,
-            on_step=opening.on_step,
-        )
+    def read_expert() -> None:
+        names = sorted(later - {TABLE})
+        read(mixture, checkpoint.weights, names, place=place, on_step=opening.on_step)
         side, width = config.max_latent_size, config.llm.hidden_size
         table = sincos_table_3d(config.latent_frames, side, width)
         put(mixture, TABLE, table.to(device, dtype))
+
+    def read_autoencoder() -> None:
+        names = sorted(checkpoint.autoencoder_shapes)
+        for some in (names[at : at + AT_ONCE] for at in range(0, len(names), AT_ONCE)):
+            stored = planes_in(checkpoint.autoencoder)  # anew: what was read is let go
+            for part in some:
+                put(vae, part, stored[part].to(device, torch.float32, copy=True))
 
     quantized = arrange(mixture, opening, device, dtype)
     files = {
@@ -320,12 +319,17 @@ def open_backend(
         fingerprint=fingerprint(checkpoint.folder, files, name),
         config=config,
         mixture=mixture.eval(),
-        tower=tower.eval(),
-        vae=vae.eval(),
+        encoders=Encoders(
+            tower.eval(),
+            vae.eval(),
+            config=config.tower,
+            device=mixture.device,
+            need=cache(read_autoencoder),
+        ),
         tokenizer=tokenizer,
         guidance=Guidance(text=INFO.guidance),
         shift=SHIFT,
-        read_rest=read_rest,
+        need_expert=cache(read_expert),
     )
     backend.quantized = quantized
     return backend

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from omnipersona_cli.backend import Box
 from op_bagel.pictures import Grid, rgb, to_tensor
 from op_lance.config import LanceConfig, TowerConfig
 
@@ -28,12 +29,9 @@ USED, LEARNED = 3 / 4, 1 / 2
 """The side of a square picture in use, and of one that is learned from, as a share of the largest
 that the latent table holds: 768 and 512 of 1024 pixels, two of the release's settings."""
 
-Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class Cut:
     """How a picture is brought into a bucket: cut to `box`, resized to `bucket` (width, height),
     the middle `size` of that kept."""
 
@@ -64,7 +62,7 @@ class BucketRule:
         width, height = (side // self.multiple * self.multiple for side in bucket)
         return width, height
 
-    def fit(self, width: int, height: int) -> Fit:
+    def cut(self, width: int, height: int) -> Cut:
         """What becomes of a picture of `width` x `height` pixels: the bucket of the nearest shape,
         and the middle of the picture in that shape."""
         bucket = min(self.buckets, key=lambda size: abs(width / height - size[0] / size[1]))
@@ -76,18 +74,18 @@ class BucketRule:
             else:
                 wide, high = round(height * ratio), height
         left, top = (width - wide) // 2, (height - high) // 2
-        return Fit(
+        return Cut(
             box=(left, top, left + wide, top + high), bucket=bucket, size=self._whole(bucket)
         )
 
     def apply(self, image: Image.Image) -> Image.Image:
         """The picture as RGB, alpha flattened on white, in its bucket (bicubic)."""
-        fit = self.fit(*image.size)
-        image = rgb(image).crop(fit.box)
-        if image.size != fit.bucket:
-            image = image.resize(fit.bucket, Image.Resampling.BICUBIC)
-        left, top = (round((b - s) / 2) for b, s in zip(fit.bucket, fit.size, strict=True))
-        return image.crop((left, top, left + fit.size[0], top + fit.size[1]))
+        cut = self.cut(*image.size)
+        image = rgb(image).crop(cut.box)
+        if image.size != cut.bucket:
+            image = image.resize(cut.bucket, Image.Resampling.BICUBIC)
+        left, top = (round((b - s) / 2) for b, s in zip(cut.bucket, cut.size, strict=True))
+        return image.crop((left, top, left + cut.size[0], top + cut.size[1]))
 
 
 @dataclass(frozen=True)

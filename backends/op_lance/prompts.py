@@ -29,11 +29,15 @@ TALKING = "You are a helpful assistant."
 
 @dataclass(frozen=True, kw_only=True)
 class Template:
-    """Token ids of what does not change: the start of the system turn, what stands between it and
-    the user's, what stands between that and the answer, and the answer's end."""
+    """Token ids of what does not change: the start of the system turn; for each task what it says
+    after the concepts, up to where the user's turn begins; what stands between that turn and the
+    answer, and the answer's end."""
 
     system: tuple[int, ...]
-    user: tuple[int, ...]
+    painting: tuple[int, ...]
+    editing: tuple[int, ...]
+    looking: tuple[int, ...]
+    talking: tuple[int, ...]
     assistant: tuple[int, ...]
     end: int
 
@@ -42,9 +46,13 @@ def template(encode: Callable[[str], list[int]], special: SpecialTokens) -> Temp
     """The template in the ids of a tokenizer whose ``encode`` adds nothing."""
     start, end = special.bos_token_id, special.eos_token_id
     between = (end, *encode("\n"), start)
+    user = (*between, *encode("user\n"))
     return Template(
         system=(start, *encode("system\n")),
-        user=(*between, *encode("user\n")),
+        painting=(*encode(PAINTING), *user),
+        editing=(*encode(EDITING), *user),
+        looking=(*encode(LOOKING), *user),
+        talking=(*encode(TALKING), *user),
         assistant=(*between, *encode("assistant\n")),
         end=end,
     )

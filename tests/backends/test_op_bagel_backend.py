@@ -16,12 +16,13 @@ from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.errors import SlotError
 from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
-from op_bagel import backend
+from op_bagel import painting
 from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import SpecialTokens
-from op_bagel.lineage import REMEMBERED, fresh_tokens, keep_unchanged
+from op_bagel.lineage import REMEMBERED, fresh_tokens
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import Latent, Noise, Text, Vit
+from op_bagel.painting import keep_unchanged
 from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
@@ -242,7 +243,7 @@ def test_guidance_leans_away_from_a_context_that_knows_nothing_of_the_concept(
         without.append(no_text)
         return sample_latents(*given, no_text=no_text, **more)
 
-    monkeypatch.setattr(backend, "sample_latents", spy)
+    monkeypatch.setattr(painting, "sample_latents", spy)
     plain: Any = {"steps": 2, "guidance": None, "seeds": (0,)}
     with_bo = Prompt(turns=(to_turn("add <bo>"),), concepts=(tokens,))
     next(tiny.gen(with_bo, size=None, **plain))
@@ -282,8 +283,8 @@ def test_pictures_painted_a_few_at_once_and_branch_by_branch_are_those_of_one_ba
     plain: Any = {"mask": None, "steps": 2, "guidance": None, "seeds": (0, 1, 2)}
     whole = list(tiny.edit(picture(2), prompt, **plain))
     steps: list[tuple[int, int]] = []
-    monkeypatch.setattr(backend, "AT_ONCE", 1)
-    monkeypatch.setattr(backend, "TOGETHER", 0)
+    monkeypatch.setattr(painting, "AT_ONCE", 1)
+    monkeypatch.setattr(painting, "TOGETHER", 0)
     parts = tiny.edit(picture(2), prompt, on_step=lambda *step: steps.append(step), **plain)
     for one, other in zip(whole, parts, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other)).max() <= 1

@@ -20,15 +20,16 @@ from omnipersona_cli.errors import UsageError
 from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
+from op_bagel import painting
 from op_bagel.model import Bagel, Cache
 from op_bagel.packing import Latent, Noise, Sample, Segment, Text, Vit
 from op_bagel.sampling import sample_latents
 from op_bagel.tokenizer import QwenTokenizer
-from op_lance import backend as module
 from op_lance.backend import LanceBackend
 from op_lance.config import LanceConfig
 from op_lance.footprint import footprint
 from op_lance.layout import length, placed
+from op_lance.lessons import sample_of
 from op_lance.loading import find_checkpoint, open_backend, read_config
 from op_lance.pictures import ShapeRule
 from op_lance.tower import build_tower
@@ -77,8 +78,7 @@ class TestLance(BackendContract):
 
     @pytest.fixture
     def weights(self, backend: LanceBackend) -> Mapping[str, Tensor]:
-        backend._need_rest()
-        return frozen(backend)
+        return frozen(whole(backend))
 
     @pytest.fixture
     def text_table(self, backend: LanceBackend) -> Tensor:
@@ -90,15 +90,24 @@ class TestLance(BackendContract):
 
     @pytest.fixture
     def encoder_calls(self, backend: LanceBackend) -> Callable[[], int]:
-        return lambda: backend.encoded
+        return lambda: backend.encoders.encoded
 
 
 def frozen(backend: LanceBackend) -> dict[str, Tensor]:
     return {
         f"{number}.{name}": value
-        for number, part in enumerate((backend.mixture, backend.tower, backend.vae))
+        for number, part in enumerate(
+            (backend.mixture, backend.encoders.tower, backend.encoders.vae)
+        )
         for name, value in part.state_dict().items()
     }
+
+
+def whole(backend: LanceBackend) -> LanceBackend:
+    """With all weights read."""
+    backend.need_expert()
+    backend.encoders.need()
+    return backend
 
 
 def prompt(text: str, *concepts: ConceptTokens) -> Prompt:
@@ -115,7 +124,9 @@ def test_sizes_come_from_the_tensors_where_the_configuration_lies(folder: Path) 
     assert read_config(checkpoint, tokenizer) == CONFIG
 
 
-def test_a_question_reads_no_generation_expert_and_no_autoencoder(folder: Path) -> None:
+def test_a_question_reads_no_generation_expert_and_one_about_a_concept_no_autoencoder(
+    folder: Path,
+) -> None:
     lance = open_backend(Opening(model=str(folder), device="cpu"))
     assert lance.mixture.dtype == torch.bfloat16
     before = {name for name, value in frozen(lance).items() if value.is_meta}
@@ -129,25 +140,31 @@ def test_a_question_reads_no_generation_expert_and_no_autoencoder(folder: Path) 
         or "vae" in name
         for name in unread
     )
+    rows = [0.1 * torch.randn(count, lance.width) for count in (1, 3, 2)]
+    tokens = ConceptTokens(name="bo", id=rows[0], und=rows[1], gen=rows[2])
+    lance.score(prompt("is <bo> red?", tokens), ("yes",), image=drawing("red", 1))
+    unread = {name for name, value in frozen(lance).items() if value.is_meta}
+    assert unread == {name for name in before if name.startswith("2.")}  # the autoencoder's
     next(lance.gen(prompt("a cat"), **PLAIN))
     assert not any(value.is_meta for value in frozen(lance).values())
-    assert {value.dtype for value in lance.vae.parameters()} == {torch.float32}
-    assert {value.dtype for value in lance.tower.parameters()} == {torch.bfloat16}
+    assert {value.dtype for value in lance.encoders.vae.parameters()} == {torch.float32}
+    assert {value.dtype for value in lance.encoders.tower.parameters()} == {torch.bfloat16}
 
 
 def test_the_latent_table_is_made_anew_and_the_videos_part_of_the_autoencoder_left_out(
     folder: Path, lance: LanceBackend, tmp_path: Path
 ) -> None:
-    lance._need_rest()
+    whole(lance)
     path = tmp_path / "copy" / "Lance_3B" / "model.safetensors"
     copied(folder, tmp_path / "copy")
     tensors = load_file(path)
     table = tensors["latent_pos_embed.pos_embed"]
     save_file(tensors | {"latent_pos_embed.pos_embed": torch.full_like(table, 7.0)}, path)
-    other = opened(tmp_path / "copy")
-    other._need_rest()
+    other = whole(opened(tmp_path / "copy"))
     assert torch.equal(other.mixture.latent_pos_embed.pos_embed, table)
-    assert all(value.abs().max() < 5 for value in other.vae.state_dict().values())  # others are 9
+    assert all(
+        value.abs().max() < 5 for value in other.encoders.vae.state_dict().values()
+    )  # others are 9
 
 
 def copied(folder: Path, place: Path) -> Path:
@@ -317,7 +334,7 @@ def test_guidance_leans_away_from_the_request_alone(
         pairs.append((full, no_text))
         return sample_latents(model, full, no_text=no_text, **more)
 
-    monkeypatch.setattr(module, "sample_latents", spy)
+    monkeypatch.setattr(painting, "sample_latents", spy)
     source = drawing("red", 1)
     next(lance.gen(prompt("a cat", tokens), **PLAIN))
     edited = {name: value for name, value in PLAIN.items() if name != "size"}
@@ -393,7 +410,7 @@ def test_an_edit_lesson_is_painted_where_its_source_stands(
     (one,) = lance.prepare([lesson("edit")])
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():  # whole: nothing is dropped for guidance
-        sample = lance._sample(one, tokens, 20, draw)
+        sample = sample_of(one, tokens, lance.template, lance.config, start=20, draw=draw)
     head, vit, latent, _, *drawn = sample
     assert isinstance(vit, Vit) and isinstance(latent, Latent)
     assert 20 + length(head) + vit.frame_shift == CONFIG.anchor
@@ -404,7 +421,7 @@ def test_an_edit_lesson_is_painted_where_its_source_stands(
 
 def test_tokens_start_from_what_the_experts_see(lance: LanceBackend, tokens: ConceptTokens) -> None:
     photos = [drawing("red", seed) for seed in range(3)]
-    seen = torch.cat([lance._asked(photo, lance.sizes)[0] for photo in photos])
+    seen = torch.cat([lance.encoders.asked(photo, lance.sizes)[0] for photo in photos])
     likeness = torch.nn.functional.cosine_similarity(tokens.und.detach(), kmeans(seen, 3, 0))
     assert float(likeness.min()) > 0.999  # the rows may be shortened, to the norm that packs allow
 
@@ -455,7 +472,7 @@ def test_an_edited_picture_keeps_its_own_shape(
 def test_an_edit_reaches_every_part_of_its_source(
     lance: LanceBackend, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("op_bagel.lineage.UNCHANGED", -1.0)  # nothing is taken for unchanged
+    monkeypatch.setattr("op_bagel.painting.UNCHANGED", -1.0)  # nothing is taken for unchanged
     source = drawing("red", 1).resize(size)
     edited = {name: value for name, value in PLAIN.items() if name != "size"}
     painted = next(lance.edit(source, prompt("make it snow"), mask=None, **edited))

@@ -238,9 +238,9 @@ def test_golden_lance_resize() -> None:
         rule = BucketRule(spec["resolution"], spec["final_multiple"])
         assert [list(bucket) for bucket in rule.buckets] == spec["buckets_w_h"], name
         for width, height, *wanted in spec["rows"]:
-            fit = rule.fit(width, height)
-            left, top, right, bottom = fit.box
-            found = [right - left, bottom - top, *fit.bucket, *fit.size]
+            cut = rule.cut(width, height)
+            left, top, right, bottom = cut.box
+            found = [right - left, bottom - top, *cut.bucket, *cut.size]
             assert found == wanted[:6], (name, width, height)
             if not wanted[6]:
                 assert [left, top] == wanted[7:], (name, width, height)
