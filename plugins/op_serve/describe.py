@@ -15,7 +15,11 @@ Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 FLAG: Schema = {"type": "boolean"}
 SEED: Schema = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
-NAMES: Schema = {"type": "array", "items": {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$"}}
+NAME: Schema = {"type": "string", "pattern": "^[a-z][a-z0-9_-]{0,31}$"}
+NAMES: Schema = {"type": "array", "items": NAME}
+FILE: Schema = {"type": "string", "format": "binary"}
+PHOTOS: Schema = {"type": "array", "items": FILE, "minItems": 1, "maxItems": 100}
+FORCE: Schema = {"name": "force", "in": "query", "schema": FLAG}
 PICTURE: Schema = {"type": "string", "description": "A data URL, or bare base64."}
 MASK_MEANS: Schema = {
     "type": "string",
@@ -166,7 +170,9 @@ def description() -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     name, job = _in_path("name"), _in_path("id")
+    fact = _json({"text": {"type": "string", "minLength": 1, "maxLength": 300}}, ["text"])
     return {
+        "/": {"get": _operation("The studio.", answer="text/html")},
         "/health": {"get": _operation("Whether it is worth asking.")},
         "/openapi.json": {"get": _operation("This description.")},
         "/v1/models": {"get": _operation("The backend, and the backend with each concept.")},
@@ -193,8 +199,8 @@ def _paths() -> dict[str, Any]:
                         **PAINTING,
                         **FILES,
                         **EDITING,
-                        "image": {"type": "string", "format": "binary"},
-                        "mask": {"type": "string", "format": "binary"},
+                        "image": FILE,
+                        "mask": FILE,
                         "mask_means": MASK_MEANS,
                     },
                     ["image", "prompt"],
@@ -219,6 +225,11 @@ def _paths() -> dict[str, Any]:
                     ["prompt"],
                 ),
             )
+        },
+        "/sdapi/v1/sd-models": {"get": _operation("The one model.")},
+        "/sdapi/v1/options": {
+            "get": _operation("What A1111's clients look at to see that somebody is there."),
+            "post": _operation("Taken and not kept."),
         },
         "/api/state": {"get": _operation("What is here, and what is going on.")},
         "/api/ask": {
@@ -264,6 +275,14 @@ def _paths() -> dict[str, Any]:
                 ),
             )
         },
+        "/api/about": {
+            "post": _operation("How a picture says that it was made.", body=_raw("A PNG.")),
+        },
+        "/api/drafts": {
+            "post": _operation(
+                "Photos to learn from.", body=_form({"photos": PHOTOS}, ["photos"]), status="201"
+            )
+        },
         "/api/jobs": {
             "get": _operation("All jobs."),
             "post": _operation(
@@ -283,19 +302,32 @@ def _paths() -> dict[str, Any]:
         },
         "/api/jobs/{id}/stop": {"post": _operation("Stop it.", [job], status="202")},
         "/api/jobs/{id}/resume": {"post": _operation("Let it go on.", [job], status="202")},
-        "/api/concepts": {"get": _operation("All concepts.")},
-        "/api/concepts/{name}": {"get": _operation("One concept.", [name])},
+        "/api/jobs/{id}/card": {
+            "get": _operation("Its report card, as a page.", [job], answer="text/html")
+        },
+        "/api/jobs/{id}/events": {
+            "get": _operation("The job as it goes.", [job], answer="text/event-stream")
+        },
+        "/api/concepts": {
+            "get": _operation("All concepts."),
+            "post": _operation("Take a pack in.", [FORCE], body=_raw("A pack."), status="201"),
+        },
+        "/api/concepts/{name}": {
+            "get": _operation("One concept.", [name]),
+            "put": _operation(
+                "Give it another name.", [name], body=_json({"name": NAME}, ["name"])
+            ),
+            "delete": _operation("Delete it.", [name], status="204"),
+        },
         "/api/concepts/{name}/facts": {
-            "post": _operation(
-                "One fact more.",
-                [name],
-                body=_json(
-                    {"text": {"type": "string", "minLength": 1, "maxLength": 300}}, ["text"]
-                ),
-            )
+            "post": _operation("One fact more.", [name], body=fact),
+            "put": _operation("A fact in the place of what it corrects.", [name], body=fact),
+            "delete": _operation("One fact less.", [name], body=fact),
         },
         "/api/concepts/{name}/thumbnail": {
-            "get": _operation("The picture in the pack.", [name], answer="image/png")
+            "get": _operation("The picture in the pack.", [name], answer="image/png"),
+            "put": _operation("Keep one, small.", [name], body=_raw("A picture.")),
+            "delete": _operation("Keep none.", [name]),
         },
         "/api/concepts/{name}/pack": {
             "get": _operation("The pack.", [name], answer="application/octet-stream")
@@ -342,6 +374,12 @@ def _json(properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
 
 def _form(properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
     return _body("multipart/form-data", properties, required)
+
+
+def _raw(what: str) -> Schema:
+    """The bytes of one file."""
+    schema = {**FILE, "description": what}
+    return {"required": True, "content": {"application/octet-stream": {"schema": schema}}}
 
 
 def _body(kind: str, properties: Mapping[str, Schema], required: Sequence[str]) -> Schema:
