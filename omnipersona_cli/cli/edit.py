@@ -72,10 +72,12 @@ def command(
     """Change IMAGE as PROMPT says: "add <bo>", "remove <bo>", "replace the cat with <bo>".
 
     The result has the size of IMAGE, and outside a known region (--mask, --box, or what a finder
-    knows) it stays as it is, bit for bit. An addition is painted three times, and the one kept in
-    which the concept is recognised best (--tries 1 paints once). --json tells how the edit was
-    made. The colour profile and the transparency of IMAGE are kept. - reads it from stdin; it is
-    replaced only where -o names it with --force, by the whole new picture in one step.
+    knows) it stays as it is, bit for bit. An edit is painted three times where the model can tell
+    the best: the concept is recognised, the hat is red (--tries 1 paints once). "put <bo> on the
+    left" moves it where it is there and adds it where it is not; --explain says what was
+    understood, --json how the edit was made. The colour profile and the transparency of IMAGE are
+    kept. - reads it from stdin; it is replaced only where -o names it with --force, by the whole
+    new picture in one step.
 
     A mask is white where IMAGE may change and black where it must stay. Where part of the mask is
     transparent, --mask-means says what may change: what is transparent, or what is white.

@@ -156,6 +156,8 @@ def painting_options(command: F) -> Callable[..., Any]:
 
 def show_steps(trace: Mapping[str, Any]) -> None:
     """What was recalled, for a person, on stderr; asked for, so ``-q`` does not silence it."""
+    if understood := trace.get("instruction"):
+        click.echo(output.plain(f"understood: {understood}"), err=True)
     if not trace["steps"]:
         click.echo("replay: nothing to recall", err=True)
     for step in trace["steps"]:

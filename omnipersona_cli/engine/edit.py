@@ -6,13 +6,12 @@ The result has the source's size, and outside a known region it is the source, b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from PIL.Image import Image
 
-from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, Box
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.data.colour import Carried, carried_by, given_back
@@ -33,8 +32,6 @@ from omnipersona_cli.engine.region import (
     box_mask,
     change_inside,
     checked_mask,
-    grown,
-    likely_boxes,
     mask_remarks,
     mask_understood,
     paste_back,
@@ -48,23 +45,24 @@ from omnipersona_cli.engine.request import (
     memory_errors,
     open_request,
 )
-from omnipersona_cli.errors import TaskError, UsageError
-from omnipersona_cli.language.instructions import intent_of, target_of
-
-RegionSource = Literal["mask", "box", "finder", "tried", "none"]
+from omnipersona_cli.engine.routing import (
+    EditRegion,
+    meant,
+    odds_of_edit,
+    regions_of,
+    tries_of,
+    understood,
+)
+from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.instructions import Instruction
 
 _MOSTLY_INSIDE = 0.97
 """A native edit is held to the finder's region only where this share of its change lies inside or
 more: a hat that the finder missed has to go with its head."""
 
-TRIES = 3
-"""How often an addition is painted, where nobody says."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Region:
-    mask: Image | None
-    source: RegionSource
+_TAKEN_OUT = 0
+"""The seed by which something is taken out before it is added elsewhere: always the same, so that a
+picture's own seed paints it again."""
 
 
 def edit(
@@ -95,18 +93,20 @@ def edit(
 
     ``mask`` (white = may change; of another size it is stretched, with a note; where part of it is
     transparent, ``mask_means`` says how to read that) or ``box`` (left, top, right, bottom) limit
-    the change. Without them a backend that edits natively is trusted with the whole picture; for
-    remove and replace the subject finder's region is used where it holds most of the change, and a
-    backend that only repaints regions needs it. The result has the colour profile and the
-    transparency of ``image``.
+    the change. Without them a backend that edits natively is trusted with the whole picture; what
+    goes, gets something or looks different is held to the subject finder's region where that holds
+    most of the change, and a backend that only repaints regions needs it. What is to stand
+    elsewhere is taken out first. The result has the colour profile and the transparency of
+    ``image``.
     With more than one of ``tries`` each picture is painted so often, and that is kept in which the
-    model itself recognises the concepts best (least, for a removal); its ``seed`` alone paints it
-    again. None is `TRIES` where a concept is to be added, else one; where a few places are tried,
-    one at each.
+    model itself sees best what was asked for: concepts that came or stayed, none that went, the
+    new hat, colour or place; its ``seed`` alone paints it again. None is `routing.TRIES` where
+    something tells the best, else one; where a few places are tried, one at each.
     ``fast`` paints as the backend's ``info.fast`` says; TaskError where it cannot.
     ``strength`` (0..1] scales the guidance: less of it keeps more of the source. ``about["how"]``
-    of each picture says how the edit was made, and ``about["recognised"]`` the probability that
-    each mentioned concept is in it now. ``looking`` is shown pictures on their way.
+    of each picture says how the edit was made, ``about["understood"]`` what was understood, and
+    ``about["recognised"]`` the probability that each mentioned concept is in it now. ``looking`` is
+    shown pictures on their way.
     """
     checked_count(count)
     check_sampling(steps=steps, guidance=guidance, tries=tries)
@@ -135,19 +135,18 @@ def edit(
     )
     tell(on_progress, request.notes)
     trace = replay_request(request, replayed, on_progress)
+    instruction = meant(request, trace, source)
+    if given is not None and instruction.intent == "move":
+        instruction = replace(instruction, intent="other")  # where it stands was said otherwise
+    trace = replace(trace, instruction=understood(instruction, request))
     if on_trace is not None:
         on_trace(trace)
     info = request.backend.info
-    regions = (given,) if given else _found_regions(request, source)
-    if not can_recognise(request) or (tries is None and len(regions) > 1):
-        tries = 1
-    elif tries is None:
-        tries = TRIES if intent_of(request.text) == "add" else 1
-    seeds = checked_seeds(start, count * tries)
     full = info.guidance if guidance is None else guidance
     paint = _Painter(
         request=request,
         trace=trace,
+        instruction=instruction,
         source=source,
         carried=carried_by(image, source),
         steps=steps,
@@ -155,6 +154,13 @@ def edit(
         on_progress=on_progress,
         looking=looking,
     )
+    if instruction.intent == "move":
+        paint = paint.elsewhere()
+    regions = (given,) if given else regions_of(request, paint.instruction, paint.source)
+    tries = tries_of(paint.instruction, request, regions) if tries is None else tries
+    if not can_recognise(request):
+        tries = 1
+    seeds = checked_seeds(start, count * tries)
     pictures = []
     with memory_errors(info.name):
         for first in range(count):
@@ -173,6 +179,7 @@ class _Painter:
 
     request: Request
     trace: Trace
+    instruction: Instruction
     source: Image
     carried: Carried | None
     steps: int | None
@@ -180,9 +187,32 @@ class _Painter:
     on_progress: OnProgress | None
     looking: Looking | None
 
+    def elsewhere(self) -> _Painter:
+        """The painter of the second half of a move, which adds what the first half, painted here,
+        takes out of the source."""
+        names = self.instruction.present
+        mentioned = " and ".join(f"<{name}>" for name in names)
+        gone = replace(self.instruction, intent="remove", present=(), absent=names)
+        taking = replace(
+            self,
+            instruction=gone,
+            trace=replace(self.trace, rewritten=f"remove {mentioned}"),
+            looking=None,
+        )
+        regions = regions_of(self.request, gone, self.source)
+        with memory_errors(self.request.backend.info.name):
+            emptied, _ = taking._finished(0, regions[0], _TAKEN_OUT, part=0, parts=1)
+        text = f"add {mentioned}, {self.instruction.place}"
+        return replace(
+            self,
+            source=emptied,
+            instruction=replace(self.instruction, intent="add"),
+            trace=replace(self.trace, rewritten=text),
+        )
+
     def picture(
-        self, number: int, regions: Sequence[_Region], seeds: Sequence[int]
-    ) -> tuple[Picture, _Region]:
+        self, number: int, regions: Sequence[EditRegion], seeds: Sequence[int]
+    ) -> tuple[Picture, EditRegion]:
         """The best edit of all regions and seeds, with how it was made, and its region."""
         pairs = list(product(regions, seeds))
         tried = [
@@ -190,7 +220,13 @@ class _Painter:
             for part, (region, one) in enumerate(pairs)
         ]
         odds = [odds_of(self.request, image) for image, _ in tried]
-        best = best_of(odds, gone=intent_of(self.request.text) == "remove")
+        best = 0
+        if len(tried) > 1:
+            weighed = [
+                odds_of_edit(self.request, self.instruction, known, image)
+                for known, (image, _) in zip(odds, tried, strict=True)
+            ]
+            best = best_of(weighed, absent=self.instruction.absent)
         (image, region), (_, seed) = tried[best], pairs[best]
         about = provenance_of(
             self.request,
@@ -205,6 +241,7 @@ class _Painter:
             "tries": len(pairs),
             "how": self.request.backend.info.tasks["edit"],
             "region": region.source,
+            "understood": self.trace.instruction,
             "recognised": {name: round(sigmoid(value), 4) for name, value in odds[best].items()},
         }
         picture = Picture(
@@ -218,8 +255,8 @@ class _Painter:
         return picture, region
 
     def _finished(
-        self, number: int, region: _Region, seed: int, *, part: int, parts: int
-    ) -> tuple[Image, _Region]:
+        self, number: int, region: EditRegion, seed: int, *, part: int, parts: int
+    ) -> tuple[Image, EditRegion]:
         """One edit, and the region that it was held to."""
         native = self.request.backend.info.tasks["edit"] == "native"
         found = region.source == "finder" and native
@@ -236,7 +273,7 @@ class _Painter:
         if region.mask is None:
             return painted, region
         if found and change_inside(self.source, painted, region.mask) < _MOSTLY_INSIDE:
-            return painted, _Region(mask=None, source="none")
+            return painted, EditRegion(mask=None, source="none")
         return paste_back(self.source, painted, region.mask), region
 
     def _raw(
@@ -261,40 +298,9 @@ class _Painter:
 
 def _given_region(
     mask: Image | None, means: MaskMeans | None, box: Box | None, size: tuple[int, int]
-) -> _Region | None:
+) -> EditRegion | None:
     if mask is not None:
-        return _Region(mask=checked_mask(mask, size, means), source="mask")
+        return EditRegion(mask=checked_mask(mask, size, means), source="mask")
     if box is not None:
-        return _Region(mask=box_mask(box, size), source="box")
+        return EditRegion(mask=box_mask(box, size), source="box")
     return None
-
-
-def _found_regions(request: Request, source: Image) -> Sequence[_Region]:
-    """The region where a person gave none, or a few places to try; TaskError where the backend
-    needs one and none is found."""
-    intent = intent_of(request.text)
-    native = request.backend.info.tasks["edit"] == "native"
-    if intent in ("remove", "replace"):
-        subject = registry.find_subject(source, _kind_of_target(request))
-        if subject is not None:
-            mask = subject.mask or box_mask(subject.box, source.size)
-            binary = mask.convert("L").point([0] * 128 + [255] * 128)
-            if binary.size == source.size and binary.getbbox() is not None:
-                return (_Region(mask=grown(binary), source="finder"),)
-    if native:
-        return (_Region(mask=None, source="none"),)
-    if intent == "add" and request.concepts:
-        places = likely_boxes(source.size)
-        return [_Region(mask=box_mask(box, source.size), source="tried") for box in places]
-    raise TaskError(
-        f"{request.backend.info.name} repaints regions, and it is not clear which one",
-        hint="say where: --box x,y,width,height or --mask FILE",
-    )
-
-
-def _kind_of_target(request: Request) -> str:
-    """What is to go: the words of the instruction ("the cat"), or the kind of the concept."""
-    if target := target_of(request.text):
-        return target
-    packs = list(request.packs.values())
-    return (packs[0].kind or packs[0].class_word) if packs else ""

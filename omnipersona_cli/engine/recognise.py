@@ -6,14 +6,16 @@ few tries is found: the model is its own critic.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 
 from PIL.Image import Image
 
-from omnipersona_cli.backend import ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, Prompt, Turn
 from omnipersona_cli.engine.calibrate import Verdict, from_dict, recognition_score
 from omnipersona_cli.engine.request import Request, memory_errors
 from omnipersona_cli.engine.tokens import slot_name
+from omnipersona_cli.language.instructions import Instruction
 
 
 def presence(request: Request, tokens: ConceptTokens, image: Image) -> tuple[Verdict, float]:
@@ -38,13 +40,22 @@ def odds_of(request: Request, image: Image) -> dict[str, float]:
     return {tokens.name: presence(request, tokens, image)[1] for tokens in request.concepts}
 
 
-def best_of(tried: Sequence[Mapping[str, float]], *, gone: bool = False) -> int:
-    """Which of several pictures to keep, by the odds of each: that in which the concepts are
-    recognised best. Of several concepts the one that is recognised least counts; ``gone`` turns it
-    round, for a removal. The first where there are no odds."""
+def seen_in(backend: Backend, instruction: Instruction, image: Image) -> float:
+    """The log-odds (nats) of the answer that shows that an edit was done, to the question that
+    `Instruction.question` puts to the picture alone."""
+    prompt = Prompt(turns=(Turn(text=instruction.question),))
+    with memory_errors(backend.info.name):
+        likely = backend.score(prompt, (instruction.answer,), image=image).item()
+    return likely - math.log(-math.expm1(min(likely, -1e-6)))
+
+
+def best_of(tried: Sequence[Mapping[str, float]], *, absent: Collection[str] = ()) -> int:
+    """Which of several pictures to keep, by the log-odds of what ought to be so in each: that in
+    which the concepts are recognised best, and those in ``absent`` least. The one that is worst off
+    counts. The first where there are no odds."""
 
     def worth(index: int) -> float:
-        odds = tried[index].values()
-        return -max(odds, default=0.0) if gone else min(odds, default=0.0)
+        odds = tried[index].items()
+        return min((-value if name in absent else value for name, value in odds), default=0.0)
 
     return max(range(len(tried)), key=worth)

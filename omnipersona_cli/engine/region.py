@@ -5,6 +5,7 @@ Masks are mode L, of the picture's size; 128 and more means "may change".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
@@ -173,6 +174,37 @@ def likely_boxes(size: tuple[int, int]) -> Iterator[Box]:
     top, bottom = round(0.3 * height), height
     for left, right in ((0.25, 0.75), (0.5, 1.0), (0.0, 0.5)):
         yield round(left * width), top, round(right * width), bottom
+
+
+def place_box(place: str, size: tuple[int, int]) -> Box | None:
+    """The part of a picture that "on the left" or "in the top right corner" means; None for words
+    that name no part."""
+    width, height = size
+    words = set(re.findall(r"[a-z]+", place.lower()))
+    middle = bool(words & {"middle", "centre", "center"})
+    left, right = ("left" in words, "right" in words)
+    top, bottom = ("top" in words or "upper" in words, "bottom" in words or "lower" in words)
+    if not (middle or left or right or top or bottom):
+        return None
+    across = (0.0, 0.5) if left else (0.5, 1.0) if right else (0.25, 0.75)
+    down = (0.0, 0.6) if top else (0.4, 1.0) if bottom else (0.3, 1.0)
+    return (
+        round(across[0] * width),
+        round(down[0] * height),
+        round(across[1] * width),
+        round(down[1] * height),
+    )
+
+
+def reached(mask: Image) -> Image:
+    """The box of ``mask`` with room for what something wears or holds: above it and beside it."""
+    box = mask.getbbox()
+    if box is None:
+        return mask
+    left, top, right, bottom = box
+    wide, high = right - left, bottom - top
+    room = (left - wide // 4, top - high // 3, right + wide // 4, bottom + high // 10)
+    return box_mask(room, mask.size)
 
 
 def _feathered(inside: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -118,11 +118,13 @@ class TraceStep:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """The whole chain, for a person to read and correct. Without steps nothing was replayed."""
+    """The whole chain, for a person to read and correct. Without steps nothing was replayed;
+    ``instruction`` is what is going to be done to a picture."""
 
     request: str
     steps: tuple[TraceStep, ...] = ()
     rewritten: str
+    instruction: str = ""
 
     @property
     def changed(self) -> bool:
@@ -142,7 +144,7 @@ class Trace:
             "rewritten": self.rewritten,
             "steps": [vars(step) for step in self.steps],
             "unknown": [list(one) for one in self.unknown],
-        }
+        } | ({"instruction": self.instruction} if self.instruction else {})
 
 
 @dataclass(frozen=True, kw_only=True)

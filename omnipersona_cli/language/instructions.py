@@ -1,35 +1,206 @@
-"""Instructions for an edit: what is to be done, and to what ("remove the cat")."""
+"""Instructions for an edit: what is to be done, to what, and how one can see that it was done.
+
+"put <bo> in the snow" is a change of scene where <bo> is in the picture and an addition where it
+is not, which words alone do not tell: `Instruction.if_absent`.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Intent = Literal["add", "remove", "replace", "other"]
+from omnipersona_cli.language.mentions import names_in
 
-_INTENTS: tuple[tuple[Intent, str], ...] = (
-    ("remove", r"remove|erase|delete|take (?!.*\bphoto\b).*\b(?:away|out|off)|get rid of"),
-    ("replace", r"replace|swap|exchange|(?:turn|change) .+ (?:in)?to\b"),
-    ("add", r"add|put|place|insert|draw|include|paint"),
+Intent = Literal["add", "remove", "replace", "give", "change", "scene", "move", "other"]
+"""add, remove, replace: something comes or goes. give: it wears or gets something, or no longer.
+change: it looks different. scene: all around it changes. move: it stands elsewhere."""
+
+_SUBJECT = (
+    r"(?:<[\w-]+>|it|him|her|them|this|(?:the|this|that|my|a|an)\s+"
+    r"(?!(?:picture|photo|image)\b)[a-z-]+(?:\s+[a-z-]+)?)"
 )
-_TARGET = re.compile(
-    r"\b(?:replace|swap|exchange|turn|change|remove|erase|delete)\s+"
-    r"(?:the|an?|this|that|its)?\s*(?P<kind>[a-z][a-z -]{0,30}?)"
-    r"\s*(?:$|[.,!]|\b(?:with|by|for|into|to|from|in|on|at|next)\b)",
-    re.IGNORECASE,
+_WHOSE = r"(?:<[\w-]+>(?:'s|\u2019s)|its|his|her|their)"
+_PLACED = r"put|place|move|bring|show|set|take|send|shift"
+_SIDES = r"left|right|middle|cent(?:re|er)|top|bottom|foreground|front|back|corner"
+_SIDE = (
+    r"(?:(?:on|to|at|in|into|onto|towards?)\s+)?(?:the\s+)?"
+    rf"(?:(?:far|upper|lower|{_SIDES})\s+)?(?P<side>{_SIDES})"
+    r"(?:[\s-]+(?:hand|side|edge|half|corner|third))*"
+    r"(?:\s+of\s+(?:the|this)\s+(?:picture|photo|image|scene))?"
 )
+_BESIDE = r"(?:next to|beside|behind|in front of|between|among|under|above|over|near|by)\s+\S.*"
+_AT_ALL = (
+    r"(?:(?:right )?(?:here|there)|in|(?:in|into|to|onto)\s+(?:the\s+|this\s+|that\s+)?"
+    r"(?:picture|photo|photograph|image|scene|drawing))"
+)
+_AROUND = r"(?P<where>(?:in|at|on|into|onto|to|inside|on top of|under)\s+\S.*)"
+
+_GIVEN = (
+    rf"(?:give|hand|buy)\s+{_SUBJECT}\s+(?P<what>.+)",
+    rf"(?:let|make)\s+{_SUBJECT}\s+(?:wear|have|hold)\s+(?P<what>.+)",
+    rf"dress\s+{_SUBJECT}\s+(?:with|in|up as)\s+(?P<what>.+)",
+    rf"(?:put|place|add)\s+(?P<what>(?:an?|some|the|two)?\s*(?:(?!(?:on|next|close)\b)[a-z-]+\s+){{1,4}})"
+    rf"(?:on|onto|to)\s+{_SUBJECT}",
+)
+_TAKEN_OFF = (
+    rf"(?:remove|take|erase|delete)\s+(?:off\s+|away\s+)?(?:{_WHOSE}\s+[a-z -]+?"
+    r"|the\s+[a-z -]+?\s+(?:of|from)\s+<[\w-]+>)(?:\s+(?:off|away))?",
+)
+_CHANGED = (
+    rf"(?:make|turn|paint|colou?r|dye|tint)\s+{_SUBJECT}\s+"
+    r"(?P<how>(?!in(?:to)?\b|an?\b|the\b|<|look\b|here\b|on\b|at\b|to\b|next\b)[a-z][a-z ,-]*)",
+    rf"change\s+{_SUBJECT}\s+(?:in)?to\s+(?P<how>(?!an?\b|the\b|<)[a-z][a-z -]*)",
+    rf"change\s+(?:the\s+colou?r\s+of\s+{_SUBJECT}|{_WHOSE}\s+colou?r)\s+(?:in)?to\s+"
+    r"(?P<how>[a-z][a-z -]*)",
+)
+_BACKDROP = (
+    r"(?:change|replace|swap|turn|make|set)\s+(?:the|its|this)?\s*"
+    r"(?:background|scene|scenery|setting|backdrop|place)"
+    r"(?:\s+(?:(?:in)?to|with|by|for))?\s+(?P<where>\S.*)",
+    rf"(?P<where>now\s+{_AROUND.replace('?P<where>', '?:')})",
+)
+_IN_PLACE = (
+    r"(?:put|place)\s+(?P<new>.+?)\s+(?:in\s+(?:the\s+)?place\s+of|instead\s+of)\s+(?P<old>.+)",
+    r"(?:put|place)\s+(?P<new>.+?)\s+in\s+(?P<old>its|his|her|their)\s+place",
+)
+_MOVED = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+(?P<where>{_SIDE}|{_BESIDE})",)
+_HERE = (rf"(?:{_PLACED}|add)\s+{_SUBJECT}\s+{_AT_ALL}",)
+_ELSEWHERE = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+{_AROUND}",)
+_REPLACED = (
+    r"(?:replace|swap|exchange)\s+(?P<old>.+?)\s+(?:with|by|for)\s+(?P<new>.+)",
+    r"(?:turn|change|transform)\s+(?P<old>.+?)\s+(?:in)?to\s+(?P<new>.+)",
+    r"(?:replace|swap|exchange)\s+(?P<old>.+)",
+)
+_REMOVED = (
+    r"(?:remove|erase|delete|get\s+rid\s+of|cut\s+out)\s+(?P<old>.+)",
+    r"take\s+(?!.*\bphoto\b)(?P<old>.+?)\s+(?:away|out|off)\b.*",
+)
+_ADDED = (
+    rf".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.+?[\s,]+"
+    rf"(?P<where>(?:on|to|at|in)\s+{_SIDE})",
+    r".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.*",
+)
+_COLOURS = re.compile(
+    r"\b(?:red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ea]y|golden|silver"
+    r"|beige|turquoise|cyan|magenta)\b",
+    re.I,
+)
+_WORN = re.compile(
+    r"\b(?:hat|cap|scarf|crown|(?:sun)?glasses|tie|bow|ribbon|shirt|t-shirt|sweater|jumper|coat"
+    r"|jacket|dress|skirt|trousers|boots|shoes|socks|gloves|collar|helmet|mask|costume|cape"
+    r"|necklace|flower|wig|beard)$",
+    re.I,
+)
+_POLITE = re.compile(r"^(?:please|can you|could you|would you|i want you to|let's)[\s,]+", re.I)
+_REST = re.compile(r"\b(?:from|in|on|at|next|of|near|behind|beside)\b.*", re.I)
+_ARTICLE = re.compile(r"^(?:the|an?|this|that|its|my)\s+", re.I)
 
 
-def intent_of(prompt: str) -> Intent:
-    """What an instruction asks for, by its verb."""
-    for intent, pattern in _INTENTS:
-        if re.search(rf"\b(?:{pattern})\b", prompt, re.IGNORECASE):
-            return intent
-    return "other"
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """What an instruction asks for.
+
+    ``target`` is what goes, in words ("cat"); ``place`` where something is to stand ("on the
+    left"). Of the concepts that it names the ``present`` ought to be recognised afterwards and the
+    ``absent`` not; one that is made to look different is in neither. ``question`` about the result
+    has the ``answer`` where it was done ("what is it wearing?", "a red hat"); "" where none tells.
+    """
+
+    intent: Intent
+    target: str = ""
+    place: str = ""
+    present: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    question: str = ""
+    answer: str = ""
+
+    @property
+    def if_absent(self) -> Instruction:
+        """What it asks for where the concept is not in the picture yet."""
+        if self.intent not in ("scene", "move") or not self.present:
+            return self
+        return replace(self, intent="add")
 
 
-def target_of(prompt: str) -> str:
-    """What is to be removed or replaced, in small letters: "replace the cat with <bo>" -> "cat";
-    "" where the instruction does not name it."""
-    match = _TARGET.search(prompt)
-    return match["kind"].strip().lower() if match else ""
+def read_instruction(text: str) -> Instruction:
+    """What an instruction asks for, by its verb and what stands behind it."""
+    names = names_in(text)
+    plain = _POLITE.sub("", " ".join(text.split()).rstrip(" .!"))
+    for patterns, read in _READERS:
+        for pattern in patterns:
+            if found := re.fullmatch(pattern, plain, re.IGNORECASE):
+                return read(found, names)
+    return Instruction(intent="other", present=names)
+
+
+def _given(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    what = found["what"].strip()
+    asked = "what is it wearing?" if _WORN.search(what) else ""
+    return Instruction(intent="give", question=asked, answer=what if asked else "")
+
+
+def _taken_off(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    return Instruction(intent="give", question="what is it wearing?", answer="nothing")
+
+
+def _changed(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    colours = " and ".join(_COLOURS.findall(found["how"]))
+    asked = "what colour is it?" if colours else ""
+    return Instruction(intent="change", question=asked, answer=colours)
+
+
+def _scene(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    where = found["where"].removeprefix("now ")
+    asked = "where is it?"
+    return Instruction(intent="scene", place=where, present=names, question=asked, answer=where)
+
+
+def _moved(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    return Instruction(intent="move", place=found["where"], present=names)
+
+
+def _replaced(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    old, new = found["old"], found.groupdict().get("new") or ""
+    comes, goes = names_in(new), names_in(old)
+    return Instruction(
+        intent="replace",
+        target=_target(old),
+        present=comes,
+        absent=tuple(name for name in goes if name not in comes),
+    )
+
+
+def _removed(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    gone = names_in(_REST.sub("", found["old"]))
+    kept = tuple(name for name in names if name not in gone)
+    return Instruction(intent="remove", target=_target(found["old"]), absent=gone, present=kept)
+
+
+def _added(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    return Instruction(intent="add", place=found.groupdict().get("where") or "", present=names)
+
+
+_READERS: tuple[
+    tuple[tuple[str, ...], Callable[[re.Match[str], tuple[str, ...]], Instruction]], ...
+] = (
+    (_BACKDROP, _scene),
+    (_GIVEN, _given),
+    (_TAKEN_OFF, _taken_off),
+    (_CHANGED, _changed),
+    (_IN_PLACE, _replaced),
+    (_MOVED, _moved),
+    (_HERE, _added),
+    (_ELSEWHERE, _scene),
+    (_REPLACED, _replaced),
+    (_REMOVED, _removed),
+    (_ADDED, _added),
+)
+"""The first that fits the whole instruction wins, so the narrower ones come first."""
+
+
+def _target(phrase: str) -> str:
+    """ "the cat on the left" -> "cat"; "" for a mention or "it"."""
+    noun = _REST.sub("", _ARTICLE.sub("", phrase.strip())).strip(" ,.").lower()
+    return "" if "<" in noun or noun in ("it", "this", "that", "its", "his", "her") else noun

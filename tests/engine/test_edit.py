@@ -54,9 +54,81 @@ def test_an_addition_is_tried_and_the_best_recognised_is_kept(change, learned):
     assert gone.about["recognised"]["bo"] <= kept.about["recognised"]["bo"]
 
 
-@pytest.mark.parametrize("prompt", ["remove <bo>", "replace the cat with <bo>", "add a cat"])
-def test_other_edits_are_painted_once(change, prompt):
-    assert change(drawing("blue", 5), prompt).about["tries"] == 1
+@pytest.mark.parametrize(
+    ("prompt", "tries"),
+    [
+        ("replace the cat with <bo>", 3),
+        ("give <bo> a red hat", 3),
+        ("make <bo> blue", 3),
+        ("put <bo> in the snow", 3),
+        ("remove <bo>", 1),
+        ("replace <bo> with a cat", 1),
+        ("make <bo> bigger", 1),
+        ("add a cat", 1),
+    ],
+)
+def test_an_edit_is_tried_where_something_tells_the_best(change, prompt, tries):
+    assert change(drawing("red", 5), prompt).about["tries"] == tries
+
+
+def test_a_replacement_is_kept_in_which_what_comes_is_seen_and_what_goes_is_not(change, learned):
+    source = drawing("red", 5)
+    alone = [
+        edit(
+            source,
+            "replace <bo> with <mam>",
+            tries=1,
+            seed=seed,
+            backend=learned.backend,
+            library=learned.library,
+        )[0].about["recognised"]
+        for seed in (1, 2, 3)
+    ]
+    kept = change(source, "replace <bo> with <mam>").about["recognised"]
+    assert kept == max(alone, key=lambda odds: min(odds["mam"], 1 - odds["bo"]))
+
+
+def test_what_is_put_somewhere_is_moved_where_it_is_and_added_where_it_is_not(change):
+    about = change(drawing("red", 5), "put <bo> on the left").about
+    assert about["understood"] == "<bo> is there: it is taken out and added again on the left"
+    assert (
+        about["rewritten"] == "add <bo>, on the left" and about["prompt"] == "put <bo> on the left"
+    )
+    about = change(drawing("blue", 5), "put <bo> on the left").about
+    assert about["understood"] == "<bo> is added on the left"
+    assert about["rewritten"] == "put <bo> on the left"
+
+
+def test_a_move_takes_out_first_and_its_seed_paints_it_again(change, learned, monkeypatch):
+    asked = []
+    whole = learned.backend.edit
+
+    def watched(image, prompt, **more):
+        asked.append((prompt.text, more["seeds"]))
+        return whole(image, prompt, **more)
+
+    monkeypatch.setattr(learned.backend, "edit", watched)
+    kept = change(drawing("red", 5), "move <bo> to the right")
+    texts = [text for text, _ in asked]
+    assert texts == ["remove <bo>", *["add <bo>, to the right"] * 3]
+    again = edit(
+        drawing("red", 5), "move <bo> to the right", tries=1, seed=kept.seed,
+        backend=learned.backend, library=learned.library,
+    )[0]  # fmt: skip
+    assert again.image.tobytes() == kept.image.tobytes()
+
+
+def test_where_it_is_to_stand_is_not_guessed_beside_a_mask(change):
+    source = drawing("red", 5)
+    about = change(source, "put <bo> on the left", box=(0, 0, 32, 64)).about
+    assert (about["region"], about["rewritten"]) == ("box", "put <bo> on the left")
+
+
+def test_the_trace_says_what_was_understood(change, learned):
+    traces = []
+    change(drawing("red", 5), "make <bo> blue", on_trace=traces.append)
+    (trace,) = traces
+    assert trace.to_dict()["instruction"] == "<bo> looks different, where it stands"
 
 
 def test_pictures_with_several_tries_never_share_a_seed(change, learned):
@@ -98,9 +170,34 @@ def test_a_masked_backend_is_given_a_region_or_says_that_it_needs_one(learned, c
     assert change(drawing("blue", 5), "remove <bo>").about["region"] == "finder"
     about = change(drawing("blue", 5), "add <bo>").about
     assert (about["region"], about["tries"]) == ("tried", 3), "one try at each of three places"
+    assert change(drawing("blue", 5), "add <bo> on the left").about["region"] == "place"
     with pytest.raises(TaskError) as caught:
-        change(drawing("blue", 5), "make it blue")
+        change(drawing("blue", 5), "sharpen it")
     assert "--box" in caught.value.hint
+
+
+def test_a_masked_backend_changes_it_where_it_stands_and_a_scene_around_it(
+    learned, change, monkeypatch
+):
+    masked = replace(learned.backend.info, tasks={**learned.backend.info.tasks, "edit": "masked"})
+    monkeypatch.setattr(learned.backend, "info", masked)
+    box = (20, 30, 44, 60)
+    found = Region(box=box, mask=box_mask(box, (64, 64)))
+    monkeypatch.setattr(registry, "find_subject", lambda photo, kind: found)
+    source = drawing("red", 5)
+    inside = np.zeros((64, 64), dtype=bool)
+    inside[30:60, 20:44] = True
+
+    def changed(prompt):
+        picture = change(source, prompt)
+        assert picture.about["region"] == "finder"
+        return (np.asarray(source) != np.asarray(picture.image)).any(axis=2)
+
+    for prompt in ("make <bo> blue", "give <bo> a red hat"):
+        assert changed(prompt)[inside].any() and not changed(prompt)[:10].any()
+    assert changed("give <bo> a red hat")[22:26].any(), "a hat needs room above"
+    assert changed("put <bo> in the snow")[~inside].any()
+    assert not changed("put <bo> in the snow")[inside].any(), "who stays is kept to the bit"
 
 
 @pytest.mark.parametrize(("box", "region"), [((0, 0, 64, 64), "finder"), ((0, 0, 64, 32), "none")])

@@ -27,7 +27,7 @@ def test_the_best_recognised_is_kept_and_for_a_removal_the_least(asked):
     request = asked("add <bo>")
     tried = [odds_of(request, drawing(colour, 99)) for colour in ("blue", "red", "green")]
     assert best_of(tried) == 1
-    assert best_of(tried, gone=True) == 0
+    assert best_of(tried, absent=("bo",)) == 0
 
 
 def test_of_two_concepts_the_one_that_is_recognised_least_counts(asked):
@@ -35,7 +35,9 @@ def test_of_two_concepts_the_one_that_is_recognised_least_counts(asked):
     odds = odds_of(request, drawing("red", 99))
     assert set(odds) == {"bo", "mam"} and odds["bo"] > odds["mam"]
     assert best_of([{"bo": 9.0, "mam": -1.0}, {"bo": 1.0, "mam": 0.5}]) == 1
-    assert best_of([{"bo": -9.0, "mam": 2.0}, {"bo": -1.0, "mam": 0.5}], gone=True) == 1
+    gone = ("bo", "mam")
+    assert best_of([{"bo": -9.0, "mam": 2.0}, {"bo": -1.0, "mam": 0.5}], absent=gone) == 1
+    assert best_of([{"bo": -9.0, "mam": 2.0}, {"bo": 1.0, "mam": 9.0}], absent=("bo",)) == 0
 
 
 def test_where_nothing_can_be_recognised_the_first_is_kept(asked):
