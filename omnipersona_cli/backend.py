@@ -50,6 +50,12 @@ OnEstimate = Callable[[int, int, Callable[[], "Image"]], None]
 """Called with (steps done, steps in all, look) while a picture is being painted. ``look()`` decodes
 what the model now takes the picture to be; after the last step that is the picture itself."""
 
+Part = Literal["und", "gen"]
+"""The two parts of a concept: understanding tokens, generation tokens (paper, section 3.1)."""
+
+DEEP = re.compile(r"deep\.([1-9][0-9]{0,3})\.(und|gen)")
+"""The name of one part's tokens of one layer of the decoder; layers count from 0."""
+
 Method = Literal["native", "masked"]
 """How a task is done: as the model learned it, or by masked regeneration of a region."""
 
@@ -122,6 +128,8 @@ class BackendInfo:
     or the "grammar" where the model is too small for that; ``replay_examples`` is how many
     in-context examples the model is shown. ``threads`` is the number of processor threads that it
     is fastest with, 0 where torch's own choice is right (`registry.open_backend` sets it).
+    ``deep_layers`` are the layers after the first that may have tokens of their own, 0 where none
+    may, and ``depth`` how many of them are learned where a person names nothing else.
     ``fast`` says how it paints in less time, where it can; such a backend is a `FastBackend`.
     ``estimates`` says that it shows pictures on their way, as `EstimatingBackend`. ``notes`` are
     what else a person should know before choosing it, a sentence each.
@@ -151,6 +159,8 @@ class BackendInfo:
     fact_tokens: int = 0
     fact_rate: float = 0.0
     unknown_answer: str = "I do not know"
+    deep_layers: int = 0
+    depth: int = 0
     replay_leads: Literal["model", "grammar"] = "model"
     replay_examples: int = 6
     threads: int = 0
@@ -190,13 +200,14 @@ class Opening:
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What a backend is opened for, as far as memory depends on it: the ``verb``, the ``size`` of
-    the pictures (None: the backend's own), and of learning the lessons of a ``batch`` and how many
-    of them are held ``at_once`` (0: the backend's own)."""
+    the pictures (None: the backend's own), and of learning the lessons of a ``batch``, how many of
+    them are held ``at_once`` (0: the backend's own), and the ``depth`` of the tokens."""
 
     verb: Verb
     size: tuple[int, int] | None = None
     batch: int = 0
     at_once: int = 0
+    depth: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +219,11 @@ class ConceptTokens:
     of ``und`` hold facts, and painting does not read them (`for_painting`): replay says a fact in
     words where a picture needs it. ``extra`` holds optional tensors under the pack's own names
     ("deep.<layer>.und", "lora.<task>.…").
+
+    Deep tokens (`deep`) are added to what a later layer reads at a part's rows: "deep.3.gen" to
+    what layer 3 reads where ``gen`` stands, at the scale to which that has grown. There are as many
+    as the part has rows, those for facts left out, in each of the layers 1 to `depth`; layer 0
+    reads the input embeddings themselves.
     """
 
     name: str
@@ -221,6 +237,31 @@ class ConceptTokens:
         """The same without the rows for facts."""
         looks = len(self.und) - self.fact_tokens
         return replace(self, und=self.und[:looks], fact_tokens=0)
+
+    def deep(self, part: Part) -> dict[int, Tensor]:
+        """The deep tokens of one part by layer."""
+        found = ((DEEP.fullmatch(key), value) for key, value in self.extra.items())
+        return {int(name[1]): value for name, value in found if name and name[2] == part}
+
+    @property
+    def depth(self) -> int:
+        """The last layer with tokens of its own, 0 where the first alone has them."""
+        return max((0, *self.deep("und"), *self.deep("gen")))
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether low-rank experts were learned with it."""
+        return any(key.startswith("lora.") for key in self.extra)
+
+    def with_still(self, part: Part) -> ConceptTokens:
+        """The same, but learning cannot move one part, in whatever layer."""
+        extra = {
+            key: value.detach() if (name := DEEP.fullmatch(key)) and name[2] == part else value
+            for key, value in self.extra.items()
+        }
+        if part == "und":
+            return replace(self, und=self.und.detach(), extra=extra)
+        return replace(self, gen=self.gen.detach(), extra=extra)
 
     def parameters(self) -> list[Tensor]:
         """Everything that learning may move, in a fixed order."""

@@ -135,13 +135,15 @@ class ImporterInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """What a slot is bound to, as the opened ``backend`` says it of itself: see `Backend`."""
+    """What a slot is bound to, as the opened ``backend`` says it of itself: see `Backend`, and
+    `BackendInfo` for ``deep_layers``."""
 
     backend: str
     model: str
     fingerprint: str
     width: int
     norm_limit: float
+    deep_layers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -31,6 +31,7 @@ from omnipersona_cli.backend import (
     Turn,
     counted,
 )
+from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
@@ -368,8 +369,8 @@ class BagelBackend:
         check_width(tokens, self.width, backend=self.info.name)
         return concept_turn(
             tokens.id,
-            tokens.und,
-            tokens.gen,
+            wide_rows(tokens, "und"),
+            wide_rows(tokens, "gen"),
             says=self.tokenizer.encode(" is "),
             between=self.tokenizer.encode(" "),
             ends=self.tokenizer.encode("."),

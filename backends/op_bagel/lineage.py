@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
 from typing import Generic, NoReturn, Protocol, TypeVar
@@ -155,12 +155,11 @@ def _losses(
     found: dict[Task, Tensor] = {}
     asked = [lesson for lesson in lessons if lesson.task == "understand"]
     if asked:
-        outputs, _ = run(asked, replace(tokens, gen=tokens.gen.detach()))
+        outputs, _ = run(asked, tokens.with_still("gen"))
         found["understand"] = outputs.ce
     painted = [lesson for lesson in lessons if lesson.task != "understand"]
     if painted:
-        looks = tokens.for_painting()
-        outputs, drawn = run(painted, replace(looks, und=looks.und.detach()))
+        outputs, drawn = run(painted, tokens.for_painting().with_still("und"))
         tasks: tuple[Task, ...] = ("generate", "edit")
         for task in tasks:
             of_task = torch.tensor([one.task == task for one in painted], device=drawn.device)
@@ -247,7 +246,7 @@ class Introductions:
         """None without concepts."""
         if not concepts:
             return None
-        rows = [row for tokens in concepts for row in (tokens.id, tokens.und, tokens.gen)]
+        rows = [row for tokens in concepts for row in tokens.parameters()]
         digest = blake2b(digest_size=16)
         for row in rows:
             digest.update(repr(row.shape).encode() + row.detach().float().cpu().numpy().tobytes())

@@ -241,7 +241,12 @@ def _info(config: BagelConfig) -> BackendInfo:
     largest = config.max_latent_size * config.stride
     sizes = tuple(size for size in INFO.sizes if max(size) <= largest)
     free = FreeSizes(step=config.stride, largest=largest)
-    return replace(INFO, sizes=sizes or ((largest, largest),), free_sizes=free)
+    return replace(
+        INFO,
+        sizes=sizes or ((largest, largest),),
+        free_sizes=free,
+        deep_layers=config.llm.num_hidden_layers - 1,
+    )
 
 
 def _autoencoder_config(shapes: Shapes) -> VAEConfig:

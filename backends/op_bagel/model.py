@@ -20,10 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from omnipersona_cli.family.deep import added, check_layers, parted
 from op_bagel.config import BagelConfig, DecoderConfig
 from op_bagel.packing import Noise, Packed, Sample, Text, pack
 from op_bagel.pictures import Grid, position_ids, sincos_table, sincos_table_3d
 from op_bagel.vit import TwoLinears, VisionModel
+
+Soft = tuple[Tensor, tuple[Tensor, ...]]
+"""Learned rows of one expert [n, D], and their deep tokens [n, D] at layers 1, 2, …"""
 
 GEN = "_moe_gen"
 """What the released names of the generation expert's tensors add to the understanding expert's."""
@@ -112,10 +116,25 @@ class Rows:
     und: Tensor
     gen: Tensor | None
 
+    def deepened(self, layer: int, und: Soft, gen: Soft) -> Rows:
+        """What ``layer`` reads: deep tokens are added to the learned rows, the last of each."""
+        return Rows(
+            und=_deepened(self.und, layer, und),
+            gen=None if self.gen is None else _deepened(self.gen, layer, gen),
+        )
+
     def read(self, packed: Packed) -> Tensor:
         """[N, D] in reading order, sample after sample."""
         both = self.und if self.gen is None else torch.cat((self.und, self.gen))
         return both.index_select(0, packed.order)
+
+
+def _deepened(rows: Tensor, layer: int, soft: Soft) -> Tensor:
+    inputs, deep = soft
+    if not 1 <= layer <= len(deep):
+        return rows
+    first = len(rows) - len(inputs)
+    return torch.cat((rows[:first], added(rows[first:], inputs, deep[layer - 1])))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -440,18 +459,18 @@ class Bagel(nn.Module):
 
     def embed(self, packed: Packed) -> Rows:
         """The rows that enter layer 0; learned rows keep their graph."""
-        dtype = self.dtype
+        dtype, width = self.dtype, self.config.llm.hidden_size
         und = [self.language_model.model.embed_tokens(packed.text_ids)]
         if packed.patches is not None:
             und.append(self._see(packed.patches, packed.patch_ids, packed.patch_counts))
-        und += [x.to(dtype) for x in (packed.features, packed.soft_und) if x is not None]
+        und += [x[:, :width].to(dtype) for x in (packed.features, packed.soft_und) if x is not None]
         gen = []
         if packed.latents is not None:
             time = self.time_embedder(packed.times, dtype).index_select(0, packed.latent_image)
             place = self.latent_pos_embed(packed.latent_ids)
             gen.append(self.vae2llm(packed.latents.to(dtype)) + time + place)
         if packed.soft_gen is not None:
-            gen.append(packed.soft_gen.to(dtype))
+            gen.append(packed.soft_gen[:, :width].to(dtype))
         return Rows(und=torch.cat(und), gen=torch.cat(gen) if gen else None)
 
     # --- layers ---------------------------------------------------------------------------
@@ -490,8 +509,10 @@ class Bagel(nn.Module):
         frame = self._frame(packed, cache)
         states = [rows.read(packed)] if trace else []
         layers = self.language_model.model.layers
+        und, gen = self._soft(packed.soft_und), self._soft(packed.soft_gen)
         grown = []
         for i, layer in enumerate(layers):
+            rows = rows.deepened(i, und, gen)
             past = None if cache is None else (cache.keys[i], cache.values[i])
             last = i == len(layers) - 1
             rows, k, v = layer(rows, frame, past, keep if last else None)
@@ -499,6 +520,13 @@ class Bagel(nn.Module):
             if trace:
                 states.append(rows.read(packed))
         return states, rows, grown
+
+    def _soft(self, rows: Tensor | None) -> Soft:
+        """One expert's learned rows, taken apart."""
+        width = self.config.llm.hidden_size
+        inputs, deep = parted(torch.zeros(0, width) if rows is None else rows, width)
+        check_layers(len(deep), self.config.llm.num_hidden_layers)
+        return inputs, deep
 
     def _frame(self, packed: Packed, cache: Cache | None) -> Frame:
         positions, mask = packed.positions, packed.mask

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from omnipersona_cli.family.deep import level
 from op_bagel.config import BagelConfig
 from op_bagel.pictures import Grid, position_ids
 
@@ -28,7 +29,8 @@ class SoftRows:
     """Learned rows [n, D] in the place of the token ids at positions `at` of a text turn.
 
     Positions count the turn's `ids` (bos is not counted). The rows keep their graph and run
-    through `expert`; they get no label, and gen rows predict none.
+    through `expert`; they get no label, and gen rows predict none. They may be wide rows
+    [n, D (1 + K)]: see `omnipersona_cli.family.deep`.
     """
 
     at: Sequence[int]
@@ -127,12 +129,12 @@ class Packed:
     patch_ids: Tensor  # [Nv] into the ViT tables
     patch_counts: tuple[int, ...]  # patches of each picture
     features: Tensor | None  # [Nf, D]
-    soft_und: Tensor | None  # [Nsu, D]
+    soft_und: Tensor | None  # [Nsu, D (1 + K)]
     latents: Tensor | None  # [Nl, latent width], noised where they are to be generated
     latent_ids: Tensor  # [Nl] into the latent table
     latent_image: Tensor  # [Nl] which entry of `times`
     times: Tensor  # [I] one per latent picture
-    soft_gen: Tensor | None  # [Nsg, D]
+    soft_gen: Tensor | None  # [Nsg, D (1 + K)]
     labels: Tensor  # [K] ids to predict
     label_at: Tensor  # [K] und row that predicts each
     label_weights: Tensor  # [K] n^-0.5 per turn of n labels; 1 for a follow-up token
@@ -299,10 +301,11 @@ class _Build:
     ) -> None:
         shift = 0 if turn.raw else 1
         at = [int(i) + shift for i in soft.at]
-        if tuple(soft.rows.shape) != (len(at), self.config.llm.hidden_size):
+        width = self.config.llm.hidden_size
+        count, wide = soft.rows.shape
+        if count != len(at) or not wide or wide % width:
             raise ValueError(
-                f"{len(at)} soft rows of width {self.config.llm.hidden_size} wanted, "
-                f"not {list(soft.rows.shape)}"
+                f"{len(at)} soft rows of width {width} wanted, not {list(soft.rows.shape)}"
             )
         inside = range(shift, len(turn.ids) + shift)
         if len({*at}) < len(at) or any(i not in inside or i in kinds for i in at):
@@ -408,12 +411,12 @@ class _Build:
             patch_ids=_joined_ids(self.values["patch_ids"]),
             patch_counts=tuple(self.patch_counts),
             features=_joined(self.values["features"]),
-            soft_und=_joined(self.values["und"]),
+            soft_und=_joined(level(self.values["und"])),
             latents=_joined(self.values["latents"]),
             latent_ids=_joined_ids(self.values["ids"]),
             latent_image=torch.repeat_interleave(_long(self.latent_counts)),
             times=torch.stack(times) if times else torch.zeros(0),
-            soft_gen=_joined(self.values["gen"]),
+            soft_gen=_joined(level(self.values["gen"])),
             labels=_long([label.id for label in self.labels]),
             label_at=_long(
                 [la.row if la.kind == "text" else soft_base + la.row for la in self.labels]

@@ -30,6 +30,7 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=4,
+    deep_layers=31,
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
     estimates=True,
     notes=(

@@ -48,6 +48,7 @@ from omnipersona_cli.family.codes import (
     told_over_all,
     veiled,
 )
+from omnipersona_cli.family.deep import joined_rows, run_layers
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.pictures import Encoded
@@ -247,7 +248,7 @@ class Emu3Backend:
             pairs = []
             for lesson, ids in piece:
                 asked = prompts.question(model, (lesson.request,), (tokens,), lesson.picture)
-                pairs.append(with_answer(torch.cat(asked), ids, model.table))
+                pairs.append(with_answer(joined_rows(asked), ids, model.table))
             with _running(model, (tokens,), "understand"):
                 loss = _cross_entropies(model, pairs).sum() / count
                 parts.append(settled(loss, tokens.parameters()))
@@ -286,7 +287,7 @@ class Emu3Backend:
             with_answer(rows, ids, model.table) for rows, ids in zip(asked, answers, strict=True)
         ]
         rows = padded([row for row, _ in pairs])
-        states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+        states = run(rows, past_key_values=cache, use_cache=True)
         return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)
 
     def _prefix_of(self, model: LoadedCheckpoint) -> SharedPrefix:
@@ -311,7 +312,7 @@ class Emu3Backend:
         for lesson, free in zip(lessons, wanted, strict=True):
             codes = cast(Tensor, lesson.codes)
             grid = (codes.shape[0], codes.shape[1])
-            bare = tokens.extra and float(torch.rand((), generator=draw)) < DROPPED
+            bare = tokens.has_experts and float(torch.rand((), generator=draw)) < DROPPED
             prompt = (
                 prompts.wordless(model, grid, "")
                 if bare
@@ -319,7 +320,7 @@ class Emu3Backend:
             )
             ids = prompts.lines_of(model, codes)
             asked = F.pad(free, (0, 1)).flatten().nonzero()[:, 0]  # ends of lines are not free
-            rows = torch.cat([prompt, model.table(ids[: int(asked[-1])])])
+            rows = joined_rows([prompt, model.table(ids[: int(asked[-1])])])
             with _running(model, (tokens,), task):
                 states = _states(model, rows[None])[0, len(prompt) - 1 :]
                 logits = (states[asked] @ model.head.T).float()
@@ -350,7 +351,7 @@ class Emu3Backend:
             rows = asked
             if token is not None:
                 rows = model.table(torch.tensor([token], device=model.device))
-            states = run(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+            states = run(rows[None], past_key_values=cache, use_cache=True)
             scores: Tensor = model.emu3.lm_head(states[0, -1])
             return scores
 
@@ -522,11 +523,12 @@ def _running(
         yield
 
 
-def _run(model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
+def _run(
+    model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], rows: Tensor, **more: Any
+) -> Tensor:
     """Last hidden states [B, L, d] of the checkpoint that answers."""
     with _running(model, concepts, "understand"):
-        states: Tensor = model.language(**inputs).last_hidden_state
-    return states
+        return run_layers(model.language, rows, **more)
 
 
 def _states(model: LoadedCheckpoint, rows: Tensor) -> Tensor:
@@ -538,10 +540,9 @@ def _states(model: LoadedCheckpoint, rows: Tensor) -> Tensor:
     frugal = torch.is_grad_enabled() and rows.shape[1] >= LONG
     model.language.train(frugal)
     try:
-        states: Tensor = model.language(inputs_embeds=rows, use_cache=False).last_hidden_state
+        return run_layers(model.language, rows, use_cache=False)
     finally:
         model.language.train(False)
-    return states
 
 
 def _cross_entropies(model: LoadedCheckpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -568,6 +569,7 @@ def open_backend(opening: Opening) -> Backend:
             INFO,
             tasks={task: INFO.tasks[task] for task in TASKS if task in found},
             sizes=layout.sizes(painter.areas, painter.positions),
+            deep_layers=min(source.layers for source in found.values()) - 1,
         ),
         # a path would tell of this machine
         model=folder.resolve().name if model and folder.is_dir() else "+".join(names),

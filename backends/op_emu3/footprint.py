@@ -89,6 +89,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         stored=stored_size(folders[0] if folders else None, shapes, 4),
         checkpointed=True,
         pieces=True,
+        wide=True,
     )
 
 

@@ -59,8 +59,9 @@ RENAMED = (
 class CheckpointFiles:
     """A checkpoint that lies on disk, looked at from outside.
 
-    ``width`` is d, ``codes`` the size of the codebook, ``positions`` the longest sequence,
-    ``areas`` the pixels of the pictures it takes, in the order of preference.
+    ``width`` is d, ``layers`` how many there are, ``codes`` the size of the codebook,
+    ``positions`` the longest sequence, ``areas`` the pixels of the pictures it takes, in the order
+    of preference.
     """
 
     name: str
@@ -68,6 +69,7 @@ class CheckpointFiles:
     files: Mapping[str, Path]
     fingerprint: str
     width: int
+    layers: int
     codes: int
     positions: int
     areas: tuple[int, ...]
@@ -291,6 +293,7 @@ def _source(name: str) -> CheckpointFiles:
         files=files,
         fingerprint=checkpoint.fingerprint(folder, files, name),
         width=config.text_config.hidden_size,
+        layers=config.text_config.num_hidden_layers,
         codes=config.vq_config.codebook_size,
         positions=config.text_config.max_position_embeddings,
         areas=layout.areas_within(int(processor.min_pixels), int(processor.max_pixels)),

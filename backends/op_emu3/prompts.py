@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnipersona_cli.backend import ConceptTokens, Task, Turn
+from omnipersona_cli.family.deep import joined_rows
 from omnipersona_cli.family.tokens import Piece, embedded, introduced, spelled, written
 from op_emu3 import layout
 from op_emu3.loading import LoadedCheckpoint
@@ -46,7 +47,7 @@ def question(
     start = [*before, layout.opening((codes.shape[0], codes.shape[1]))]
     end: list[Piece] = [layout.EOF, layout.EOI, *after]
     picture = model.table(lines_of(model, codes))
-    shared = torch.cat([rows_of(model, start, concepts), picture])
+    shared = joined_rows([rows_of(model, start, concepts), picture])
     return shared, rows_of(model, end, concepts)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.deep import joined_rows, level, run_layers
 from omnipersona_cli.family.speculative import draw_ahead
 from op_emu3.layout import length
 from op_emu3.loading import LoadedCheckpoint
@@ -36,8 +37,8 @@ def sample(
     on_step: OnStep | None = None,
     on_codes: OnCodes | None = None,
 ) -> Tensor:
-    """Codes [rows, columns] of one picture, from the input rows of two prompts [P_i, d]: what is
-    wanted, and what is not.
+    """Codes [rows, columns] of one picture, from the input rows of two prompts [P_i, d], or wide
+    ones: what is wanted, and what is not.
 
     Logits are u + guidance * (c - u) over the codes alone, which equals the authors' form on
     log-probabilities, because the normalisers cancel. At temperature 0 the best code is taken.
@@ -77,20 +78,21 @@ def sample(
         if asked[index]:
             if unread:
                 more = model.table(torch.tensor(unread, device=device))
-                state = torch.cat([state, more.expand(len(prompts), -1, -1)], dim=1)
+                state = joined_rows([state, more.expand(len(prompts), -1, -1)], dim=1)
                 fresh = last + torch.arange(1, len(unread) + 1, device=device)
                 places, last = torch.cat([places, fresh], dim=1), fresh[:, -1:]
                 mask = torch.cat([mask, torch.ones_like(fresh)], dim=1)
                 unread = []
-            read = language(
-                inputs_embeds=state,
+            read = run_layers(
+                language,
+                state,
                 attention_mask=mask,
                 position_ids=places.clamp(min=0),
                 past_key_values=cache,
                 use_cache=True,
             )
-            state, places = state[:, :0], places[:, :0]
-            logits = (read.last_hidden_state[:, -1] @ model.head.T).float()
+            state, places = state[:, :0, : model.table.embedding_dim], places[:, :0]
+            logits = (read[:, -1] @ model.head.T).float()
             codes.append(_drawn(_guided(logits, guidance), temperature, generator))
             if on_step:
                 on_step(index + 1, count)
@@ -155,14 +157,15 @@ class _Reader:
         self.mask = self.mask[:, : self.mask.shape[1] - count]
 
     def _chances(self, rows: Tensor, places: Tensor, count: int) -> Tensor:
-        read = self.model.language(
-            inputs_embeds=rows,
+        read = run_layers(
+            self.model.language,
+            rows,
             attention_mask=self.mask,
             position_ids=places,
             past_key_values=self.cache,
             use_cache=True,
         )
-        logits = (read.last_hidden_state[:, -count:] @ self.model.head.T).float()
+        logits = (read[:, -count:] @ self.model.head.T).float()
         scores = _guided(logits, self.guidance)
         if self.temperature <= 0:
             return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).float()
@@ -171,7 +174,9 @@ class _Reader:
 
 
 def side_by_side(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows [P_i, d] as one batch [n, P, d], padded on the left, and its mask [n, P]."""
+    """Rows [P_i, d] as one batch [n, P, d], padded on the left, and its mask [n, P]; all as wide as
+    the widest."""
+    prompts = level(prompts)
     longest = max(len(prompt) for prompt in prompts)
     rows = [
         torch.cat([prompt.new_zeros(longest - len(prompt), prompt.shape[1]), prompt])

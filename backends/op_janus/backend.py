@@ -46,6 +46,7 @@ from omnipersona_cli.family.codes import (
     told_over_all,
     veiled,
 )
+from omnipersona_cli.family.deep import joined_rows, level, run_layers
 from omnipersona_cli.family.pictures import Encoded
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.prefix import SharedPrefix
@@ -250,10 +251,10 @@ class JanusBackend:
         for piece in in_pieces(both, lengths, most=self.most, at_once=at_once):
             pairs = []
             for lesson, answer in piece:
-                asked = torch.cat(self._question((lesson.request,), (tokens,), lesson.features))
+                asked = joined_rows(self._question((lesson.request,), (tokens,), lesson.features))
                 pairs.append(with_answer(asked, answer, self.table))
             with self._experts("understand", (tokens,)):
-                states = self._states(inputs_embeds=padded([row for row, _ in pairs]))
+                states = self._states(padded([row for row, _ in pairs]))
                 labels = [labels for _, labels in pairs]
                 loss = cross_entropies(states, labels, self.janus.lm_head).sum() / count
                 parts.append(settled(loss, tokens.parameters()))
@@ -289,7 +290,7 @@ class JanusBackend:
             with_answer(rows, ids, self.table) for rows, ids in zip(asked, answers, strict=True)
         ]
         rows = padded([row for row, _ in pairs])
-        states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)
+        states = run(rows, past_key_values=cache, use_cache=True)
         return cross_entropies(states, [labels for _, labels in pairs], self.janus.lm_head)
 
     def _codes_loss(
@@ -315,11 +316,11 @@ class JanusBackend:
             prompts = [self._asked_to_paint(lesson, tokens, task, draw) for lesson, _ in piece]
             codes = [cast(Tensor, lesson.codes) for lesson, _ in piece]
             rows = [
-                torch.cat([prompt, self._paint_rows(one[:-1])])
+                joined_rows([prompt, self._paint_rows(one[:-1])])
                 for prompt, one in zip(prompts, codes, strict=True)
             ]
             with self._experts(task, (tokens,)):
-                states = self._states(inputs_embeds=padded(rows))
+                states = self._states(padded(level(rows)))
                 asked = [
                     # the row of BOI foretells the first code
                     states[number, len(prompts[number]) - 1 :][: self.count][places]
@@ -340,7 +341,7 @@ class JanusBackend:
         chance = float(torch.rand((), generator=draw))
         detailed = chance >= UNDETAILED
         prompt = self._request(lesson.request, (tokens,), task, lesson.source, detailed)
-        bare = tokens.extra and lesson.source is None and chance < DROPPED
+        bare = tokens.has_experts and lesson.source is None and chance < DROPPED
         return self._without(prompt) if bare else prompt
 
     # -- answering -----------------------------------------------------------------------------
@@ -365,7 +366,7 @@ class JanusBackend:
             rows = asked
             if token is not None:
                 rows = self.table(torch.tensor([token], device=self.device))
-            states = run(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+            states = run(rows[None], past_key_values=cache, use_cache=True)
             scores: Tensor = self.janus.lm_head(states[0, -1])
             return scores[: len(self.tokenizer)]  # the table has rows that are no token
 
@@ -404,7 +405,7 @@ class JanusBackend:
         scale = self.info.guidance if guidance is None else guidance
         with torch.no_grad():
             rows = self._request(prompt.turns[-1], prompt.concepts, "generate")
-            branches = torch.stack([rows, self._without(rows)])
+            branches = torch.stack(level([rows, self._without(rows)]))
         yield from self._painted(
             "generate", prompt, branches, guided(scale), seeds, on_step, on_estimate
         )
@@ -433,11 +434,12 @@ class JanusBackend:
                 source = SourcePicture(features=self._look(image), codes=known)
                 rows = self._request(turn, concepts, "edit", source)
                 part = self._request(turn, concepts, "edit", source, detailed=False)
-                branches = torch.stack([rows, part, self._without(rows)])
+                branches = torch.stack(level([rows, part, self._without(rows)]))
                 weights = guided_by_source(scale)
             else:
                 rows = self._request(turn, concepts, "edit")
-                branches, weights = torch.stack([rows, self._without(rows)]), guided(scale)
+                branches = torch.stack(level([rows, self._without(rows)]))
+                weights = guided(scale)
         kept = None if mask is None else known
 
         def sized(picture: Image) -> Image:
@@ -514,16 +516,16 @@ class JanusBackend:
 
     # -- rows ----------------------------------------------------------------------------------
 
-    def _run(self, task: Task, concepts: Sequence[ConceptTokens], **inputs: Any) -> Tensor:
+    def _run(
+        self, task: Task, concepts: Sequence[ConceptTokens], rows: Tensor, **more: Any
+    ) -> Tensor:
         """Last hidden states [B, L, d], under the concepts' experts of this task."""
         with self._experts(task, concepts):
-            states: Tensor = self.language(**inputs).last_hidden_state
-        return states
+            return run_layers(self.language, rows, **more)
 
-    def _states(self, **inputs: Any) -> Tensor:
+    def _states(self, rows: Tensor) -> Tensor:
         """Last hidden states [B, L, d] of whole sequences, under the experts that are on."""
-        states: Tensor = self.language(**inputs, use_cache=False).last_hidden_state
-        return states
+        return run_layers(self.language, rows, use_cache=False)
 
     def _experts(
         self, task: Task, concepts: Sequence[ConceptTokens]
@@ -555,7 +557,7 @@ class JanusBackend:
             whole = self._rows([*before, *after], concepts)
             return whole[:0], whole
         first = self._rows([*before, BOI], concepts)
-        shared = torch.cat([first, features.to(first)])
+        shared = joined_rows([first, features.to(first)])
         return shared, self._rows([f"{EOI}\n", *after], concepts)
 
     def _request(
@@ -577,11 +579,12 @@ class JanusBackend:
         first = self._rows([*start, BOI], concepts)
         codes = self._paint_rows(source.codes) if detailed else self._padding(len(source.codes))
         parts = [first, source.features.to(first), self._rows([EOI, BOI], concepts), codes]
-        return torch.cat([*parts, self._rows([EOI, *asked], concepts)])
+        return joined_rows([*parts, self._rows([EOI, *asked], concepts)])
 
     def _without(self, rows: Tensor) -> Tensor:
         """A prompt of the same length that says nothing: all but BOS and BOI are padding."""
-        return torch.cat([rows[:1], self._padding(len(rows) - 2), rows[-1:]])
+        ends = rows[:, : self.width]
+        return torch.cat([ends[:1], self._padding(len(rows) - 2), ends[-1:]])
 
     def _padding(self, count: int) -> Tensor:
         pad = torch.tensor(self.tokenizer.pad_token_id, device=self.table.weight.device)

@@ -74,6 +74,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         },
         checkpoints=True,
         pieces=True,
+        wide=True,
         batch=INFO.batch,
         stored=stored_size(folder, shapes, 2),
         pictures=dict.fromkeys(("gen", "edit", "learn"), convolved(seen * 16 * 16, CHANNELS, MAPS)),

@@ -79,6 +79,7 @@ def open_backend(opening: Opening) -> Backend:
             sizes=((sight.image_size, sight.image_size),),
             tasks={**INFO.tasks, "edit": edit},
             memory_gb=painting_gb(janus, native=edit == "native", size=kind.itemsize),
+            deep_layers=len(layers) - 1,
         ),
         model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
         fingerprint=checkpoint.fingerprint(folder, files, name),

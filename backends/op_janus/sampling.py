@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, JanusForConditionalGeneration, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.deep import joined_rows
 from omnipersona_cli.family.speculative import draw_ahead
 
 RunLayers = Callable[..., Tensor]
-"""The language model: (inputs_embeds [B, L, d], cache) -> last hidden states [B, L, d]."""
+"""The language model: (rows [B, L, d] or wide ones, cache) -> last hidden states [B, L, d]."""
 
 OnCodes = Callable[[int, int, Sequence[Tensor]], None]
 """Called with (codes drawn, codes in all, the codes drawn so far)."""
@@ -50,7 +51,7 @@ def sample(
     on_step: OnStep | None = None,
     on_codes: OnCodes | None = None,
 ) -> Tensor:
-    """Codes [N] of one picture, from rows ``prompts`` [branches, P, d].
+    """Codes [N] of one picture, from rows ``prompts`` [branches, P, d], or wide ones.
 
     Logits are the sum of the branches' by ``weights``, and a branch that counts nothing is not
     computed. At temperature 0 the best code is taken, else one is sampled from the codebook as
@@ -86,21 +87,22 @@ def sample(
         else DynamicCache(config=settings)
     )
     codes: list[Tensor] = []
+    unread = [rows]
     for index in range(count):
         if asked[index]:
-            states = run(inputs_embeds=rows, past_key_values=cache, use_cache=True)[:, -1]
+            states = run(joined_rows(unread, dim=1), past_key_values=cache, use_cache=True)[:, -1]
             scores = scale @ model.model.generation_head(states).float()
             code = (
                 scores.argmax()
                 if temperature <= 0
                 else sampled(scores / temperature, chance[index])
             )
-            rows = rows[:, :0]
+            unread = []
         else:
             code = known[index]  # type: ignore[index]  # only then something is not asked
         codes.append(code)
         more = model.prepare_embeddings_for_image_generation(code.view(1, 1)).to(prompts.dtype)
-        rows = torch.cat([rows, more.expand(len(counts), -1, -1)], dim=1)
+        unread.append(more.expand(len(counts), -1, -1))
         if on_step:
             on_step(index + 1, count)
         if on_codes:
@@ -135,7 +137,7 @@ class _Reader:
         self.cache.crop(-count)
 
     def _chances(self, rows: Tensor, count: int) -> Tensor:
-        states = self.run(inputs_embeds=rows, past_key_values=self.cache, use_cache=True)
+        states = self.run(rows, past_key_values=self.cache, use_cache=True)
         logits = self.model.model.generation_head(states[:, -count:]).float()
         scores = torch.einsum("b,bnv->nv", self.scale, logits)
         if self.temperature <= 0:

@@ -33,6 +33,7 @@ INFO = BackendInfo(
     guidance=4.0,
     fast="a solver of second order in 12 steps instead of 30",
     estimates=True,
+    deep_layers=35,
     notes=(
         "code, model card and autoencoder (Wan2.2) say Apache-2.0; vision tower and tokenizer are "
         "Qwen2.5-VL-3B's, which Qwen licenses for research: read both licences before you pass it "

@@ -28,6 +28,7 @@ from omnipersona_cli.backend import (
     Task,
     counted,
 )
+from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
@@ -387,7 +388,7 @@ class LanceBackend:
             check_width(tokens, self.width, backend=self.info.name)
         return concept_text(
             self.template.system,
-            [(tokens.id, tokens.und, tokens.gen) for tokens in concepts],
+            [(one.id, wide_rows(one, "und"), wide_rows(one, "gen")) for one in concepts],
             says=self.tokenizer.encode(" is"),
             ends=self.tokenizer.encode(".\n"),
         )

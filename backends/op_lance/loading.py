@@ -351,4 +351,5 @@ def _info(config: LanceConfig) -> BackendInfo:
     largest = config.max_latent_size * stride
     sizes = tuple(size for size in INFO.sizes if max(size) <= largest)
     free = FreeSizes(step=stride, largest=largest)
-    return replace(INFO, sizes=sizes or ((largest, largest),), free_sizes=free)
+    deep = config.llm.num_hidden_layers - 1
+    return replace(INFO, sizes=sizes or ((largest, largest),), free_sizes=free, deep_layers=deep)

@@ -28,6 +28,7 @@ INFO = BackendInfo(
     fact_tokens=8,
     fact_rate=0.1,
     unknown_answer="nothing",  # it was never taught to say that it does not know
+    deep_layers=5,  # all but the first
     replay_leads="grammar",
     replay_examples=2,
     fast="a solver of second order in 10 steps instead of 24",

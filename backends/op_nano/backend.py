@@ -191,7 +191,7 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
         recompute(bagel.language_model.model.layers)
     digest = sha256(path.read_bytes()).hexdigest()[:16]
     backend = NanoBackend(
-        info=INFO,
+        info=replace(INFO, deep_layers=CONFIG.llm.num_hidden_layers - 1),
         model=model,
         fingerprint=f"nano@{digest}",
         bagel=bagel,

@@ -45,6 +45,7 @@ INFO = BackendInfo(
     learn_steps=1000,
     learn_rate=1e-3,
     batch=8,
+    deep_layers=23,
     estimates=True,
     notes=(
         "show-o and show-o-w-clip-vit paint 256x256, in 18 steps with guidance 1.75",

@@ -88,6 +88,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         },
         checkpoints=True,
         pieces=True,
+        wide=True,
         batch=INFO.batch,
         pictures=dict.fromkeys(
             ("ask", "gen", "edit", "learn"), convolved(side * side, CHANNELS, MAPS)

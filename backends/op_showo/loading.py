@@ -107,6 +107,7 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) 
             sizes=((config.resolution, config.resolution),),
             steps=18 if small else INFO.steps,
             guidance=1.75 if small else INFO.guidance,
+            deep_layers=config.llm.num_hidden_layers - 1,
         ),
         model=name,
         fingerprint=found.fingerprint,
@@ -131,6 +132,7 @@ def base_of(opening: Opening) -> Base:
         fingerprint=found.fingerprint,
         width=found.net.config.llm.hidden_size,
         norm_limit=norm_limit(found.net.table),
+        deep_layers=found.net.config.llm.num_hidden_layers - 1,
     )
 
 

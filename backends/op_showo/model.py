@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PhiConfig, PhiForCausalLM
 from transformers.cache_utils import DynamicLayer
 
+from omnipersona_cli.family.deep import level, run_layers
 from op_showo.config import ShowoConfig
 
 KeyValues = tuple[tuple[Tensor, Tensor], ...]
@@ -24,8 +25,9 @@ KeyValues = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ExtraVocabulary:
-    """The concept tokens of one prompt, as ids after those of the vocabulary: input rows [k, d],
-    and for those that the model may generate the head's rows: weight [m, d], bias [m]."""
+    """The concept tokens of one prompt, as ids after those of the vocabulary: input rows [k, d], or
+    wide ones (`omnipersona_cli.family.deep`), and for those that the model may generate the head's
+    rows: weight [m, d], bias [m]."""
 
     rows: Tensor
     head: Tensor
@@ -109,19 +111,21 @@ class Showo(nn.Module):
         return self.table.device
 
     def embed(self, ids: Tensor, soft: ExtraVocabulary | None = None) -> Tensor:
-        """[..., L] ids -> rows [..., L, d]; ids beyond the table are soft rows."""
+        """[..., L] ids -> rows [..., L, d], wide ones where soft rows are in them that are; ids
+        beyond the table are soft rows."""
         ids = ids.to(self.device)
         size = self.config.vocab.size
         rows = F.embedding(ids.clamp(max=size - 1), self.table)
         if soft is None or not bool((ids >= size).any()):
             return rows
-        own = soft.rows.to(rows)[(ids - size).clamp(min=0)]
-        return torch.where((ids >= size)[..., None], own, rows)
+        rows, own = level([rows, soft.rows.to(rows)])
+        return torch.where((ids >= size)[..., None], own[(ids - size).clamp(min=0)], rows)
 
     def forward(
         self, rows: Tensor, attend: Tensor, prefix: Prefix | None = None
     ) -> tuple[Tensor, KeyValues]:
-        """Rows [B, L, d] -> last hidden states [B, L, d], and all keys and values, prefix first
+        """Rows [B, L, d], or wide ones -> last hidden states [B, L, d], and all keys and values,
+        prefix first
         (those of the prefix alone where gradients are on: nobody goes on from there).
 
         ``attend`` [B, 1, L, P + L] is true where a query may look at a key.
@@ -132,8 +136,9 @@ class Showo(nn.Module):
             for number, (keys, values) in enumerate(prefix.layers):
                 DynamicCache.update(cache, keys, values, number)
         places = torch.arange(length, length + rows.shape[1], device=rows.device)[None]
-        out = self.showo.model(
-            inputs_embeds=rows,
+        states = run_layers(
+            self.showo.model,
+            rows,
             attention_mask=attend.to(rows.device).expand(len(rows), -1, -1, -1),
             position_ids=places,
             past_key_values=cache,
@@ -145,7 +150,7 @@ class Showo(nn.Module):
             for layer in grown
             if layer.is_initialized
         )
-        return out.last_hidden_state, layers
+        return states, layers
 
     def read(
         self,

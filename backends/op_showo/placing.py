@@ -15,7 +15,8 @@ from typing import Protocol
 
 import torch
 
-from omnipersona_cli.backend import ConceptTokens, Turn
+from omnipersona_cli.backend import ConceptTokens, Part, Turn
+from omnipersona_cli.family.deep import joined_rows, wide_rows
 from op_showo.model import ExtraVocabulary
 
 HEAD, BIAS = "head.weight", "head.bias"
@@ -67,8 +68,9 @@ def concept_rows(concepts: Sequence[ConceptTokens], size: int) -> ConceptRows:
         bias = tokens.extra[BIAS][:1] if spoken else tokens.id.new_full((1,), -torch.inf)
         biases.append(bias)
     groups = [tokens.id for tokens in concepts]
-    groups += [rows for tokens in concepts for rows in (tokens.und, tokens.gen)]
-    soft = ExtraVocabulary(rows=torch.cat(groups), head=torch.cat(heads), bias=torch.cat(biases))
+    parts: tuple[Part, Part] = ("und", "gen")
+    groups += [wide_rows(tokens, part) for tokens in concepts for part in parts]
+    soft = ExtraVocabulary(rows=joined_rows(groups), head=torch.cat(heads), bias=torch.cat(biases))
     ids, at = {}, size + len(concepts)
     for number, tokens in enumerate(concepts):
         und = list(range(at, at + len(tokens.und)))

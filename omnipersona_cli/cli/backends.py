@@ -76,6 +76,7 @@ def show(name: str, model: str | None, as_json: bool) -> None:
         ("painting", f"{info.steps} steps, guidance {info.guidance:g}"),
         ("--fast", info.fast),
         ("learning", f"{info.learn_steps} steps of {info.batch} lessons, rate {info.learn_rate:g}"),
+        ("--depth", _depth(info)),
         ("replay", f"led by the {info.replay_leads}"),
         ("imports", ", ".join(_imports(info))),
         ("licence", info.licence),
@@ -168,10 +169,20 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "learn_steps": info.learn_steps,
         "learn_rate": info.learn_rate,
         "batch": info.batch,
+        "deep_layers": info.deep_layers,
+        "depth": info.depth,
         "replay_leads": info.replay_leads,
         "imports": _imports(info),
         "notes": list(info.notes),
     }
+
+
+def _depth(info: BackendInfo) -> str:
+    """How many layers may have tokens of their own; "" where the first alone has."""
+    if not info.deep_layers:
+        return ""
+    usual = f", {info.depth} where nothing is said" if info.depth else ""
+    return f"up to {info.deep_layers} layers after the first{usual}"
 
 
 def _imports(info: BackendInfo) -> list[str]:

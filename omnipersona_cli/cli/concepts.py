@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from omnipersona_cli.backend import DEEP
 from omnipersona_cli.cli import facts, options, output, upkeep
 from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
@@ -392,6 +393,8 @@ def _answer_slot(header: PackHeader, name: str) -> None:
     """What was learned on one backbone, and how well."""
     slot = header.slots[name]
     counts = [f"{slot.tensors[key].shape[0]} {key}" for key in ("id", "und", "gen")]
+    layers = {found[1] for key in slot.tensors if (found := DEEP.fullmatch(key))}
+    deep = f", at {len(layers)} more {'layer' if len(layers) == 1 else 'layers'}" if layers else ""
     output.answer(f"learned on {_on(header, name)}")
     found = header.evals.get(name)
     scores = dict(found) if isinstance(found, dict) else {}
@@ -406,7 +409,7 @@ def _answer_slot(header: PackHeader, name: str) -> None:
     _answer_rows(
         [
             *((key, _brief(scores[key])) for key in (first + rest)[:ROWS]),
-            ("tokens", f"{', '.join(counts)} of width {slot.tensors['id'].shape[1]}"),
+            ("tokens", f"{', '.join(counts)} of width {slot.tensors['id'].shape[1]}{deep}"),
             *((key, _brief(slot.about[key])) for key in about[:ROWS]),
         ]
     )

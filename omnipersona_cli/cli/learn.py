@@ -130,6 +130,12 @@ _settings_options = options.together(
         show_default=True,
         help="Learn a low-rank expert for each task, where the backend offers them.",
     ),
+    click.option(
+        "--depth",
+        type=int,
+        metavar="K",
+        help="Learn tokens for K layers after the first, too; the backend knows how many.",
+    ),
     options.seed,
 )
 _keeping_options = options.together(

@@ -6,7 +6,7 @@ Tensors (little-endian; F32, F16 or BF16; bytes as U8 under ``media/`` only)
 ``slot/<slot>/id``                      1 x d    stands wherever the name is written
 ``slot/<slot>/und``                     N_u x d  understanding tokens
 ``slot/<slot>/gen``                     N_g x d  generation tokens
-``slot/<slot>/deep.<layer>.und, .gen``  n x d    optional tokens of one layer
+``slot/<slot>/deep.<layer>.und, .gen``  n x d    optional tokens of one layer, from 1 on
 ``slot/<slot>/lora.<task>.…``           any      optional adapters, only when asked for
 ``media/thumbnail, media/photo.<i>``    n        encoded picture files, only when asked for
 ======================================  =======  ==============================================

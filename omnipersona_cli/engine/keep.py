@@ -245,6 +245,7 @@ def packed(
             "generate_tokens": tokens.gen.shape[0],
             **({} if hyper.steps or runs else {"instant": True}),
             **({"fact_tokens": tokens.fact_tokens} if tokens.fact_tokens else {}),
+            **({"depth": tokens.depth} if tokens.depth else {}),
             **({"quantize": kind} if (kind := format_of(backend)) else {}),
         },
         "seed": hyper.seed,

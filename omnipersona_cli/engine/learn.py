@@ -135,13 +135,14 @@ def learn(
     check_places(keeping)
     subject, opening, seen = _gone_on(subject, settings, keeping, opening, backend)
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
+    info = backend.info if backend else registry.backend_info(chosen)
+    settings.hyperparameters(info)  # what it cannot do is refused before any work is done
     reading = counting(on_progress, "reading photos")
-    unknown = (backend.info if backend else registry.backend_info(chosen)).unknown_answer
     material = gather(
         subject,
         seed=settings.seed,
         backend=chosen,
-        unknown_answer=unknown,
+        unknown_answer=info.unknown_answer,
         seen=seen,
         lessons=not settings.instant,
         on_step=reading,
@@ -154,6 +155,7 @@ def learn(
             verb="learn",
             batch=settings.batch_size or 0,
             at_once=settings.lessons_at_once or 0,
+            depth=settings.hyperparameters(info).depth,
         )
         backend = open_model(opening, work, on_progress)
     doubts = tuple(_doubts(backend, material))

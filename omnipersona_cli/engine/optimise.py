@@ -288,7 +288,8 @@ def _told(run: _Run, hyper: Hyperparameters, left: float) -> Progress:
 @torch.no_grad()
 def _keep_within(tokens: ConceptTokens, limit: float) -> None:
     """Pull rows back inside the ball of the base's embedding table: packs promise it."""
-    for rows in (tokens.id, tokens.und, tokens.gen):
+    deep = (*tokens.deep("und").values(), *tokens.deep("gen").values())
+    for rows in (tokens.id, tokens.und, tokens.gen, *deep):
         if rows.numel():
             norms = rows.norm(dim=1, keepdim=True)
             rows.mul_(torch.where(norms > limit, limit / norms, torch.ones_like(norms)))

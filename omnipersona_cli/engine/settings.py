@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from omnipersona_cli.backend import BackendInfo
-from omnipersona_cli.errors import UsageError
+from omnipersona_cli.errors import TaskError, UsageError
 
 Experts = Literal["none", "lora"]
 
@@ -22,7 +22,8 @@ class Settings:
     ``batch_size`` lessons are drawn in each step, all tasks together. ``understand_tokens`` and
     ``generate_tokens`` are N_u and N_g (paper, section 3.1); ``lambda_image`` and ``lambda_edit``
     weigh the losses (section 3.2). ``experts`` "lora" learns a low-rank adapter for each task,
-    where the backend takes them. ``lessons_at_once`` cuts a batch into pieces that need less
+    where the backend takes them, ``depth`` tokens for so many layers after the first.
+    ``lessons_at_once`` cuts a batch into pieces that need less
     memory and change the result by rounding alone. Raises UsageError for numbers with which nothing
     can be learned.
     """
@@ -35,6 +36,7 @@ class Settings:
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
     experts: Experts = "none"
+    depth: int | None = None
     lessons_at_once: int | None = None
     seed: int = 0
 
@@ -44,9 +46,10 @@ class Settings:
                 f"learning takes 1 step or more, and 0 keep the start, not {self.steps}",
                 hint="--steps 100",
             )
-        if self.instant and self.experts != "none":
+        if self.instant and (self.experts != "none" or self.depth):
+            what = "tokens of more layers" if self.depth else "experts"
             raise UsageError(
-                "experts have to be learned, and without steps nothing is", hint="--steps 100"
+                f"{what} have to be learned, and without steps nothing is", hint="--steps 100"
             )
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(
@@ -61,6 +64,11 @@ class Settings:
             raise UsageError(
                 f"a learning rate lies above 0 and up to 10, not at {self.learning_rate}",
                 hint="--rate 1e-3",
+            )
+        if self.depth is not None and self.depth < 1:
+            raise UsageError(
+                f"--depth is the number of layers after the first, at least 1, not {self.depth}",
+                hint="--depth 1",
             )
         counts = (self.understand_tokens, self.generate_tokens)
         if not all(1 <= count <= MOST_TOKENS for count in counts):
@@ -77,8 +85,20 @@ class Settings:
         return self.steps == 0
 
     def hyperparameters(self, info: BackendInfo) -> Hyperparameters:
-        """These settings on one backend: its own numbers stand where none was chosen."""
+        """These settings on one backend: its own numbers stand where none was chosen. TaskError
+        where it takes no tokens of further layers, UsageError where it has not so many."""
         rate = self.learning_rate
+        depth = (0 if self.instant else info.depth) if self.depth is None else self.depth
+        if depth and not info.deep_layers:
+            raise TaskError(
+                f"{info.name} takes no tokens for layers after the first",
+                hint="leave out --depth",
+            )
+        if depth > info.deep_layers:
+            raise UsageError(
+                f"{info.name} has {info.deep_layers} layers after the first, and not {depth}",
+                hint=f"--depth {info.deep_layers}",
+            )
         return Hyperparameters(
             steps=info.learn_steps if self.steps is None else self.steps,
             batch_size=info.batch if self.batch_size is None else self.batch_size,
@@ -87,6 +107,7 @@ class Settings:
             fact_rate=info.fact_rate * (1.0 if rate is None else rate / info.learn_rate),
             lambda_image=self.lambda_image,
             lambda_edit=self.lambda_edit,
+            depth=depth,
             lessons_at_once=self.lessons_at_once or 0,
             seed=self.seed,
         )
@@ -98,7 +119,8 @@ class Hyperparameters:
     peak of the schedule, and ``fact_rate`` that of rehearsing facts (0: the same), which moves the
     last ``fact_tokens`` understanding tokens (0: all);
     ``batch_size`` lessons a step, about half of them understanding, the rest shared by depiction
-    and editing, at least one of each task that has lessons. ``lessons_at_once`` 0 leaves that to
+    and editing, at least one of each task that has lessons. ``depth`` layers after the first have
+    tokens of their own. ``lessons_at_once`` 0 leaves that to
     the backend."""
 
     steps: int
@@ -108,5 +130,6 @@ class Hyperparameters:
     fact_rate: float = 0.0
     lambda_image: float = 1.0
     lambda_edit: float = 1.0
+    depth: int = 0
     lessons_at_once: int = 0
     seed: int = 0

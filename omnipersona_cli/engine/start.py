@@ -14,7 +14,13 @@ from omnipersona_cli.engine.keep import Before, Keeping
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.progress import OnProgress, counting
 from omnipersona_cli.engine.settings import Settings
-from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, from_slot, named_tensors
+from omnipersona_cli.engine.tokens import (
+    copy_of,
+    from_named_tensors,
+    from_slot,
+    named_tensors,
+    with_depth,
+)
 from omnipersona_cli.errors import UsageError
 
 
@@ -27,8 +33,8 @@ def start_of(
     on_progress: OnProgress,
 ) -> ConceptTokens:
     """Where optimisation starts: the tokens that are gone on from, or the backend's own features of
-    the photos; with "lora" and without any there the low-rank experts that the backend offers
-    (``new_experts(seed=...)``)."""
+    the photos, and deep tokens that add nothing yet where there are none; with "lora" and without
+    any there the low-rank experts that the backend offers (``new_experts(seed=...)``)."""
     for_facts = _for_facts(backend, material)
     photos = [photo.image for photo in material.album.learning]
     starting = counting(on_progress, "starting tokens")
@@ -46,6 +52,7 @@ def start_of(
             on_step=starting,
         )
         start = replace(start, fact_tokens=for_facts)
+    start = with_depth(start, settings.hyperparameters(backend.info).depth)
     tensors = named_tensors(start)
     if settings.experts != "none":
         tensors = dict(backend.new_experts(seed=settings.seed)) | tensors
@@ -76,6 +83,12 @@ def _gone_on(
                 f"{asked}",
                 hint=f"leave out --{what}-tokens, or learn it anew with --force",
             )
+    if settings.depth is not None and settings.depth < tokens.depth:
+        raise UsageError(
+            f"<{pack.name}> has tokens for {tokens.depth} layers after the first, and going on "
+            f"does not make them {settings.depth}",
+            hint="leave out --depth, or learn it anew with --force",
+        )
     if not for_facts or tokens.fact_tokens:
         return tokens
     fresh = backend.new_tokens(

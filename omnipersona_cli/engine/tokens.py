@@ -7,7 +7,9 @@ processed by the understanding expert, the generation part by the generation exp
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ def base_of(backend: Backend) -> Base:
         fingerprint=backend.fingerprint,
         width=backend.width,
         norm_limit=backend.norm_limit,
+        deep_layers=backend.info.deep_layers,
     )
 
 
@@ -58,6 +61,18 @@ def from_named_tensors(
         extra=extra,
         fact_tokens=fact_tokens,
     )
+
+
+def with_depth(tokens: ConceptTokens, depth: int) -> ConceptTokens:
+    """``tokens`` with deep ones in all of the layers 1 to ``depth``, a row for each of their own
+    but those for facts; new ones add nothing yet."""
+    looks = tokens.for_painting()
+    deep = {
+        f"deep.{layer}.{part}": torch.zeros_like(rows)
+        for layer in range(1, depth + 1)
+        for part, rows in (("und", looks.und), ("gen", looks.gen))
+    }
+    return replace(tokens, extra={**deep, **tokens.extra})
 
 
 def copy_of(tokens: ConceptTokens, *, trainable: bool = False) -> ConceptTokens:
@@ -117,15 +132,44 @@ def from_slot(pack: Pack, backend: Backend | Base) -> ConceptTokens:
     recipe = slot.about.get("recipe")
     told = recipe.get("fact_tokens") if isinstance(recipe, Mapping) else 0
     within = isinstance(told, int) and 0 <= told <= len(tensors["und"])
-    return from_named_tensors(
+    tokens = from_named_tensors(
         pack.name,
         {key: value.to(torch.float32) for key, value in tensors.items()},
         fact_tokens=int(told) if told and within else 0,
     )
+    _check_deep(tokens, base)
+    return tokens
+
+
+def _check_deep(tokens: ConceptTokens, base: Base) -> None:
+    """Tokens of a layer stand where those of the first do, in a layer that there is."""
+    looks = tokens.for_painting()
+    for key, rows in tokens.extra.items():
+        found = re.fullmatch(r"deep\.([0-9]+)\.(und|gen)", key)
+        if found is None:
+            continue
+        layer, wanted = int(found[1]), len(looks.und if found[2] == "und" else looks.gen)
+        if not 1 <= layer <= base.deep_layers:
+            last = f"1 to {base.deep_layers}" if base.deep_layers else "none"
+            raise PackError(
+                f"<{tokens.name}> has tokens for layer {layer}; of those after the first "
+                f"{base.backend} takes {last}",
+                hint=_again(tokens.name, base),
+            )
+        _check_rows(tokens.name, key, rows, base)
+        if len(rows) != wanted:
+            raise PackError(
+                f"the {key} tokens of <{tokens.name}> are {len(rows)} rows instead of {wanted}",
+                hint=_again(tokens.name, base),
+            )
+
+
+def _again(name: str, base: Base) -> str:
+    return f"learn it again: op learn PHOTOS --name {name} -b {base.backend} --force"
 
 
 def _check_rows(name: str, key: str, rows: Tensor | None, base: Base) -> None:
-    hint = f"learn it again: op learn PHOTOS --name {name} -b {base.backend} --force"
+    hint = _again(name, base)
     if rows is None or rows.ndim != 2 or rows.shape[1] != base.width:
         shape = "absent" if rows is None else f"shaped {tuple(rows.shape)}"
         raise PackError(

@@ -40,6 +40,10 @@ SHARE = 0.1
 SLACK = 1.18
 """What a step keeps, over what its layers are counted to keep: autograd's own notes (a twelfth,
 seen by hooks on saved tensors) and what the allocator cannot use again (a tenth)."""
+TOKENS = 32
+"""Tokens of a concept in each layer that has some."""
+COPIES = 5
+"""Themselves, their gradient, two moments and the best so far."""
 PICTURES = 30
 """Pictures that learning looks at: ten photos and twenty others."""
 
@@ -153,7 +157,8 @@ class Footprint:
     same; a ``small`` one runs
     there wherever nothing else is asked. ``checkpoints`` says that it can learn without keeping
     what layers can compute again, ``checkpointed`` that it always does, ``pieces`` that it holds a
-    few lessons of a batch at a time.
+    few lessons of a batch at a time, ``wide`` that deep tokens travel beside every position of a
+    lesson and not beside their own alone (`omnipersona_cli.family.deep`).
     """
 
     model: str
@@ -175,17 +180,20 @@ class Footprint:
     checkpointed: bool = False
     pieces: bool = False
     checkpoints: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Means:
     """What a person may choose that memory depends on. ``at_once`` lessons of a batch are held at a
-    time, 0 as many as `ROOM` and `SHARE` allow; ``card`` is the GiB of the device."""
+    time, 0 as many as `ROOM` and `SHARE` allow; ``depth`` layers after the first have tokens of
+    their own; ``card`` is the GiB of the device."""
 
     kind: Kind = "cpu"
     dtype: str = "bfloat16"
     batch: int = 0
     at_once: int = 0
+    depth: int = 0
     activation_checkpointing: bool = False
     offload: bool = False
     quantize: Quantize = ""
@@ -211,6 +219,7 @@ def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False
     if verb == "learn":
         moments.append(_step(what, means))
         held = min(what.remember, what.remembered * means.pictures)
+        held += means.depth * TOKENS * what.layers.width * 4 * COPIES
     return max(opening, weights + held + max(moments)) / GIB + _process(what, means)
 
 
@@ -269,7 +278,7 @@ def _step(what: Footprint, means: Means) -> float:
     if not what.pieces:
         whole = sum(count * kept[task] for task, count in batch.items())
         return whole + max(count * way[task] for task, count in batch.items())
-    plain = replace(means, activation_checkpointing=False, offload=False, quantize="")
+    plain = replace(means, depth=0, activation_checkpointing=False, offload=False, quantize="")
     room = (SHARE * means.card if means.kind == "cuda" else ROOM) * GIB
     pieces = []
     for task, count in batch.items():
@@ -288,6 +297,8 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
         total = float(layers.width * size * one.positions * layers.count)
     else:
         total = kept * layers.count * SLACK
+    if what.wide:  # what is added at each layer, lesson by lesson and in the padded batch
+        total += 2 * means.depth * layers.width * size * one.positions
     if one.masked:
         total += one.positions * (one.positions + one.behind) * (1 + size)
     return total + one.scored * one.scores * 4

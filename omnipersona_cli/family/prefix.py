@@ -18,8 +18,8 @@ from transformers.cache_utils import DynamicLayer
 from omnipersona_cli.backend import ConceptTokens
 
 Run = Callable[..., Tensor]
-"""The language model: (inputs_embeds [B, L, d], past_key_values, use_cache) -> last hidden states
-[B, L, d]."""
+"""The language model: (rows [B, L, d] or wide ones, past_key_values, use_cache) -> last hidden
+states [B, L, d]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,11 +53,11 @@ class SharedPrefix:
         kept = self._last
         if kept is None or kept.rows.shape != rows.shape or not torch.equal(kept.rows, rows):
             cache = DynamicCache(config=self.text)
-            run(inputs_embeds=rows[None], past_key_values=cache, use_cache=True)
+            run(rows[None], past_key_values=cache, use_cache=True)
             grown = [cast(DynamicLayer, layer) for layer in cache.layers]
             layers = tuple((cast(Tensor, one.keys), cast(Tensor, one.values)) for one in grown)
             kept = _Read(rows=rows.detach().clone(), layers=layers)
-        self._last = None if any(tokens.extra for tokens in concepts) else kept
+        self._last = None if any(tokens.has_experts for tokens in concepts) else kept
         found = DynamicCache(config=self.text)
         for number, (keys, values) in enumerate(kept.layers):
             shape = (count, -1, -1, -1)

@@ -223,6 +223,7 @@ def _choices(
         dtype=opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind),
         batch=work.batch,
         at_once=work.at_once,
+        depth=work.depth,
         card=card,
         activation_checkpointing=opening.activation_checkpointing,
         offload=opening.offload,

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from omnipersona_cli.family.deep import joined_rows
+
 IGNORED = -100
 """The label of a position that is not asked for."""
 
@@ -67,7 +69,7 @@ def with_answer(
     asked: Tensor, answer: Tensor, table: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Input rows [L, d] of a prompt ``asked`` [P, d] and an answer's ids [A], and labels [L]."""
-    rows = torch.cat([asked, table(answer[:-1])])
+    rows = joined_rows([asked, table(answer[:-1])])
     return rows, F.pad(answer, (len(asked) - 1, 0), value=IGNORED)
 
 

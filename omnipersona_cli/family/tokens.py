@@ -16,6 +16,7 @@ from torch import Tensor
 
 from omnipersona_cli.backend import ConceptTokens, Task, Turn
 from omnipersona_cli.errors import SlotError
+from omnipersona_cli.family.deep import joined_rows, wide_rows
 
 TokenPart = Literal["id", "und", "gen"]
 """Identifier, understanding tokens, generation tokens (paper, section 3.1)."""
@@ -89,7 +90,8 @@ def spelled(
 def embedded(
     script: Script, concepts: Mapping[str, ConceptTokens], table: torch.nn.Embedding
 ) -> Tensor:
-    """Input embeddings [n, d] in the table's dtype, with gradients to the concepts' rows."""
+    """Input embeddings [n, d] in the table's dtype, with gradients to the concepts' rows; wide ones
+    where a concept that is shown has deep tokens."""
     weight: Tensor = table.weight
     rows: list[Tensor] = []
     for piece in script:
@@ -97,18 +99,20 @@ def embedded(
             rows.append(weight[torch.tensor(piece, dtype=torch.long, device=weight.device)])
         else:
             rows.append(rows_of(concepts[piece.name], piece.part, weight.shape[1]).to(weight))
-    return torch.cat(rows or [weight[:0]])
+    return joined_rows(rows or [weight[:0]])
 
 
 def rows_of(tokens: ConceptTokens, part: TokenPart, width: int) -> Tensor:
-    """One part's rows [n, d]; SlotError where they are not ``width`` wide."""
+    """One part's rows [n, d], wide where it has deep tokens; SlotError where they are not ``width``
+    wide."""
     check_width(tokens, width)
-    return {"id": tokens.id, "und": tokens.und, "gen": tokens.gen}[part]
+    return tokens.id if part == "id" else wide_rows(tokens, part)
 
 
 def check_width(tokens: ConceptTokens, width: int, *, backend: str = "") -> None:
     """SlotError where not all rows are ``width`` wide, as those of this backbone are."""
-    widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen)}
+    deep = (*tokens.deep("und").values(), *tokens.deep("gen").values())
+    widths = {rows.shape[-1] for rows in (tokens.id, tokens.und, tokens.gen, *deep)}
     if widths != {width}:
         raise SlotError(
             f"<{tokens.name}> was learned on another backbone: its tokens are "

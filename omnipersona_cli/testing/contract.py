@@ -54,8 +54,15 @@ from omnipersona_cli.backend import (
     Task,
 )
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
-from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, slot_name, to_slot
-from omnipersona_cli.errors import TaskError, UsageError
+from omnipersona_cli.engine.tokens import (
+    copy_of,
+    from_slot,
+    named_tensors,
+    slot_name,
+    to_slot,
+    with_depth,
+)
+from omnipersona_cli.errors import PackError, TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 
 STEPS = 2
@@ -111,6 +118,22 @@ class BackendContract:
     def tokens(self, backend: Backend, photos: list[Image]) -> ConceptTokens:
         """New tokens of <bo>."""
         return backend.new_tokens("bo", understand=4, generate=3, photos=photos, seed=0)
+
+    @pytest.fixture
+    def deep(self, backend: Backend, tokens: ConceptTokens) -> ConceptTokens:
+        """New tokens of <bo>, with some of two layers more that are no longer nothing."""
+        depth = min(2, backend.info.deep_layers)
+        if not depth:
+            pytest.skip("it takes no tokens for layers after the first")
+        chance = torch.Generator().manual_seed(1)
+        length = float(tokens.und.detach().norm(dim=1).mean())
+
+        def drawn(rows: Tensor) -> Tensor:
+            noise: Tensor = torch.randn(rows.shape, generator=chance) * length
+            return noise.to(rows.device) / float(backend.width**0.5)
+
+        extra = {key: drawn(rows) for key, rows in with_depth(tokens, depth).extra.items()}
+        return replace(tokens, extra={**extra, **tokens.extra})
 
     @pytest.fixture
     def lessons(
@@ -237,6 +260,61 @@ class BackendContract:
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
     ) -> None:
         assert _moved(backend, tokens, lessons, "edit") >= {"id", "gen"}
+
+    def test_deep_tokens_that_add_nothing_change_nothing(
+        self, backend: Backend, tokens: ConceptTokens, deep: ConceptTokens, photos: list[Image]
+    ) -> None:
+        nothing = with_depth(tokens, deep.depth)
+        assert nothing.depth == deep.depth > 0
+        assert _uses(backend, nothing, photos[0]) == _uses(backend, tokens, photos[0])
+
+    def test_deep_tokens_change_what_their_part_serves_and_leave_no_trace(
+        self, backend: Backend, tokens: ConceptTokens, deep: ConceptTokens, photos: list[Image]
+    ) -> None:
+        before = _answers_without_concept(backend, photos[0])
+        plain, changed = (_uses(backend, one, photos[0]) for one in (tokens, deep))
+        assert changed == _uses(backend, deep, photos[0])
+        # codes of a small model are the same until much is added, at several seeds
+        strong = {key: value * 30 for key, value in deep.extra.items() if key.endswith("gen")}
+        louder = replace(deep, extra={**deep.extra, **strong})
+        painted, other = (
+            _uses(backend, one, photos[0], seeds=range(1, 7)) for one in (tokens, louder)
+        )
+        for use in plain:
+            assert plain[use] != changed[use] or painted[use] != other[use], f"{use} is the same"
+        assert _answers_without_concept(backend, photos[0]) == before
+
+    @pytest.mark.parametrize(("task", "part"), [("understand", "und"), ("generate", "gen")])
+    def test_a_lesson_moves_the_deep_tokens_of_its_own_part_alone(
+        self,
+        backend: Backend,
+        deep: ConceptTokens,
+        lessons: dict[Task, list[Lesson]],
+        task: Task,
+        part: str,
+    ) -> None:
+        layers = {f"deep.{layer}.{part}" for layer in range(1, deep.depth + 1)}
+        assert _moved(backend, deep, lessons, task) == {"id", part, *layers}
+
+    def test_deep_tokens_have_the_same_gradients_in_pieces_and_weigh_answers_the_same(
+        self, backend: Backend, deep: ConceptTokens, lessons: dict[Task, list[Lesson]]
+    ) -> None:
+        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        found = []
+        for at_once in (len(batch), 1):
+            own = copy_of(deep, trainable=True)
+            losses = backend.loss(batch, own, seed=3, at_once=at_once)
+            torch.autograd.backward(torch.stack(list(losses.values())).sum())
+            found.append([value.grad for value in own.parameters()])
+        for one, other in zip(*found, strict=True):
+            assert one is not None and other is not None
+            assert float((one - other).norm()) <= 1e-3 * float(one.norm())
+        asked = [one for one in batch if one.task == "understand"]
+        with torch.no_grad():
+            alone = [backend.loss([one], deep, seed=0)["understand"] for one in asked]
+        if asked:
+            weighed = backend.answer_losses(asked, deep)
+            assert torch.allclose(weighed.cpu(), torch.stack(alone).cpu(), rtol=1e-3, atol=1e-4)
 
     def test_a_batch_gives_one_loss_for_each_task_in_it(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
@@ -509,6 +587,49 @@ class BackendContract:
         ]
         assert torch.equal(scores[0], scores[1])
 
+    def test_a_pack_keeps_deep_tokens_and_those_that_do_not_fit_are_refused(
+        self, backend: Backend, deep: ConceptTokens, tmp_path: Path
+    ) -> None:
+        def loaded(tokens: ConceptTokens) -> ConceptTokens:
+            pack = Pack(name="bo", slots={slot_name(backend): to_slot(tokens, backend, {})})
+            write_pack(pack, tmp_path / "bo.opconcept", overwrite=True)
+            return from_slot(read_pack(tmp_path / "bo.opconcept"), backend)
+
+        kept = loaded(deep)
+        assert named_tensors(kept).keys() == named_tensors(deep).keys()
+        for key, value in named_tensors(deep).items():
+            assert torch.equal(named_tensors(kept)[key], value.detach().cpu())
+        for key, rows in (
+            (f"deep.{backend.info.deep_layers + 1}.und", deep.und),
+            ("deep.0.gen", deep.gen),
+            ("deep.1.und", deep.und[1:]),
+            ("deep.1.gen", deep.gen * backend.norm_limit * 1e3),
+        ):
+            with pytest.raises(PackError, match=key if key[5] == "1" else "layer") as refused:
+                loaded(replace(deep, extra={**deep.extra, key: rows}))
+            assert refused.value.hint
+
+
+def _uses(
+    backend: Backend, tokens: ConceptTokens, photo: Image, seeds: Sequence[int] = (1,)
+) -> dict[str, bytes]:
+    """What the backbone says and paints of a concept, to the bit."""
+    found = {}
+    if "understand" in backend.info.tasks:
+        prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
+        for name, image in (("seen", photo), ("asked", None)):
+            scores = backend.score(prompt, ("yes", "no"), image=image)
+            found[name] = scores.numpy().tobytes()
+    if "generate" in backend.info.tasks:
+        prompt = Prompt(turns=(to_turn("a picture of <bo>"),), concepts=(tokens,))
+        found["painted"] = b"".join(it.tobytes() for it in _paint(backend, prompt, seeds=seeds))
+    if "edit" in backend.info.tasks:
+        prompt = Prompt(turns=(to_turn("add <bo>."),), concepts=(tokens,))
+        mask = images.new("L", photo.size, 255)
+        edited = _edit(backend, photo, prompt, mask=mask, seeds=seeds)
+        found["edited"] = b"".join(it.tobytes() for it in edited)
+    return found
+
 
 def _moved(
     backend: Backend, tokens: ConceptTokens, lessons: Mapping[Task, list[Lesson]], task: Task
@@ -521,8 +642,10 @@ def _moved(
     torch.autograd.backward(backend.loss(batch, trainable, seed=0)[task])
     return {
         name
-        for name, value in (("id", trainable.id), ("und", trainable.und), ("gen", trainable.gen))
-        if value.grad is not None and bool(value.grad.abs().max() > 0)
+        for name, value in named_tensors(trainable).items()
+        if re.fullmatch(r"id|und|gen|deep\..+", name)
+        and value.grad is not None
+        and bool(value.grad.abs().max() > 0)
     }
 
 

@@ -118,7 +118,7 @@ def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor | bool) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return sample(
         janus.janus,
-        lambda **inputs: janus._run("generate", (), **inputs),
+        lambda rows, **more: janus._run("generate", (), rows, **more),
         rows,
         weights=guided(5.0),
         generator=generator,
@@ -152,7 +152,7 @@ def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(janus: JanusBack
     found = []
     with torch.no_grad():
         for code in one.codes:
-            states = janus._run("generate", (tokens,), inputs_embeds=rows, use_cache=False)
+            states = janus._run("generate", (tokens,), rows, use_cache=False)
             logits = janus.janus.model.generation_head(states[0, -1]).float()
             found.append(F.cross_entropy(logits, code))
             rows = torch.cat([rows, janus._paint_rows(code[None])[None]], dim=1)
@@ -174,7 +174,7 @@ def test_codes_outside_the_region_stay_and_are_read_at_once(janus: JanusBackend)
     slow = known.clone()
     for place in free.nonzero()[:, 0].tolist():
         before = janus._paint_rows(slow[:place])[None].expand(2, -1, -1)
-        states = janus._run("generate", (), inputs_embeds=torch.cat([rows, before], 1))
+        states = janus._run("generate", (), torch.cat([rows, before], 1))
         one, without = janus.janus.model.generation_head(states[:, -1])
         slow[place] = (without + 5.0 * (one - without)).argmax()
     assert torch.equal(fast, slow)
@@ -290,9 +290,9 @@ def test_trap_guidance_of_one_is_no_error_and_runs_one_branch(janus: JanusBacken
     rows = prompt_rows(janus, SCENE)
     widths: list[int] = []
 
-    def run(**inputs: Any) -> Tensor:
-        widths.append(len(inputs["inputs_embeds"]))
-        return janus._run("generate", (), **inputs)
+    def run(rows: Tensor, **more: Any) -> Tensor:
+        widths.append(len(rows))
+        return janus._run("generate", (), rows, **more)
 
     given: dict[str, Any] = {"weights": guided(1.0), "temperature": 0.0}
     generator = torch.Generator().manual_seed(0)

@@ -288,7 +288,7 @@ def test_three_branches_are_mixed_as_the_authors_do(janus: JanusBackend) -> None
             rows = torch.cat([rows, more], dim=1)
     ours = sample(
         janus.janus,
-        lambda **inputs: janus._run("edit", (), **inputs),
+        lambda rows, **more: janus._run("edit", (), rows, **more),
         branches_of(janus),
         weights=guided_by_source(5.0),
         generator=torch.Generator().manual_seed(0),

@@ -13,12 +13,20 @@ from PIL import Image as images
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Opening, Prompt
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Opening, Prepared, Prompt
+from omnipersona_cli.engine.batches import group_of
+from omnipersona_cli.engine.checkpoint import read_checkpoint, write_checkpoint
+from omnipersona_cli.engine.heldout import HeldOut
+from omnipersona_cli.engine.optimise import optimise
 from omnipersona_cli.engine.request import check_size
+from omnipersona_cli.engine.settings import Hyperparameters
+from omnipersona_cli.engine.tokens import copy_of, named_tensors, with_depth
 from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
+from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract
-from op_nano import backend
+from op_bagel.packing import pack
+from op_nano import INFO, backend
 from op_nano.backend import NanoBackend, NanoTokenizer, open_backend, square
 from op_nano.shape import SLOTS
 from op_nano.tokenizer import NAME, encode
@@ -239,6 +247,108 @@ def test_what_is_kept_of_facts_is_not_painted(nano: NanoBackend) -> None:
     question = Prompt(turns=(to_turn("what is <bo>?"),), concepts=(both,))
     without = replace(question, concepts=(looks,))
     assert nano.score(question, ["a cat"]) != nano.score(without, ["a cat"])
+
+
+def with_noise(tokens: ConceptTokens, depth: int, length: float) -> ConceptTokens:
+    """Deep tokens that are no longer nothing."""
+    chance = torch.Generator().manual_seed(2)
+    extra = with_depth(tokens, depth).extra
+    noise = {key: torch.randn(it.shape, generator=chance) * length for key, it in extra.items()}
+    return copy_of(replace(tokens, extra=noise))
+
+
+def test_every_layer_but_the_first_may_have_tokens(nano: NanoBackend) -> None:
+    assert nano.info.deep_layers == INFO.deep_layers == 5
+    tokens = nano.new_tokens("bo", understand=4, generate=4, photos=cartoons(1, 2), seed=0)
+    last = with_noise(tokens, 5, 1.0)
+    assert torch.isfinite(nano.score(asked("is <bo> here?", last), ("yes", "no"))).all()
+    with pytest.raises(SlotError, match="tokens for layer 6, and the last one here is 5"):
+        nano.score(asked("is <bo> here?", with_noise(tokens, 6, 1.0)), ("yes", "no"))
+
+
+def test_states_grow_so_much_that_deep_tokens_are_measured_by_them(nano: NanoBackend) -> None:
+    tokens = nano.new_tokens("bo", understand=4, generate=4, photos=cartoons(1, 2), seed=0)
+    packed = pack([[nano._introduce(tokens)]], nano.bagel.config, nano.bagel.device)
+    with torch.no_grad():
+        inputs, second = nano.bagel(packed, hidden=True).hidden[:2]
+    learned = inputs.norm(dim=1) > 10  # words are far shorter than nano's concept tokens
+    grown = second[learned].norm(dim=1) / inputs[learned].norm(dim=1)
+    assert int(learned.sum()) == 9 and float(grown.mean()) > 20
+
+
+def test_rows_for_facts_have_no_deep_tokens_and_painting_reads_those_of_the_looks(
+    nano: NanoBackend,
+) -> None:
+    looks = nano.new_tokens("bo", understand=4, generate=4, photos=cartoons(1, 2), seed=0)
+    plain = replace(looks, und=torch.cat((looks.und, torch.randn(3, nano.width))), fact_tokens=3)
+    both = with_noise(plain, 2, 4.0)
+    assert both.deep("und")[2].shape == (4, nano.width)
+    without = replace(both, und=both.und[:4], fact_tokens=0)
+    prompts = (asked("<bo> in the snow", one) for one in (both, without, plain))
+    painted = [
+        next(nano.gen(it, size=None, steps=1, guidance=None, seeds=(1,))).tobytes()
+        for it in prompts
+    ]
+    assert painted[0] == painted[1] != painted[2]
+
+
+def test_deep_tokens_that_layers_compute_again_have_the_same_gradients() -> None:
+    found = []
+    for again in (False, True):
+        nano = open_backend(Opening(device="cpu", activation_checkpointing=again))
+        photos = cartoons(1, 2)
+        tokens = nano.new_tokens("bo", understand=4, generate=4, photos=photos, seed=0)
+        own = copy_of(with_noise(tokens, 3, 4.0), trainable=True)
+        lessons = [
+            Lesson(task="generate", kind="depict", request=to_turn("<bo>"), target=photo)
+            for photo in photos
+        ]
+        torch.autograd.backward(nano.loss(nano.prepare(lessons), own, seed=0)["generate"])
+        found.append([own.extra[key].grad for key in sorted(own.extra)])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (bool(one.any()) and torch.equal(one, other))
+
+
+def test_deep_tokens_stay_within_the_limit_and_an_interrupted_run_ends_in_the_same_bits(
+    nano: NanoBackend, tmp_path: Path
+) -> None:
+    photos = cartoons(1, 4)
+    start = nano.new_tokens("bo", understand=4, generate=4, photos=photos, seed=0)
+    start = with_noise(start, 2, nano.norm_limit)
+    assert float(start.deep("gen")[2].norm(dim=1).min()) > nano.norm_limit
+    here = to_turn("is <bo> here?")
+    groups: dict[str, list[Prepared]] = {}
+    for photo in photos:
+        for lesson in (
+            Lesson(task="generate", kind="depict", request=to_turn("<bo>"), target=photo),
+            Lesson(task="understand", kind="recognise", request=here, image=photo, answer="yes"),
+        ):
+            groups.setdefault(group_of(lesson), []).extend(nano.prepare([lesson]))
+    hyper = Hyperparameters(steps=4, batch_size=4, learning_rate=0.02, depth=2)
+
+    def stop(event: Progress) -> None:
+        if event.step == 2:
+            raise InterruptedError
+
+    whole = optimise(nano, start, groups, HeldOut(), hyper).tokens
+    with pytest.raises(InterruptedError):
+        optimise(
+            nano,
+            start,
+            groups,
+            HeldOut(),
+            hyper,
+            save=lambda state: write_checkpoint(state, tmp_path),
+            on_progress=stop,
+        )
+    taken_up = read_checkpoint(tmp_path)
+    assert taken_up is not None and "deep.2.gen|mean" in taken_up.moments
+    resumed = optimise(nano, start, groups, HeldOut(), hyper, resumed=taken_up).tokens
+    for key, value in named_tensors(whole).items():
+        assert torch.equal(named_tensors(resumed)[key], value), key
+        assert float(value.norm(dim=1).max()) <= nano.norm_limit * 1.001, key
+        assert not torch.equal(value, named_tensors(start)[key]), key
 
 
 def test_seeds_painted_together_are_those_painted_alone(nano: NanoBackend) -> None:

@@ -39,6 +39,8 @@ KEYS = {
     "learn_steps",
     "learn_rate",
     "batch",
+    "deep_layers",
+    "depth",
     "replay_leads",
     "imports",
     "notes",

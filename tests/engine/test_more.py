@@ -244,6 +244,27 @@ def test_settings_that_do_not_go_with_going_on_are_refused(
         learn(bo, Settings(**{"steps": 2, **settings}), more(library), backend=sketch)
 
 
+def test_going_on_keeps_the_layers_that_have_tokens_and_may_add_some(started, sketch, bo, library):
+    sketch.info = replace(sketch.info, deep_layers=3)
+
+    def depth_after(depth):
+        learn(bo, Settings(steps=2, depth=depth), more(library), backend=sketch)
+        return from_slot(library.load("bo"), sketch).depth
+
+    assert from_slot(library.load("bo"), sketch).depth == 0
+    assert [depth_after(depth) for depth in (None, 2, None, 3)] == [0, 2, 2, 3]
+    assert slot_of(library.load("bo")).about["recipe"]["depth"] == 3
+    with pytest.raises(UsageError, match="tokens for 3 layers after the first") as caught:
+        depth_after(1)
+    assert "--depth" in caught.value.hint
+
+
+@pytest.mark.parametrize("more_than_tokens", [{"depth": 1}, {"experts": "lora"}])
+def test_what_has_to_be_learned_is_refused_without_steps(more_than_tokens):
+    with pytest.raises(UsageError, match="have to be learned"):
+        Settings(steps=0, **more_than_tokens)
+
+
 def test_previews_of_an_instant_concept_are_refused(sketch, bo, library, tmp_path):
     with pytest.raises(UsageError, match="no checks"):
         learn(bo, Settings(steps=0), Keeping(library=library, previews=tmp_path), backend=sketch)

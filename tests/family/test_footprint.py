@@ -77,6 +77,8 @@ def test_every_means_takes_less_and_every_wish_more(name: str) -> None:
     learn = needed(what, "learn", plain)
     assert learn >= max(needed(what, verb, plain) for verb in ("open", "ask", "gen", "edit"))  # type: ignore[arg-type]
     assert needed(what, "learn", replace(plain, batch=2)) <= learn
+    deep = needed(what, "learn", replace(plain, depth=3))
+    assert deep > learn and needed(what, "learn", replace(plain, depth=6)) > deep
     if what.checkpoints:
         frugal = replace(plain, activation_checkpointing=True)
         assert needed(what, "learn", frugal) < learn
