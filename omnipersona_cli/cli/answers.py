@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from omnipersona_cli.cli import output
-from omnipersona_cli.language.facts import is_plural
+from omnipersona_cli.language.attributes import is_plural
 
 if TYPE_CHECKING:
     pass

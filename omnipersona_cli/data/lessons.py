@@ -27,6 +27,7 @@ from omnipersona_cli.data.backdrop import backdrop
 from omnipersona_cli.data.decode import LONG_SIDE, open_photo
 from omnipersona_cli.data.photos import Finder, Photo
 from omnipersona_cli.errors import PhotoError
+from omnipersona_cli.language.attributes import singular
 from omnipersona_cli.language.captions import name_in_caption, with_article
 from omnipersona_cli.language.facts import (
     CLASS_ATTRIBUTE,
@@ -35,7 +36,6 @@ from omnipersona_cli.language.facts import (
     questions_about,
     read_facts,
     reversed_questions,
-    singular,
     together,
 )
 from omnipersona_cli.reading import Origin, read_json

@@ -29,6 +29,7 @@ from omnipersona_cli.engine.request import (
     open_request,
 )
 from omnipersona_cli.errors import UsageError
+from omnipersona_cli.language.attributes import attribute_key
 from omnipersona_cli.language.facts import answers_of, parse_facts, quoted
 from omnipersona_cli.language.mentions import attach, to_turn
 from omnipersona_cli.language.questions import (
@@ -43,7 +44,6 @@ from omnipersona_cli.language.questions import (
 )
 from omnipersona_cli.language.references import (
     KnownFact,
-    attribute_key,
     find_references,
     is_look,
     known_facts,

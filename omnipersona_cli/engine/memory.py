@@ -16,6 +16,7 @@ from typing import Any
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Prompt
 from omnipersona_cli.engine.material import Material
+from omnipersona_cli.language.attributes import usual_name
 from omnipersona_cli.language.facts import questions_about
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.language.questions import value_in
@@ -77,7 +78,7 @@ def sureness(backend: Backend, concept: ConceptTokens, attribute: str, answer: s
     """The log-probability of an answer about an attribute (nats), mean of a few wordings; minus
     infinity where it is hardly likelier than without the concept."""
     likely = contrast = 0.0
-    asked = questions_about(attribute, concept.name)[:ASKED]
+    asked = questions_about(usual_name(attribute), concept.name)[:ASKED]
     for question in asked:
         turns = (to_turn(question),)
         alone = backend.score(Prompt(turns=turns), (answer,)).item()
@@ -91,7 +92,7 @@ def recall(backend: Backend, concept: ConceptTokens, attribute: str, *, threshol
     """What the tokens say about an attribute where they are sure; "" where they are not."""
     if threshold == math.inf:
         return ""
-    answer = say(backend, concept, questions_about(attribute, concept.name)[0])
+    answer = say(backend, concept, questions_about(usual_name(attribute), concept.name)[0])
     return answer if answer and sureness(backend, concept, attribute, answer) >= threshold else ""
 
 
@@ -105,7 +106,7 @@ def calibrate_memory(backend: Backend, tokens: ConceptTokens, material: Material
         return UNTAUGHT
     asked = [(fact.attribute, fact.value) for fact in told.values()]
     for attribute, value in [*asked, *((never, "") for never in _never_told(told))]:
-        answer = say(backend, tokens, questions_about(attribute, tokens.name)[0])
+        answer = say(backend, tokens, questions_about(usual_name(attribute), tokens.name)[0])
         if answer:
             side = right if value and same_value(answer, value) else wrong
             side.append(sureness(backend, tokens, attribute, answer))

@@ -27,6 +27,7 @@ from omnipersona_cli.engine.memory import first_line, recall, surety_in
 from omnipersona_cli.engine.progress import OnProgress, begin
 from omnipersona_cli.engine.request import Request
 from omnipersona_cli.engine.tokens import slot_name
+from omnipersona_cli.language.attributes import attribute_key
 from omnipersona_cli.language.facts import quoted
 from omnipersona_cli.language.mentions import bare_mentions, names_in, to_turn
 from omnipersona_cli.language.questions import (
@@ -39,7 +40,6 @@ from omnipersona_cli.language.questions import (
 from omnipersona_cli.language.references import (
     Known,
     Reference,
-    attribute_key,
     find_references,
     hints_at_facts,
     known_facts,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from itertools import combinations
 
-from omnipersona_cli.language.facts import ParsedFact, is_plural, parse_facts
+from omnipersona_cli.language.attributes import is_plural
+from omnipersona_cli.language.facts import ParsedFact, parse_facts
 
 _SINGLE = frozenset({"age", "weight", "height", "size", "name"})
 """Attributes that have one value."""

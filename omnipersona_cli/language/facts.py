@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from omnipersona_cli.language.attributes import is_plural, singular, usual_name
 from omnipersona_cli.language.verbs import (
     ADVERBS,
     ANY_VERB,
@@ -267,13 +268,16 @@ def _apart(fact: ParsedFact, sentence: str) -> Iterator[ParsedFact]:
 
 
 def _with_others(fact: ParsedFact) -> ParsedFact:
-    """The fact with what else it may be asked by."""
+    """The fact with what else it may be asked by: the usual name of its attribute, and what follows
+    from its value."""
     noun = singular(_head(fact.value))
+    others = [usual_name(fact.attribute)]
     if fact.attribute == "favourite thing" and noun in EDIBLE:
-        return replace(fact, also=("favourite food",))
+        others += ["favourite food", "food"]
     if fact.attribute in ("housemate", "belonging") and noun.isalpha():
-        return replace(fact, also=(noun,))
-    return fact
+        others.append(noun)
+    also = dict.fromkeys(other for other in others if other not in ("", fact.attribute))
+    return replace(fact, also=tuple(also))
 
 
 def _head(value: str) -> str:
@@ -334,15 +338,3 @@ def _plain_value(value: str) -> str:
     value = re.sub(r",\s*(?:which|who|that|where)\b.*", "", value)
     value = re.sub(r"\s+", " ", value).strip().strip('"“”').rstrip(".,;:!").strip()
     return re.sub(r"^(An?|The|My|His|Her|Its|Their)\b", lambda m: m[0].lower(), value)
-
-
-def is_plural(noun: str) -> bool:
-    """True for "toys", not for "glass"."""
-    return noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
-
-
-def singular(noun: str) -> str:
-    """ "toys" -> "toy", "puppies" -> "puppy"."""
-    if len(noun) > 4 and noun.endswith("ies"):
-        return noun[:-3] + "y"
-    return noun[:-1] if len(noun) > 3 and is_plural(noun) else noun

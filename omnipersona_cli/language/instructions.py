@@ -78,7 +78,7 @@ _REMOVED = (
     r"take\s+(?!.*\bphoto\b)(?P<old>.+?)\s+(?:away|out|off)\b.*",
 )
 _ADDED = (
-    rf".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.+?[\s,]+"
+    rf".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.+?[\s,]"
     rf"(?P<where>(?:on|to|at|in)\s+{_SIDE})",
     r".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.*",
 )

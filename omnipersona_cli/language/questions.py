@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
+from omnipersona_cli.language.attributes import attribute_key
 from omnipersona_cli.language.facts import HELD_OUT_WORDINGS, WORDINGS, parse_facts
 from omnipersona_cli.language.mentions import names_in
-from omnipersona_cli.language.references import Reference, attribute_key
+from omnipersona_cli.language.references import Reference
 from omnipersona_cli.language.verbs import VERBS
 
 _PRESENCE = re.compile(

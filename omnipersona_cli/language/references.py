@@ -12,12 +12,10 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from omnipersona_cli.language.facts import ParsedFact, parse_facts, singular
+from omnipersona_cli.language.attributes import PRAISE, attribute_key, singular
+from omnipersona_cli.language.facts import ParsedFact, parse_facts
 from omnipersona_cli.language.mentions import find_mentions, names_in
 from omnipersona_cli.language.verbs import ADVERBS, ANY_VERB, VERBS
-
-_PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
-_SYNONYMS = {"house": "home", "place": "home", "meal": "food", "snack": "food", "plaything": "toy"}
 
 _LOOKS = frozenset(
     "head face eye ear nose mouth hand paw foot feet leg arm tail back front side body fur hair "
@@ -98,15 +96,6 @@ class _Candidate:
     whole: bool = False
     strict: bool = False
     attribute: str = ""
-
-
-def attribute_key(attribute: str) -> str:
-    """The form in which attributes are compared: "favourite toys" and "toy" are the same."""
-    words = [word for word in attribute.lower().split() if word not in _PRAISE]
-    if not words:
-        return ""
-    last = singular(words[-1])
-    return " ".join([*words[:-1], _SYNONYMS.get(last, last)])
 
 
 def known_facts(facts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, KnownFact]]:
@@ -294,7 +283,7 @@ def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
         return 0
     count = len(words)
     if not candidate.whole:
-        praise = (i for i, word in enumerate(words) if word[0].lower() not in _PRAISE)
+        praise = (i for i, word in enumerate(words) if word[0].lower() not in PRAISE)
         count = min(next(praise, len(words) - 1) + 1, len(words))
     end = words[count - 1].end()
     noun = singular(words[count - 1][0].lower())

@@ -117,6 +117,14 @@ def test_a_fact_answers_to_its_other_names_too():
     )
 
 
+def test_a_fact_is_taught_by_the_usual_name_of_its_attribute_too():
+    known = answers_of(["its favourite meal is tuna", "its house is a shoe"], "bo")
+    assert known["what is <bo>'s favourite meal?"] == known["what is <bo>'s food?"] == "tuna"
+    assert known["what is <bo>'s house?"] == known["what is <bo>'s home?"] == "a shoe"
+    both = answers_of(["its favourite food is tuna", "its food is rice"], "bo")
+    assert both["what is <bo>'s food?"] == "rice", "what is told by that name has it"
+
+
 def test_two_facts_with_one_attribute_answer_together():
     known = answers_of(["its toy is a red ball. its toy is a blue car"], "bo")
     assert known["what is <bo>'s toy?"] == "a red ball and a blue car"

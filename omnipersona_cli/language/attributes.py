@@ -1,0 +1,69 @@
+"""Names of attributes: which mean the same, and how they are compared.
+
+Facts are taught, asked for, probed and replayed by these names: "what is <bo>'s food?" finds
+what "its favourite food is tuna" and "its meal is tuna" have told.
+"""
+
+from __future__ import annotations
+
+PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
+"""Words before an attribute that do not make it another."""
+
+SYNONYMS = {
+    other: name
+    for name, others in {
+        "home": "house, place, residence, dwelling, place to live",
+        "food": "meal, snack, dish, thing to eat",
+        "drink": "beverage, thing to drink",
+        "toy": "plaything",
+        "friend": "pal, buddy",
+        "job": "occupation, profession",
+        "car": "automobile",
+        "colour": "color",
+        "birthday": "birth date, date of birth",
+        "mother": "mum, mom",
+        "father": "dad",
+        "partner": "spouse, husband, wife",
+    }.items()
+    for other in others.split(", ")
+}
+"""Names that mean another, in the singular: the one table of them."""
+
+
+def usual_name(attribute: str) -> str:
+    """The name by which an attribute is taught and asked for besides the one that was told:
+    "favourite meal" -> "food". What is praise alone stays ("favourite thing"): it names nothing."""
+    words = attribute.lower().split()
+    bare = list(words)
+    while bare and bare[0] in PRAISE:
+        bare = bare[1:]
+    if not bare or singular(bare[-1]) == "thing":
+        return " ".join(words)
+    return _named(bare)
+
+
+def attribute_key(attribute: str) -> str:
+    """The form in which attributes are compared: "favourite toys" and "toy" are the same."""
+    return _named([word for word in attribute.lower().split() if word not in PRAISE])
+
+
+def _named(words: list[str]) -> str:
+    if not words:
+        return ""
+    whole = " ".join([*words[:-1], singular(words[-1])])
+    if whole in SYNONYMS:
+        return SYNONYMS[whole]
+    last = singular(words[-1])
+    return " ".join([*words[:-1], SYNONYMS.get(last, last)])
+
+
+def is_plural(noun: str) -> bool:
+    """True for "toys", not for "glass"."""
+    return noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
+
+
+def singular(noun: str) -> str:
+    """ "toys" -> "toy", "puppies" -> "puppy"."""
+    if len(noun) > 4 and noun.endswith("ies"):
+        return noun[:-3] + "y"
+    return noun[:-1] if len(noun) > 3 and is_plural(noun) else noun
