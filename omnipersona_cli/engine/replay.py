@@ -344,7 +344,7 @@ def _recall(
     if backend.info.replay_leads == "model" and texts:
         quotes = quoted(reference.concept, texts)
         reply = value_in(_say(backend, f"{quotes} {LED_MEMORY} {wanted.question}", max_tokens=40))
-        if reply and comes_from(reply, texts, wanted.question):
+        if reply and comes_from(reply, texts, wanted.question, name=reference.concept):
             begins = re.match(rf"({_PLACE})\s+(.+)", reply, re.I)
             return found(begins[2], "model", begins[1].lower()) if begins else found(reply, "model")
     if not reference.attribute:

@@ -239,7 +239,9 @@ def test_a_request_that_needs_no_fact_stays_as_it_is(said):
     assert len(backend.heard) == 1
 
 
-@pytest.mark.parametrize("made_up", ["a wizard", "unknown", "a grey wizard called Ada", ""])
+@pytest.mark.parametrize(
+    "made_up", ["a wizard", "unknown", "a red ball", "a grey ball", "a grey wizard called Ada", ""]
+)
 def test_an_answer_that_is_not_in_the_facts_is_not_believed(made_up):
     trace, _ = replayed(
         "<bo> with somebody", "who shares with <bo>?", made_up, "<bo> with a wizard"
