@@ -95,6 +95,10 @@ FINDINGS: tuple[Finding, ...] = (
         paper=0, claim="From the tokens alone, replay reaches text in context on PARG",
         metric=("parg",), of="without-facts-text", over="text-prompt-only", reaches=True,
     ),
+    Finding(
+        paper=0, claim="Tokens for more layers help generation",
+        metric=GENERATION, of="deep", over="full",
+    ),
 )  # fmt: skip
 
 

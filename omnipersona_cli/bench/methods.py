@@ -9,6 +9,8 @@ without-facts-text            the tokens of full; the pack's written facts are t
                               replay has the tokens alone to ask
 without-edit-lessons          no editing lessons among those that are learned
 instant                       no step of learning: the start, as `op learn --steps 0` keeps it
+deep                          tokens for three layers after the first as well (`DEPTH`), where the
+                              backend takes them
 text-prompt-only              nothing is learned: the description stands where the name stood, and
                               the facts stand before the request
 pictures-in-context           nothing is learned: the first photo is shown. A backend takes one
@@ -39,8 +41,12 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import UsageError, nearest
 
-Recipe = Literal["full", "shared", "no-edit", "instant", ""]
+Recipe = Literal["full", "shared", "no-edit", "instant", "deep", ""]
 Context = Literal["tokens", "text", "pictures"]
+
+
+DEPTH = 3
+"""Layers after the first that have tokens of their own in the method "deep"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +73,7 @@ METHODS: dict[str, BenchMethod] = {
         ),
         BenchMethod(name="without-edit-lessons", summary="no edit lessons", recipe="no-edit"),
         BenchMethod(name="instant", summary="no step of learning", recipe="instant"),
+        BenchMethod(name="deep", summary="tokens for three more layers", recipe="deep"),
         BenchMethod(
             name="text-prompt-only", summary="facts as text, no learning", recipe="", context="text"
         ),
@@ -90,6 +97,12 @@ def chosen_methods(names: Sequence[str]) -> tuple[BenchMethod, ...]:
                 hint=f"did you mean {guess}?" if guess else f"there are {', '.join(METHODS)}",
             )
     return tuple(method for method in METHODS.values() if method.name in names or "all" in names)
+
+
+def depth_of(backend: Backend, recipe: Recipe) -> int | None:
+    """For how many layers after the first this recipe learns tokens; None for the backend's own
+    number."""
+    return min(DEPTH, backend.info.deep_layers) or None if recipe == "deep" else None
 
 
 def learner(backend: Backend, recipe: Recipe) -> Backend:

@@ -111,8 +111,10 @@ class Outcome:
 
 
 def asked_of(method: BenchMethod, backend: Backend, items: Sequence[Item]) -> list[Item]:
-    """The items that a method can be asked: the backend does the task, and a method without tokens
-    has a way to do it."""
+    """The items that a method can be asked: the backend does the task and takes such tokens, and a
+    method without tokens has a way to do it."""
+    if method.recipe == "deep" and not backend.info.deep_layers:
+        return []
     return [
         item
         for item in items

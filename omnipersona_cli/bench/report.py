@@ -46,7 +46,7 @@ ABLATION: tuple[Column, ...] = (
 )
 ABLATIONS = (
     "full", "without-decoupling", "without-replay", "without-facts-text", "without-edit-lessons",
-    "instant",
+    "instant", "deep",
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ from omnipersona_cli.bench.unit import (
 )
 from omnipersona_cli.bench.workers import in_processes
 from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.errors import UsageError, nearest
+from omnipersona_cli.errors import TaskError, UsageError, nearest
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
 
@@ -54,6 +54,11 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
     for note in panel.notes():
         on_progress(Progress(phase="reading", note=note))
     name = order.opening.backend or registry.DEFAULT_BACKEND
+    if "deep" in order.methods and not registry.backend_info(name).deep_layers:
+        raise TaskError(
+            f"{name} takes no tokens for layers after the first, which the method deep learns",
+            hint="--method all leaves out what cannot be",
+        )
     on_progress(Progress(phase=f"loading {name}"))
     backend = opened(order)
     setting = _setting(order, dataset, backend, panel, chosen_methods(order.methods))

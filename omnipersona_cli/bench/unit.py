@@ -19,7 +19,14 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.bench.clock import Unit
 from omnipersona_cli.bench.dataset import BENCH_TASKS, BenchTask, Concept, Dataset, Item
 from omnipersona_cli.bench.judging import Panel
-from omnipersona_cli.bench.methods import BenchMethod, Recipe, chosen_methods, learner, user
+from omnipersona_cli.bench.methods import (
+    BenchMethod,
+    Recipe,
+    chosen_methods,
+    depth_of,
+    learner,
+    user,
+)
 from omnipersona_cli.bench.metrics import Profile
 from omnipersona_cli.bench.protocol import (
     Outcome,
@@ -191,7 +198,11 @@ def learn(
     )
     learned = engine.learn(
         subject,
-        engine.Settings(steps=0 if recipe == "instant" else order.steps, seed=seed),
+        engine.Settings(
+            steps=0 if recipe == "instant" else order.steps,
+            depth=depth_of(backend, recipe),
+            seed=seed,
+        ),
         engine.Keeping(library=library, samples=0),  # the bench paints pictures of its own
         backend=learner(backend, recipe),
     )

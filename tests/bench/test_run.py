@@ -15,12 +15,19 @@ from omnipersona_cli.bench import report
 from omnipersona_cli.bench.clock import Clock, Unit
 from omnipersona_cli.bench.dataset import read_dataset
 from omnipersona_cli.bench.findings import findings
+from omnipersona_cli.bench.methods import METHODS
 from omnipersona_cli.bench.page import as_html
 from omnipersona_cli.bench.results import Results
 from omnipersona_cli.bench.run import run
 from omnipersona_cli.bench.unit import Order
 from omnipersona_cli.engine import Opening
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
+from omnipersona_cli.errors import (
+    MissingError,
+    PersonaError,
+    ResourceError,
+    TaskError,
+    UsageError,
+)
 from omnipersona_cli.hookspecs import Judgement
 
 
@@ -46,12 +53,12 @@ def test_every_item_of_every_method_is_in_the_file_once(order):
     by_method = {}
     for record in records:
         by_method.setdefault(record["method"], []).append((record["concept"], record["item"]))
-    assert len(by_method) == 7
+    assert by_method.keys() == METHODS.keys() - {"deep"}, "sketch takes no deep tokens"
     assert all(len(set(items)) == len(items) for items in by_method.values())
     assert len(by_method["full"]) == 2 * 8
     assert len(by_method["pictures-in-context"]) == 2 * 6  # no edits
     probes = [it["scores"]["unchanged"] for it in records if it["task"] == "forgetting"]
-    assert len(probes) == 5 * 2 and set(probes) == {1.0}
+    assert len(probes) == 6 * 2 and set(probes) == {1.0}
     replayed = {
         method: next(it for it in records if it["method"] == method and it["task"] == "parg")
         for method in ("full", "without-replay", "without-facts-text", "text-prompt-only")
@@ -236,6 +243,7 @@ def test_a_full_disk_keeps_what_was_finished(order, monkeypatch):
         ({"judges": ("colour",)}, MissingError, "no judge"),
         ({"tasks": ("recognise",)}, UsageError, "no task"),
         ({"methods": ("ful",)}, UsageError, "no method"),
+        ({"methods": ("full", "deep")}, TaskError, "takes no tokens for layers"),
         ({"concepts": ("nobody",)}, MissingError, "no concept"),
         ({"seeds": 0}, UsageError, "without seeds"),
     ],
