@@ -20,8 +20,8 @@ lesson and in no check of learning, as the tokens answer them by themselves; the
 need a fact; and `NEVER_TOLD`, attributes that nobody told and that learning did not ask about,
 where any answer but "I do not know" is a false memory. The same is asked of every fourth character
 learned once more with one of its facts, chosen by the seed, withheld. ``--memory`` leaves out edits
-and prompts with the text of the facts, which take most of the time; ``--steps 0`` measures instant
-concepts, which is what learning begins with.
+and prompts with the text of the facts, which take most of the time, ``--looks`` memory as well;
+``--steps 0`` measures instant concepts, which is what learning begins with.
 
 Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
 so there are two masks. *Changed*: pixels that changed by more than 24 of 255 in some channel, grown
@@ -112,6 +112,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("withheld", "the same of a fact that was withheld while learning", "≤ 0.05"),
     ("unsure", "facts that were told, but are not surely known", ""),
     ("identity", "generations: identity attributes", "≥ 0.70"),
+    ("second colours", "… the second colour", ""),
     ("scene", "generations: scene", "≥ 0.85"),
     ("one character", "generations: exactly one character", ""),
     ("fact prompts", "fact-driven prompts, with replay", "≥ 0.70"),
@@ -155,9 +156,23 @@ class Tally:
 # -- one character, in a process of its own ----------------------------------------------------
 
 
-def measure(
-    seed: int, *, steps: int | None, judge_file: Path, began: float, memory: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How each character is learned, and ``part`` of the exam, "" for all of it."""
+
+    steps: int | None = None
+    depth: int | None = None
+    part: str = ""
+
+    @property
+    def settings(self) -> Any:
+        """What `engine.learn` is given."""
+        from omnipersona_cli import engine
+
+        return engine.Settings(steps=self.steps, depth=self.depth)
+
+
+def measure(seed: int, *, how: How, judge_file: Path, began: float) -> dict[str, Any]:
     """Learn one character in a temporary home, and all figures of it."""
     import torch
 
@@ -169,7 +184,7 @@ def measure(
         draw_folder(Path(place) / "photos", seed)
         cpu = time.process_time()
         learned = engine.learn(
-            engine.Subject(photos=[Path(place) / "photos"], name=NAME), engine.Settings(steps=steps)
+            engine.Subject(photos=[Path(place) / "photos"], name=NAME), how.settings
         )
         tally = Tally()
         tally.note("learn seconds", learned.seconds)
@@ -180,16 +195,17 @@ def measure(
         exam.recognition()
         exam.facts()
         exam.scenes()
-        if not memory:
+        if not how.part:
             exam.fact_prompts()
-        with exam.facts_hidden():
-            exam.memory()
-            exam.fact_prompts(hidden=True)
-        if not memory:
+        if how.part != "looks":
+            with exam.facts_hidden():
+                exam.memory()
+                exam.fact_prompts(hidden=True)
+        if not how.part:
             exam.additions()
             exam.removals()
-        if seed % WITHHELD == 0:
-            exam.withheld(Path(place), steps)
+        if seed % WITHHELD == 0 and how.part != "looks":
+            exam.withheld(Path(place), how.settings)
     return {
         "seed": seed,
         "figures": tally.means(),
@@ -310,7 +326,7 @@ class Exam:
             said = engine.ask(f"what is <{NAME}>'s {attribute}?", backend=self.backend)
             self.tally.note("false memories", said.source != "unknown")
 
-    def withheld(self, place: Path, steps: int | None) -> None:
+    def withheld(self, place: Path, settings: Any) -> None:
         """The character learned again, one fact untold, which it is then asked for."""
         from omnipersona_cli import engine
         from omnipersona_cli.data.facts import read_facts
@@ -320,7 +336,7 @@ class Exam:
         told = [fact for fact in sheet.facts if f"{attribute} is" not in fact]
         (place / "photos" / "facts.yaml").unlink()
         subject = engine.Subject(photos=[place / "photos"], name=NAME, kind=sheet.kind, facts=told)
-        engine.learn(subject, engine.Settings(steps=steps), engine.Keeping(force=True, samples=0))
+        engine.learn(subject, settings, engine.Keeping(force=True, samples=0))
         for wording in (
             f"what is <{NAME}>'s {attribute}?",
             f"tell me the {attribute} of <{NAME}>.",
@@ -340,7 +356,9 @@ class Exam:
             (made,) = engine.gen(prompt, seed=self.paint_seed(number), backend=self.backend)
             seen = self.judged(made.image)
             wanted = Composition(scene=scene, characters=(self.character,))
-            self.tally.note("identity", *seen.matches(wanted, LOOKS).values())
+            looks = seen.matches(wanted, LOOKS)
+            self.tally.note("identity", *looks.values())
+            self.tally.note("second colours", *(looks[key] for key in looks if key == "second"))
             self.tally.note("scene", *seen.matches(wanted, ("scene",)).values())
             self.tally.note("one character", *seen.matches(wanted, ("characters",)).values())
 
@@ -484,11 +502,12 @@ def _grown(mask: Mask) -> Mask:
 # -- all of them -------------------------------------------------------------------------------
 
 
-def run_one(seed: int, *, steps: int | None, judge_file: Path, memory: bool) -> dict[str, Any]:
+def run_one(seed: int, *, how: How, judge_file: Path) -> dict[str, Any]:
     """`measure` in a fresh process with one thread."""
     command = [sys.executable, __file__, "--only", str(seed), "--judge", str(judge_file)]
-    command += [] if steps is None else ["--steps", str(steps)]
-    command += ["--memory"] if memory else []
+    command += [] if how.steps is None else ["--steps", str(how.steps)]
+    command += [] if how.depth is None else ["--depth", str(how.depth)]
+    command += [f"--{how.part}"] if how.part else []
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
     done = subprocess.run(
         [*command, "--began", str(time.time())],
@@ -535,6 +554,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     help="Steps of learning; 0 keep the start. [default: the backend's]",
 )
 @click.option(
+    "--depth",
+    type=click.IntRange(1),
+    help="Layers after the first with tokens of their own. [default: the backend's]",
+)
+@click.option(
     "--judge",
     "judge_file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -543,7 +567,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep results there."
 )
-@click.option("--memory", is_flag=True, help="Memory alone: no edits, no text of the facts.")
+@click.option(
+    "--memory", "part", flag_value="memory", help="Memory alone: no edits, no text of the facts."
+)
+@click.option("--looks", "part", flag_value="looks", help="No memory and no edits.")
 @click.option("--only", type=int, hidden=True)
 @click.option("--began", type=float, hidden=True)
 def main(
@@ -551,17 +578,17 @@ def main(
     first: int,
     workers: int,
     steps: int | None,
+    depth: int | None,
     judge_file: Path | None,
     out: Path | None,
-    memory: bool,
+    part: str | None,
     only: int | None,
     began: float | None,
 ) -> None:
     """Learn held-out characters with defaults and print what is reached."""
+    how = How(steps=steps, depth=depth, part=part or "")
     if only is not None and judge_file is not None:
-        one = measure(
-            only, steps=steps, judge_file=judge_file, began=began or time.time(), memory=memory
-        )
+        one = measure(only, how=how, judge_file=judge_file, began=began or time.time())
         click.echo(json.dumps(one))
         return
     from omnipersona_cli import registry
@@ -575,14 +602,15 @@ def main(
         "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
         "judge": sha256(judge_file.read_bytes()).hexdigest()[:16],
         "steps": steps,
-        "memory": memory,
+        "depth": depth,
+        "part": how.part,
     }
     results = finished(out, setting)
     wanted = range(first, first + characters)
     waiting = [seed for seed in wanted if seed not in results]
 
     def run(seed: int) -> dict[str, Any]:
-        made = run_one(seed, steps=steps, judge_file=judge_file, memory=memory)
+        made = run_one(seed, how=how, judge_file=judge_file)
         return made | {"setting": setting}
 
     with ThreadPoolExecutor(workers) as pool:
