@@ -3,10 +3,11 @@
     python benchmarks/memory.py nano
     python benchmarks/memory.py janus --scale 0.25
     python benchmarks/memory.py janus --verbs learn --batch 8 --activation-checkpointing
+    python benchmarks/memory.py lance --scale 1 --verbs gen --size 256x256
 
 Writes a random checkpoint in the released layout (but for nano), and for each verb starts a process
 that opens it and does that verb's work once: asking scores two answers and gives one, editing
-asks where the concept is and then paints, learning is two steps on a batch of all tasks. What is
+asks where the concept is and then paints, learning is a few steps on a batch of all tasks. What is
 compared is the most resident memory that Linux saw (VmHWM), Python and torch included.
 """
 
@@ -18,23 +19,36 @@ import re
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import TASKS, Lesson, Opening, Prompt
+from omnipersona_cli.backend import TASKS, Lesson, Opening, Prompt, Task
 from omnipersona_cli.family.footprint import Means, needed, shares
 from omnipersona_cli.family.room import describe, usual_dtype
 from omnipersona_cli.language.mentions import to_turn
 
 VERBS = ("open", "ask", "gen", "edit", "learn")
-PHOTO = 512
-"""Pixels of the sides of the photos."""
-PHOTOS = 3
-STEPS = 2
-"""Of learning: how many codes a lesson hides is drawn anew in each."""
+PAINTING = 3
+"""Steps of painting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a process does: the verb, with a picture of ``size`` where it paints (an edit: what the
+    backend makes of a photo), ``photos`` of the size ``photo``, ``batch`` lessons of the ``tasks``
+    and ``steps`` of learning: how many codes a lesson hides is drawn anew in each."""
+
+    verb: str
+    opening: Opening
+    size: tuple[int, int] | None
+    photo: tuple[int, int]
+    photos: int
+    batch: int
+    steps: int
+    tasks: tuple[Task, ...]
 
 
 def resident_peak() -> float:
@@ -46,7 +60,7 @@ def resident_peak() -> float:
     return int(found[1]) / 2**20
 
 
-def do(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> None:
+def do(order: Order) -> None:
     """One verb's work in this process."""
     import torch
     from PIL import Image
@@ -55,10 +69,11 @@ def do(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) ->
     from omnipersona_cli.engine.tokens import copy_of
     from omnipersona_cli.testing import drawing
 
-    backend = registry.open_backend(opening)
+    verb, batch = order.verb, order.batch
+    backend = registry.open_backend(order.opening)
     if verb == "open":
         return
-    photos = [drawing("red", number).resize((PHOTO, PHOTO)) for number in range(PHOTOS)]
+    photos = [drawing("red", number).resize(order.photo) for number in range(order.photos)]
     ask, paint, add = (to_turn(it) for it in ("is <bo> here?", "a photo of <bo>", "add <bo>."))
     rows = {
         part: torch.randn(count, backend.width) * 0.02
@@ -67,20 +82,20 @@ def do(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) ->
     tokens = ConceptTokens(name="bo", **rows)
     question = Prompt(turns=(ask,), concepts=(tokens,))
     if verb in ("ask", "edit"):
-        backend.score(question, ("yes", "no"), image=photos[1])
+        backend.score(question, ("yes", "no"), image=photos[-1])
     if verb == "ask":  # of another picture: it is encoded while all that answers is in memory
         list(backend.say(question, image=photos[0], max_tokens=4))
     if verb == "gen":
         prompt = Prompt(turns=(paint,), concepts=(tokens,))
-        list(backend.gen(prompt, size=size, steps=3, guidance=None, seeds=(1,)))
+        list(backend.gen(prompt, size=order.size, steps=PAINTING, guidance=None, seeds=(1,)))
     if verb == "edit":
         masked = backend.info.tasks["edit"] == "masked"
         mask = Image.new("L", photos[0].size, 255) if masked else None
         prompt = Prompt(turns=(add,), concepts=(tokens,))
-        sampling = {"steps": 3, "guidance": None, "seeds": (1,)}
+        sampling = {"steps": PAINTING, "guidance": None, "seeds": (1,)}
         list(backend.edit(photos[0], prompt, mask=mask, **sampling))  # type: ignore[arg-type]
     if verb == "learn":
-        drawn = shares(batch, TASKS)
+        drawn = shares(batch, order.tasks)
         kinds = [task for task, count in drawn.items() for _ in range(count)]
         texts = {"understand": ask, "generate": paint, "edit": add}
         lessons = [
@@ -88,44 +103,46 @@ def do(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) ->
                 task=task,
                 kind="recognise",
                 request=texts[task],
-                image=None if task == "generate" else photos[number % PHOTOS],
-                target=None if task == "understand" else photos[(number + 1) % PHOTOS],
+                image=None if task == "generate" else photos[number % order.photos],
+                target=None if task == "understand" else photos[(number + 1) % order.photos],
                 answer="yes",
             )
             for number, task in enumerate(kinds)
         ]
         start = backend.new_tokens("bo", understand=16, generate=16, photos=photos, seed=0)
         ready = backend.prepare(lessons)
-        for seed in range(STEPS):
+        for seed in range(order.steps):
             losses = backend.loss(ready, copy_of(start, trainable=True), seed=seed)
             torch.autograd.backward(torch.stack(list(losses.values())).sum())
             del losses
 
 
-def measured(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> float:
-    """GiB that a process takes for the verb."""
-    order = json.dumps([verb, asdict(opening), size, batch])
-    command = [sys.executable, __file__, "child", order]
+def measured(order: Order) -> float:
+    """GiB that a process takes."""
+    told = json.dumps(asdict(order))
+    command = [sys.executable, __file__, "child", told]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
-        raise click.ClickException(f"{verb}: {done.stderr.strip().splitlines()[-1]}")
+        raise click.ClickException(f"{order.verb}: {done.stderr.strip().splitlines()[-1]}")
     return float(done.stdout.split()[-1])
 
 
-def predicted(verb: str, opening: Opening, size: tuple[int, int] | None, batch: int) -> float:
+def predicted(order: Order) -> float:
     """GiB from shapes, pages of mapped files included."""
+    opening = order.opening
     info = registry.backend_info(opening.backend)
-    what = describe(info, opening, size)
+    what = describe(info, opening, order.size)
     if what is None:
         raise click.ClickException(f"{info.name} does not describe itself")
+    lessons = {task: one for task, one in what.lessons.items() if task in order.tasks}
     means = Means(
         dtype=opening.dtype or usual_dtype(what, "cpu"),
-        batch=batch,
+        batch=order.batch,
         activation_checkpointing=opening.activation_checkpointing,
-        pictures=PHOTOS,
+        pictures=order.photos,
     )
-    return needed(what, verb, means, pages=True)  # type: ignore[arg-type]  # one of VERBS
+    return needed(replace(what, lessons=lessons), order.verb, means, pages=True)  # type: ignore[arg-type]  # one of VERBS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -135,7 +152,11 @@ def predicted(verb: str, opening: Opening, size: tuple[int, int] | None, batch: 
 @click.option("--verbs", default=",".join(VERBS), show_default=True)
 @click.option("--dtype", help="As in `op`.")
 @click.option("--batch", default=4, show_default=True)
-@click.option("--size", default=0, help="Pixels of a side of what is painted.")
+@click.option("--steps", default=2, show_default=True, help="Of learning.")
+@click.option("--tasks", default=",".join(TASKS), show_default=True, help="That are learned.")
+@click.option("--size", default="", help="Of what is painted: 512x256, 512.")
+@click.option("--photos", default=3, show_default=True)
+@click.option("--photo", default="512x512", show_default=True, help="The size of the photos.")
 @click.option("--activation-checkpointing", is_flag=True)
 def main(
     backend: str,
@@ -144,7 +165,11 @@ def main(
     verbs: str,
     dtype: str | None,
     batch: int,
-    size: int,
+    steps: int,
+    tasks: str,
+    size: str,
+    photos: int,
+    photo: str,
     activation_checkpointing: bool,
 ) -> None:
     """Print a row for each verb."""
@@ -165,16 +190,30 @@ def main(
         click.echo("| verb | predicted, GB | measured, GB | measured / predicted |")
         click.echo("| --- | --- | --- | --- |")
         for verb in verbs.split(","):
-            pixels = (size, size) if size else None
-            told = predicted(verb, opening, pixels, batch)
-            seen = measured(verb, opening, pixels, batch)
+            order = Order(
+                verb=verb,
+                opening=opening,
+                size=pixels(size) if size else None,
+                photo=pixels(photo),
+                photos=photos,
+                batch=batch,
+                steps=steps,
+                tasks=tuple(task for task in TASKS if task in tasks.split(",")),
+            )
+            told, seen = predicted(order), measured(order)
             click.echo(f"| {verb} | {told:.2f} | {seen:.2f} | {seen / told:.2f} |")
 
 
-def child(order: str) -> None:
+def pixels(size: str) -> tuple[int, int]:
+    """Width and height of "512x256", or of the square "512"."""
+    width, _, height = size.partition("x")
+    return int(width), int(height or width)
+
+
+def child(told: str) -> None:
     """Do what the parent asks, and tell the peak."""
-    verb, opening, size, batch = json.loads(order)
-    do(verb, Opening(**opening), None if size is None else tuple(size), batch)
+    order = json.loads(told)
+    do(Order(**order | {"opening": Opening(**order["opening"])}))
     print(resident_peak())
 
 

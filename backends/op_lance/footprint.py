@@ -22,11 +22,12 @@ PROMPT = 120
 """Positions of a concept's introduction, the template and a request."""
 WORDS = 151_936
 """Rows of the text table in the released model."""
-MAPS = 7.0
-"""How many maps of its channels the decoder holds at its finest level: not measured; one more than
-BAGEL's decoder was measured to hold."""
 CHANNELS, FOLDED = 256, 2
 """Channels of the decoder at its finest level, whose sides are a half of the picture's."""
+MAPS = 7.5
+"""How many such maps the decoder holds where it doubles its sides for the last time, with twice as
+many channels: what goes into the level (1) and comes out of its blocks (1/2), that doubled (2), its
+convolution (2), and the copy that this makes of what it reads (2)."""
 LESSON = 512
 """Pixels of the sides of a square picture that is learned from."""
 STRIDE, TOKEN = 16, 28
@@ -56,7 +57,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     return Footprint(
         model=name,
         here=bool(shapes),
-        libraries=0.25,
+        libraries=0.2,
         parts=_parts(folder, shapes, layers.count * layers.linear),
         layers=normed(layers),
         passes=passes_of(painted, seen, prompt=PROMPT, words=WORDS, branches=2),

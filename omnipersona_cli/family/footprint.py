@@ -32,7 +32,8 @@ PROCESS: Mapping[Kind, float] = {"cpu": 0.25, "cuda": 0.75, "mps": 0.75}
 """GiB of Python and torch on a processor; of libraries and their workspaces on a card."""
 
 READING = 0.15
-"""GiB that configurations, tokenizers and the tensor at hand take while a model is opened."""
+"""GiB that configurations, tokenizers and the tensor at hand take while a model is opened, where no
+tensor at hand is counted by its own size."""
 ROOM = 1.5
 """GiB that the pieces of a batch may keep for their way back (`omnipersona_cli.family.pieces`)."""
 SHARE = 0.1
@@ -209,8 +210,8 @@ def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False
     opening = _opening(what, verb, means, pages)
     weights = _weights(what, verb, means, pages)
     if verb == "open":
-        reading = READING if means.kind == "cpu" and not what.small else 0.0
-        return max(opening, weights) / GIB + _process(what, means) + reading
+        reading = READING * GIB if means.kind == "cpu" and not what.small else 0.0
+        return max(opening, weights + reading) / GIB + _process(what, means)
     used: list[Activity] = ["ask", "gen", "edit"] if verb == "learn" else [verb]
     asked: list[Activity] = [one for one in used if one in what.passes]
     moments = [_moment(what, one, size) for part in asked for one in what.passes[part]]
