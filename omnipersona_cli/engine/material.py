@@ -40,7 +40,8 @@ class Subject:
     ``photos`` are files and folders; ``name`` may stand in brackets, which it loses. ``kind`` is
     what the concept is to finders and plugins ("dog"), ``class_word`` what it is called; each
     stands in for the other, and a facts file beside the photos for both. ``negatives`` are pictures
-    of other things, ``triplets`` examples of edits. Raises UsageError for a name that cannot be
+    of other things, ``triplets`` examples of edits. ``known`` are the facts that the concept has
+    already, where it is gone on from. Raises UsageError for a name that cannot be
     one, and for an empty fact.
     """
 
@@ -51,6 +52,7 @@ class Subject:
     facts: Sequence[str] = ()
     negatives: Sequence[Image] = ()
     triplets: Sequence[EditTriplet] = ()
+    known: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", check_name(self.name))
@@ -130,7 +132,7 @@ def gather(
     notes = list(album.notes)
     class_word = clean_word(subject.class_word or album.class_word or subject.kind)
     kind = clean_word(subject.kind or album.kind) or class_word
-    facts = _facts((*subject.facts, *album.facts), name)
+    facts = _facts((*subject.known, *subject.facts, *album.facts), name, known=subject.known)
     learned = [photo.image for photo in album.learning]
     others = [
         *subject.negatives,
@@ -224,8 +226,8 @@ def captioned(material: Material, backend: Backend, *, on_step: OnStep | None = 
     )
 
 
-def _facts(texts: Sequence[str], name: str) -> tuple[Fact, ...]:
-    """The facts, each once, in order."""
+def _facts(texts: Sequence[str], name: str, *, known: Sequence[str]) -> tuple[Fact, ...]:
+    """The facts, each once, in order. ``known`` are those that the concept has already."""
     unique = list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
     if len(unique) > FACT_COUNT:
         raise UsageError(
@@ -235,7 +237,14 @@ def _facts(texts: Sequence[str], name: str) -> tuple[Fact, ...]:
     if both := contradiction(unique, name):
         raise UsageError(
             f"two facts of <{name}> contradict each other: {both[0]!r} and {both[1]!r}",
-            hint="keep one of them, in the facts file or as --fact",
+            hint=next(
+                (
+                    f"if the new one is true: op concepts facts {name} rm {number}"
+                    for number, text in enumerate(known, 1)
+                    if text in both
+                ),
+                "keep one of them, in the facts file or as --fact",
+            ),
         )
     return tuple(new_fact(text, name=name) for text in unique)
 

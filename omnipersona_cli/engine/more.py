@@ -82,14 +82,12 @@ def earlier(
 
 
 def with_what_is_known(subject: Subject, pack: Pack) -> Subject:
-    """``subject`` with the facts of the concept before its own, and what it is where that is not
-    said anew."""
-    known = [fact.text for fact in pack.facts]
+    """``subject`` with the facts of the concept, and what it is where that is not said anew."""
     return replace(
         subject,
         class_word=subject.class_word or pack.class_word,
         kind=subject.kind or pack.kind,
-        facts=tuple(dict.fromkeys((*known, *subject.facts))),
+        known=tuple(fact.text for fact in pack.facts),
     )
 
 

@@ -111,13 +111,14 @@ def test_a_new_fact_that_contradicts_one_that_is_known_is_refused_and_both_are_n
 ):
     library.change_facts("bo", lambda facts: (*facts, Fact(text="likes rain")))
     kept = library.path("bo").read_bytes()
-    with pytest.raises(UsageError, match="'likes rain' and 'hates rain'"):
+    with pytest.raises(UsageError, match="'likes rain' and 'hates rain'") as caught:
         learn(
             Subject(photos=[photos], name="bo", facts=["hates rain"]),
             Settings(steps=2),
             more(library),
             backend=sketch,
         )
+    assert caught.value.hint == "if the new one is true: op concepts facts bo rm 3"
     assert library.path("bo").read_bytes() == kept
 
 
