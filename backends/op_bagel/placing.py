@@ -32,7 +32,7 @@ def placing(opening: Opening, device: str, dtype: torch.dtype) -> Callable[[str,
         if opening.offload and name.startswith(LAYERS):
             return at_home(value.to(dtype), device)
         if opening.quantize and name.startswith(LAYERS) and "_proj" in name and GEN not in name:
-            return value.to(dtype)  # to be quantised from where it is
+            return value  # to be quantised from where it is, and never copied whole
         return value.to(device=device, dtype=dtype)
 
     return place

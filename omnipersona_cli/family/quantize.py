@@ -71,7 +71,8 @@ def quantize(
     module: nn.Module, names: Iterable[str], kind: Quantize, *, device: str, dtype: torch.dtype
 ) -> Quantized:
     """Put the linear layers ``names`` of ``module``, whose weights are in the computer's memory or
-    mapped from a file, on ``device`` in ``kind``, one after the other."""
+    mapped from a file in whatever dtype that has, on ``device`` in ``kind``, one after the other;
+    what is beside them is in ``dtype``."""
     places, plain = [], []
     for name in names:
         path, _, leaf = name.rpartition(".")
@@ -81,8 +82,8 @@ def quantize(
         setattr(parent, leaf, _quantized(linear, kind, device, dtype))
         places.append((parent, leaf))
         plain.append(linear)
-    if device != "cpu":  # where they are compared, they visit the card one by one
-        offload(plain, lambda value: value.to(device))
+    # where they are compared, they visit the device one by one
+    offload(plain, lambda value: value.to(device=device, dtype=dtype))
     return Quantized(kind=kind, places=tuple(places), plain=tuple(plain))
 
 

@@ -4,8 +4,11 @@ No card is here: the copies are made in the same memory, which shows all but the
 """
 
 import weakref
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import tiny_lance
 import torch
 from torch import Tensor
 
@@ -17,6 +20,9 @@ from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
 from op_bagel.backend import BagelBackend
+from op_bagel.model import Bagel
+from op_lance import loading
+from op_lance.backend import LanceBackend
 from op_nano.backend import NanoBackend, open_backend
 
 
@@ -46,7 +52,23 @@ def fresh() -> NanoBackend:
     return opened
 
 
-def results(backend: BagelBackend) -> list[Tensor]:
+def lance(folder: Path) -> LanceBackend:
+    if not folder.exists():
+        tiny_lance.write_tiny(folder)
+    return loading.open_backend(Opening(model=str(folder), device="cpu"))
+
+
+OPENED: dict[str, Callable[[Path], NanoBackend | LanceBackend]] = {
+    "nano": lambda _: fresh(),
+    "lance": lance,
+}
+
+
+def mixture(backend: BagelBackend | LanceBackend) -> Bagel:
+    return backend.bagel if isinstance(backend, BagelBackend) else backend.mixture
+
+
+def results(backend: BagelBackend | LanceBackend) -> list[Tensor]:
     """Scores, pixels and gradients."""
     photo = drawing("red", 1)
     start = backend.new_tokens("bo", understand=3, generate=3, photos=[photo], seed=0)
@@ -65,22 +87,28 @@ def results(backend: BagelBackend) -> list[Tensor]:
     return found + [it.grad for it in named_tensors(tokens).values() if it.grad is not None]
 
 
+@pytest.mark.parametrize("name", OPENED)
 @pytest.mark.parametrize("frugal", [False, True])
-def test_results_are_the_same_to_the_bit_and_copies_are_few(frugal: bool) -> None:
+def test_results_are_the_same_to_the_bit_and_copies_are_few(
+    frugal: bool, name: str, tmp_path: Path
+) -> None:
     """Few where layers are computed again; else a graph holds those of all layers."""
-    plain = results(fresh())
-    backend, copies = fresh(), Copies()
-    layers = backend.bagel.language_model.model.layers
+    plain = results(OPENED[name](tmp_path / "tiny"))
+    backend, copies = OPENED[name](tmp_path / "tiny"), Copies()
+    model = mixture(backend)
+    layers = model.language_model.model.layers
     offload(layers, copies)
     if frugal:
         recompute(layers)
-    own = {name: id(value) for name, value in backend.bagel.named_parameters()}
+    if isinstance(backend, LanceBackend):
+        backend.need_expert()
+    own = {name: id(value) for name, value in model.named_parameters()}
     moved = results(backend)
     assert len(plain) == len(moved)
     assert all(torch.equal(one, other) for one, other in zip(plain, moved, strict=True))
     largest = max(sum(value.nbytes for value in layer.parameters()) for layer in layers)
     assert copies.moved and (copies.most <= largest) == frugal
-    assert {name: id(value) for name, value in backend.bagel.named_parameters()} == own
+    assert {name: id(value) for name, value in model.named_parameters()} == own
 
 
 def test_what_is_not_used_never_moves() -> None:

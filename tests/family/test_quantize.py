@@ -1,7 +1,11 @@
 """The understanding expert in 8 and 4 bits: what is quantised, what is refused, what is told."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import pytest
 import tiny_bagel
+import tiny_lance
 import torch
 
 from omnipersona_cli.backend import Lesson, Opening, Quantize
@@ -18,8 +22,17 @@ from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.family import quantize as quantizing
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
+from op_bagel import loading as bagel
 from op_bagel.backend import BagelBackend
-from op_bagel.loading import open_backend
+from op_bagel.model import Bagel
+from op_lance import loading as lance
+from op_lance.backend import LanceBackend
+
+Writer = Callable[[Path], Path]
+FAMILIES: Mapping[str, tuple[Writer, Callable[[Opening], BagelBackend | LanceBackend]]] = {
+    "bagel": (tiny_bagel.write_tiny, bagel.open_backend),
+    "lance": (tiny_lance.write_tiny, lance.open_backend),
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +40,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny_bagel.write_tiny(tmp_path_factory.mktemp("bagel") / "tiny"))
 
 
-def opened(model: str, kind: Quantize = "") -> BagelBackend:
-    return open_backend(Opening(model=model, device="cpu", quantize=kind))
+def opened(model: str, kind: Quantize = "", family: str = "bagel") -> BagelBackend | LanceBackend:
+    return FAMILIES[family][1](Opening(model=model, device="cpu", quantize=kind))
+
+
+def mixture(backend: BagelBackend | LanceBackend) -> Bagel:
+    return backend.bagel if isinstance(backend, BagelBackend) else backend.mixture
 
 
 def lessons() -> list[Lesson]:
@@ -51,7 +68,7 @@ def test_without_the_library_the_command_that_brings_it_is_named(
 
 def test_two_ways_to_the_same_end_are_refused(tiny: str) -> None:
     with pytest.raises(UsageError, match="two ways"):
-        open_backend(Opening(model=tiny, device="cpu", quantize="int8", offload=True))
+        bagel.open_backend(Opening(model=tiny, device="cpu", quantize="int8", offload=True))
 
 
 def test_a_backend_without_an_expert_that_only_understands_refuses() -> None:
@@ -62,23 +79,27 @@ def test_a_backend_without_an_expert_that_only_understands_refuses() -> None:
     assert "op backends show nano" in caught.value.hint
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_only_the_understanding_expert_is_quantised_and_can_be_undone(
-    kind: Quantize, tiny: str
+    kind: Quantize, family: str, tmp_path: Path
 ) -> None:
     pytest.importorskip("bitsandbytes")
-    plain, backend = opened(tiny), opened(tiny, kind)
+    tiny = str(FAMILIES[family][0](tmp_path / "tiny"))
+    plain, backend = opened(tiny, family=family), opened(tiny, kind, family)
     changed = {
         name
-        for name, module in backend.bagel.named_modules()
+        for name, module in mixture(backend).named_modules()
         if type(module).__module__.startswith("bitsandbytes")
     }
-    layers = backend.bagel.config.llm.num_hidden_layers
+    layers = mixture(backend).config.llm.num_hidden_layers
     assert len(changed) == 7 * layers and not [name for name in changed if "moe_gen" in name]
     photos = [drawing("red", 1)]
     start = plain.new_tokens("bo", understand=3, generate=3, photos=photos, seed=0)
     found = quantized_by(backend)
     assert found is not None and format_of(backend) == kind and format_of(plain) == ""
+    kept = [linear.weight for linear in backend.quantized.plain] if backend.quantized else []
+    assert not any(it.untyped_storage().resizable() for it in kept), "mapped, and no copies"
     ready = backend.prepare(lessons())
     (told,) = checked_gradients(
         backend, {"yes": ready[:1], "generate": ready[1:]}, start, force=True
