@@ -232,6 +232,8 @@ def measure(
 
     def plain(batch: Sequence[Lesson], seed: int) -> LossAndGradients:
         since = time.perf_counter()
+        for remembered in (backend._look, backend._reduce):
+            remembered.clear()
         encoded = backend.prepare(batch)
         timings.encoding.append(time.perf_counter() - since)
         return stepped(plain_losses(backend, encoded, tokens, seed=seed), tokens, hyper)

@@ -32,13 +32,13 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.family.deep import wide_rows
+from omnipersona_cli.family.pictures import Encoded
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, norm_limit
 from op_bagel.lineage import (
     Introductions,
-    Looks,
     PreparedLesson,
     Tokenizer,
     answer_losses,
@@ -123,7 +123,7 @@ class BagelBackend:
         self.most = most_positions(bagel.config.llm, self.device, size=bagel.dtype.itemsize)
         self.encoded = 0
         """How many pictures the ViT or the autoencoder has encoded so far."""
-        self._looks = Looks(self._look)
+        self._look, self._reduce = Encoded(self._looked), Encoded(self._reduced)
 
     def faster(self) -> BagelBackend:
         """A solver of second order in fewer steps."""
@@ -141,8 +141,10 @@ class BagelBackend:
         seed: int,
         on_step: OnStep | None = None,
     ) -> ConceptTokens:
-        """Starts from k-means centres of the photos' features in both experts' eyes."""
-        seen = ((self._features(one), self._encode(one)[0]) for one in counted(photos, on_step))
+        """Starts from k-means centres of the photos' features in both experts' eyes, at the size
+        that they are learned from: `prepare` finds them encoded."""
+        sized = (self.fit.lesson(photo) for photo in counted(photos, on_step))
+        seen = ((self._features(photo), self._encode(photo)[0]) for photo in sized)
         return started_tokens(
             name,
             seen,
@@ -430,24 +432,30 @@ class BagelBackend:
     # -- frozen encoders -----------------------------------------------------------------------
 
     def _features(self, image: Image) -> Tensor:
-        """ViT features [n, D] as they enter the language model, remembered for a while."""
-        return self._looks.of(rgb(image))
+        """ViT features [n, D] as they enter the language model."""
+        return self._look(self.fit.vit(rgb(image)))
 
-    def _look(self, picture: Image) -> Tensor:
-        self.encoded += 1
-        patches, grid = patchify(to_tensor(self.fit.vit(picture)), self.bagel.config.vit.patch_size)
-        # not an inference tensor: a lesson may need it for a gradient later
-        with torch.inference_mode(False), torch.no_grad():
-            return self.bagel.see([patches], [grid])[0]
-
-    @torch.no_grad()
     def _encode(self, image: Image) -> tuple[Tensor, Grid]:
         """Latent tokens [n, latent width]; the encoder's mean, so that seeds decide alone."""
+        latents = self._reduce(self.fit.vae(rgb(image)))
+        return patchify(latents, self.bagel.config.latent_patch_size)
+
+    # not inference tensors: a lesson may need them for a gradient later
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _looked(self, picture: Image) -> Tensor:
+        self.encoded += 1
+        patches, grid = patchify(to_tensor(picture), self.bagel.config.vit.patch_size)
+        return self.bagel.see([patches], [grid])[0]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _reduced(self, picture: Image) -> Tensor:
         self._need_rest()
         self.encoded += 1
-        pixels = to_tensor(self.fit.vae(rgb(image)))[None].to(self.bagel.device)
-        tokens, grid = patchify(self.vae.encode(pixels)[0], self.bagel.config.latent_patch_size)
-        return tokens, grid
+        found: Tensor = self.vae.encode(to_tensor(picture)[None].to(self.bagel.device))[0]
+        return found
 
     @torch.no_grad()
     def _decode(self, tokens: Tensor, grid: Grid) -> Image:

@@ -34,3 +34,7 @@ class Encoded:
         while len(self._kept) > 1 and sum(one.nbytes for one in self._kept.values()) > self.most:
             self._kept.popitem(last=False)
         return found
+
+    def clear(self) -> None:
+        """Forget all pictures."""
+        self._kept.clear()

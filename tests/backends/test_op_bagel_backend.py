@@ -19,10 +19,11 @@ from omnipersona_cli.language.mentions import to_turn
 from op_bagel import painting
 from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import SpecialTokens
-from op_bagel.lineage import REMEMBERED, fresh_tokens
+from op_bagel.lineage import fresh_tokens
 from op_bagel.model import Bagel, Cache, initialise
 from op_bagel.packing import Latent, Noise, Text, Vit
 from op_bagel.painting import keep_unchanged
+from op_bagel.pictures import rgb
 from op_bagel.sampling import Guidance, sample_latents
 from op_bagel.vae import AutoEncoder, VAEConfig
 
@@ -177,6 +178,30 @@ def test_each_picture_is_encoded_once(tiny: BagelBackend) -> None:
     assert tiny.encoded - before == 3  # one look, two latents
 
 
+def test_photos_that_tokens_started_from_are_not_encoded_again_to_be_learned(
+    tiny: BagelBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lesson(photo: Image) -> Image:
+        return photo.resize((16, 16))
+
+    monkeypatch.setattr(tiny, "fit", Fit(vae=rgb, vit=rgb, lesson=lesson))
+    photos = [picture(seed) for seed in range(60, 66)]
+    before = tiny.encoded
+    tiny.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
+    assert tiny.encoded - before == 2 * len(photos)
+    turn, add = to_turn("is <bo> here?"), to_turn("add <bo>")
+    lessons = [
+        lesson
+        for photo in photos
+        for lesson in (
+            Lesson(task="understand", kind="recognise", request=turn, image=photo, answer="yes"),
+            Lesson(task="edit", kind="edit", request=add, image=photos[0], target=photo),
+        )
+    ]
+    tiny.prepare(lessons)
+    assert tiny.encoded - before == 2 * len(photos)
+
+
 def test_shares_of_painting_lessons_are_learned_from_without_part_of_their_context(
     tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +219,7 @@ def test_shares_of_painting_lessons_are_learned_from_without_part_of_their_conte
 
 
 def test_a_few_looks_are_remembered_and_can_still_be_learned_from(
-    tiny: BagelBackend, tokens: ConceptTokens
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     question = Prompt(turns=(to_turn("is it?"),))
     before = tiny.encoded
@@ -203,10 +228,11 @@ def test_a_few_looks_are_remembered_and_can_still_be_learned_from(
     assert looked - before <= 1
     assert moved(tiny, tokens, "understand") == {"id", "und"}
     assert tiny.encoded == looked
-    for seed in range(30, 30 + REMEMBERED):
+    monkeypatch.setattr(tiny._look, "most", 4 * tiny._features(picture(1)).nbytes)
+    for seed in range(30, 34):
         tiny.score(question, ("yes",), image=picture(seed))
     tiny.score(question, ("yes",), image=picture(1))
-    assert tiny.encoded - looked == REMEMBERED + 1
+    assert tiny.encoded - looked == 4 + 1
 
 
 def test_tokens_start_from_what_the_experts_see(tiny: BagelBackend, tokens: ConceptTokens) -> None:

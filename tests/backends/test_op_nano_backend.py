@@ -192,8 +192,8 @@ def test_any_number_of_tokens_starts_from_the_concept_encoder(
         assert len(some.unique(dim=0)) == len(some)
 
 
-def test_preparing_sees_each_picture_once_and_learning_sees_none(nano: NanoBackend) -> None:
-    photos, others = cartoons(3, 2), cartoons(4, 1)
+def test_a_run_encodes_each_picture_once_and_learning_none(nano: NanoBackend) -> None:
+    photos, others = cartoons(9031, 2), cartoons(9041, 1)
     turn, add = to_turn("is <bo> here?"), to_turn("add <bo>.")
     lessons = [
         Lesson(task="understand", kind="recognise", request=turn, image=photo, answer="yes")
@@ -203,10 +203,11 @@ def test_preparing_sees_each_picture_once_and_learning_sees_none(nano: NanoBacke
         Lesson(task="edit", kind="edit", request=add, image=others[0], target=photo)
         for photo in photos
     ]
-    tokens = nano.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
     before = nano.encoded
+    tokens = nano.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
+    assert nano.encoded - before == 2 + 2  # rows of the tower, and latents
     batch = nano.prepare(lessons)
-    assert nano.encoded - before == 3 + 3  # three pictures are looked at, three become latents
+    assert nano.encoded - before == 2 + 2 + 3 + 1  # all three are seen, one more becomes latents
     prepared = nano.encoded
     torch.autograd.backward(list(nano.loss(batch, tokens, seed=0).values()))
     assert nano.encoded == prepared
