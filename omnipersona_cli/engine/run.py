@@ -16,11 +16,12 @@ from omnipersona_cli.engine.checkpoint import (
     run_folder,
     write_checkpoint,
 )
+from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.keep import Before, Keeping, check_resumed
 from omnipersona_cli.engine.material import Material, captioned
 from omnipersona_cli.engine.more import begun
 from omnipersona_cli.engine.optimise import CHECKS, Optimised, optimise
-from omnipersona_cli.engine.pace import measured, told, whole
+from omnipersona_cli.engine.pace import SHORT, examining, measured, painting, told, whole
 from omnipersona_cli.engine.precision import checked_gradients, format_of
 from omnipersona_cli.engine.prepared import CHECKED, prepare
 from omnipersona_cli.engine.previews import Previews
@@ -52,7 +53,7 @@ def run(
 ) -> Course:
     """All steps of learning, or those that are left of a run that was interrupted."""
     if not keeping.resume:
-        tell(on_progress, _pace(backend, start, material, hyper, on_progress))
+        tell(on_progress, _pace(backend, start, material, hyper, keeping, on_progress))
     material = captioned(material, backend, on_step=counting(on_progress, "reading places"))
     folder = run_folder(_key(material, backend, hyper, start, more=keeping.more))
     check_resumed(before, keeping, folder, slot_name(backend))
@@ -102,15 +103,29 @@ def _pace(
     start: ConceptTokens,
     material: Material,
     hyper: Hyperparameters,
+    keeping: Keeping,
     on_progress: OnProgress,
 ) -> Iterator[str]:
     """How long it will take, where that is long. A run that is taken up tells it after a step."""
-    pace = measured(
+    found = measured(
         backend, start, material, hyper, on_step=counting(on_progress, "timing a lesson")
     )
-    if pace is not None:
-        seconds = whole(pace, material, hyper, checks=CHECKS + 1, checked=CHECKED)
-        yield from told(seconds, hyper, pace, backend.info.name)
+    if found is None:
+        return
+    amount = {"checks": CHECKS + 1, "checked": CHECKED}
+    if whole(found, material, hyper, **amount).seconds < SHORT:
+        return  # and so are a few pictures
+    samples = len(PLACES) if keeping.samples is None else keeping.samples
+    timing = counting(on_progress, "timing the report card")
+    timing(0, 2)
+    previewed = keeping.previews is not None or keeping.page is not None
+    sample = painting(backend, start) if samples or previewed else 0.0
+    timing(1, 2)
+    card = examining(backend, start, material, samples=samples, sample=sample)
+    timing(2, 2)
+    preview = sample if previewed else 0.0
+    total = whole(found, material, hyper, **amount, card=card, preview=preview)
+    yield from told(total, hyper, found, backend.info.name)
 
 
 def _interrupted_run(folder: Path, keeping: Keeping, on_progress: OnProgress) -> RunState | None:
