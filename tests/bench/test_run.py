@@ -20,6 +20,7 @@ from omnipersona_cli.bench.page import as_html
 from omnipersona_cli.bench.results import Results
 from omnipersona_cli.bench.run import run
 from omnipersona_cli.bench.unit import Order
+from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine import Opening
 from omnipersona_cli.errors import (
     MissingError,
@@ -129,6 +130,16 @@ def test_two_runs_do_not_write_to_one_folder(order):
     with Results(order.out).held(), pytest.raises(PersonaError, match="another run is writing"):
         run(order)
     assert not (order.out / "run.json").exists()
+
+
+def test_the_instant_row_is_learned_without_a_step(order):
+    run(replace(order, methods=("full", "instant"), tasks=("recognition",)))
+    recipes = {
+        name: Library(order.out / "packs" / f"{name}-0").header("bo").slots["sketch"].about
+        for name in ("full", "instant")
+    }
+    assert recipes["instant"]["recipe"]["instant"] is True and recipes["instant"]["steps"] == 0
+    assert "instant" not in recipes["full"]["recipe"] and recipes["full"]["steps"] == 6
 
 
 def test_without_replay_is_full_where_nothing_was_replayed(order, tmp_path):
