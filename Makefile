@@ -46,8 +46,7 @@ WORKERS ?= 2
 JUDGES ?= toy
 
 bench-toy: $(INSTALLED) ## every method on characters that nano never met; results in bench/
-	test -d bench/toyset || { rm -rf bench/drawing && mkdir -p bench && \
-	  $(BIN)/op bench export-toy bench/drawing --concepts $(CONCEPTS) && mv bench/drawing bench/toyset; }
+	test -d bench/toyset || $(BIN)/op bench export-toy bench/toyset --concepts $(CONCEPTS)
 	$(BIN)/op bench run bench/toyset -b nano --method all $(addprefix --judge ,$(JUDGES)) \
 	  --seeds $(SEEDS) --workers $(WORKERS) -o bench/results > /dev/null
 	$(BIN)/op bench report bench/results --data bench/toyset --html bench/report.html \

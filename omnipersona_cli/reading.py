@@ -21,7 +21,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeAlias
 
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError, nearest, shell_word
 
@@ -34,6 +34,11 @@ DEPTH = 32
 """How deep lists and tables may nest."""
 VALUES = 200_000
 """How many values one document may hold."""
+TENSOR_HEADER = 32 << 20
+"""Bytes that the header of a safetensors file of weights may have; those of released models have a
+few hundred thousand."""
+TENSOR_VALUES = 2_000_000
+"""How many values such a header may hold, about ten for each tensor."""
 DIGITS = 40
 """How many characters a whole number may have; a fraction ten times as many."""
 
@@ -80,15 +85,36 @@ def read_start(path: Path, origin: Origin, *, limit: int, largest: int) -> tuple
 
     A named pipe or a device is refused and never waited for.
     """
+    with _opened(path, origin) as (file, size):
+        if size > largest:
+            origin.refuse(f"is larger than {said_size(largest)}")
+        return file.read(limit), size
+
+
+def read_tensor_header(path: Path, origin: Origin) -> tuple[dict[str, Any], int, int]:
+    """The header of a safetensors file of any size (what each tensor is, and ``__metadata__``), the
+    place of the first byte of tensors, and the file's size. Nothing else is read."""
+    with _opened(path, origin) as (file, size):
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(TENSOR_HEADER, size - 8):
+            origin.refuse("is cut off in its header, or no safetensors file")
+        text = file.read(length)
+    header = parse_json(decode_text(text, origin), origin, most=TENSOR_VALUES)
+    if not isinstance(header, dict):
+        origin.refuse("has no table for a header")
+    return header, 8 + length, size
+
+
+@contextlib.contextmanager
+def _opened(path: Path, origin: Origin) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, open for reading, and its size in bytes."""
     try:
         descriptor = os.open(path, os.O_RDONLY | BINARY | getattr(os, "O_NONBLOCK", 0))
         with open(descriptor, "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 origin.refuse("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a file")
-            if status.st_size > largest:
-                origin.refuse(f"is larger than {said_size(largest)}")
-            return file.read(limit), status.st_size
+            yield file, status.st_size
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"there is no file {path}", hint=where_to_look(path)) from None
     except IsADirectoryError:
@@ -117,9 +143,9 @@ def read_json(path: Path, origin: Origin, *, limit: int = TEXT_LIMIT) -> Plain:
     return parse_json(read_text(path, origin, limit=limit), origin)
 
 
-def parse_json(text: str, origin: Origin) -> Plain:
-    """JSON without duplicate keys, NaN, infinities, endless numbers, deep nesting or halves of
-    surrogate pairs."""
+def parse_json(text: str, origin: Origin, *, most: int = VALUES) -> Plain:
+    """JSON of at most ``most`` values, without duplicate keys, NaN, infinities, endless numbers,
+    deep nesting or halves of surrogate pairs."""
 
     def unique(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
         table = dict(pairs)
@@ -151,7 +177,7 @@ def parse_json(text: str, origin: Origin) -> Plain:
         origin.refuse("is nested too deep")
     except ValueError:
         origin.refuse("is not proper JSON")
-    _check_nesting(value, origin)
+    _check_nesting(value, origin, most)
     if "\\u" in text:  # nothing else makes half a pair
         for part in strings_of(value):
             _check_whole_characters(part, origin)
@@ -269,7 +295,7 @@ def _tree(events: Iterator[Event], origin: Origin) -> Tree:
     return root[0] if root else ""
 
 
-def _check_nesting(value: Plain, origin: Origin) -> None:
+def _check_nesting(value: Plain, origin: Origin, most: int) -> None:
     layer: list[Any] = [value]
     depth = count = 0
     while layer := [
@@ -282,8 +308,8 @@ def _check_nesting(value: Plain, origin: Origin) -> None:
         count += len(layer)
         if depth > DEPTH:
             origin.refuse("is nested too deep")
-        if count > VALUES:
-            origin.refuse(f"holds more than {VALUES} values")
+        if count > most:
+            origin.refuse(f"holds more than {most} values")
 
 
 def _check_whole_characters(text: str, origin: Origin) -> None:

@@ -1,6 +1,7 @@
 """Who may import whom, imports inside functions included, and where heavy packages may be."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,43 @@ def test_the_rule_sees_every_way_of_opening_a_picture() -> None:
     assert picture_openings("def f():\n    from PIL import Image as i\n    i.open(path)") == [3]
     assert picture_openings("import PIL.Image\nPIL.Image.open(path)") == [2]
     assert picture_openings("path.open()") == []
+
+
+def readings(source: str) -> list[int]:
+    """Lines that read JSON or YAML; what was written in the same breath is not read."""
+    tree = ast.parse(source)
+    names = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        called = names.get(called, called)
+        own = bool(node.args) and ast.unparse(node.args[0]).startswith("json.dumps(")
+        if re.fullmatch(r"json\.loads?|yaml\.\w*(load|parse|compose|scan)\w*", called) and not own:
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_json_and_yaml_come_in_through_one_door(path: Path) -> None:
+    """`config` composes the nodes of text that was read there already, for their lines."""
+    own = (ROOT / CORE / "reading.py", ROOT / CORE / "config.py")
+    if path not in own and not path.is_relative_to(ROOT / "pretraining"):
+        assert readings(path.read_text(encoding="utf-8")) == []
+
+
+def test_the_rule_sees_every_way_of_reading() -> None:
+    assert readings("import json\njson.loads(text)") == [2]
+    assert readings("from json import load as read\nread(file)") == [2]
+    assert readings("import yaml\nyaml.safe_load(text)") == [2]
+    assert readings("json.loads(json.dumps(value))") == []
+    assert readings("parse_json(text, origin)") == []
 
 
 def test_a_public_class_name_has_one_meaning() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, OnStep, Opening, counted
 from omnipersona_cli.errors import MissingError
+from omnipersona_cli.family.checkpoint import read_json
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.quantize import refuse_quantize
@@ -164,13 +164,11 @@ def open_backend(opening: Opening) -> Backend:
 @lru_cache(maxsize=2)
 def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoBackend:
     path = folder / "nano.safetensors"
+    again = "leave out --model, or write some: python -m pretraining export"
     if not (path.is_file() and (folder / "nano.json").is_file()):
-        raise MissingError(
-            f"there are no nano weights in {folder}",
-            hint="leave out --model, or write some: python -m pretraining export",
-        )
+        raise MissingError(f"there are no nano weights in {folder}", hint=again)
     try:
-        about = json.loads((folder / "nano.json").read_text())
+        about = read_json(folder / "nano.json", hint=again)
         tensors = {key: value.float() for key, value in load_file(path).items()}
         vae_config = replace(
             VAE, shift_factor=about["shift_factor"], scale_factor=about["scale_factor"]
@@ -180,10 +178,10 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
             bagel, encoder, vae = Bagel(CONFIG), ConceptEncoder(), AutoEncoder(vae_config)
         for module, name in ((bagel, "bagel"), (encoder, "encoder"), (vae, "vae")):
             module.load_state_dict(_part(tensors, name), assign=True)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise MissingError(
             f"the files in {folder} are not weights of this version of nano",
-            hint="leave out --model, or write them again: python -m pretraining export",
+            hint=again,
         ) from error
     for module in (bagel, encoder, vae):
         module.requires_grad_(False).to(device).eval()

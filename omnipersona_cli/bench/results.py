@@ -21,7 +21,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -31,12 +31,27 @@ from PIL.Image import Image
 
 from omnipersona_cli.bench.dataset import BENCH_TASKS
 from omnipersona_cli.bench.methods import METHODS
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
+from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes, read_json
 
 VERSION = 1
 RUN, RESULTS, TIMES, LOCK = "run.json", "results.jsonl", "times.jsonl", "run.lock"
 BEGUN = "begun"
 """The day, in run.json: judges change over time. A run may go on on another."""
+
+_KINDS: dict[str, type] = {
+    "concepts": list,
+    "methods": list,
+    "tasks": list,
+    "seeds": int,
+    "backend": str,
+    "profile": str,
+    "judges": dict,
+}
+"""What is read of run.json, which may be a stranger's."""
+MOST_RESULTS = 256 << 20
+"""Bytes that the lines of one run may have; a thousand concepts have a few of them."""
 
 Record = dict[str, Any]
 
@@ -138,31 +153,31 @@ class Results:
     def setting(self) -> dict[str, Any]:
         """What was run. Raises MissingError, PersonaError."""
         path = self.folder / RUN
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        if not path.exists():
             raise MissingError(
                 f"there are no results in {self.folder}", hint="op bench run DATA -o RESULTS"
-            ) from error
-        except ValueError as error:
-            raise PersonaError(f"{path} is damaged", hint="run it again elsewhere") from error
+            )
+        found = read_json(path, _origin(path))
         if not isinstance(found, dict) or found.get("version") != VERSION:
             raise PersonaError(
                 f"{self.folder} was written by another version of op bench",
                 hint="run it again: op bench run DATA -o RESULTS",
             )
+        odd = [key for key, kind in _KINDS.items() if not isinstance(found.get(key), kind)]
+        if odd:
+            _origin(path).refuse(f"does not say {', '.join(odd)}")
         return found
 
     def records(self) -> Iterable[Record]:
         """Every finished item; a line that was cut off is left out."""
         path = self.folder / RESULTS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = _lines(path)
         for number, line in enumerate(lines):
             try:
-                record = json.loads(line)
+                record = _read(line, path)
                 order_of(record)
                 _check_scores(record)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (PersonaError, ValueError, KeyError, TypeError, AttributeError) as error:
                 if number == len(lines) - 1:
                     return
                 raise PersonaError(
@@ -181,13 +196,12 @@ class Results:
     def times(self) -> list[Record]:
         """What `note_time` kept."""
         path = self.folder / TIMES
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except ValueError:  # cut off by a kill: a time that nobody will miss
-                continue
+        found: list[Record] = []
+        for line in _lines(path):
+            with suppress(PersonaError):  # cut off by a kill: a time that nobody will miss
+                record = _read(line, path)
+                if isinstance(record, dict):
+                    found.append(record)
         return found
 
     def write_sorted(self, records: Iterable[Record]) -> None:
@@ -203,14 +217,9 @@ class Results:
         path = self.folder / name
         if path.exists():
             return name
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
+        with _room_to_write(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(buffer.getvalue())
-            part.replace(path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise _not_written(path, error) from error
+            write_file(path, buffer.getvalue(), overwrite=True)
         return name
 
 
@@ -228,33 +237,44 @@ def _line(record: Record) -> str:
     return json.dumps(record, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def _lines(path: Path) -> list[bytes]:
+    """Undecoded: a kill can cut the last one within a character."""
+    data = read_bytes(path, _origin(path), limit=MOST_RESULTS) if path.exists() else b""
+    return [line for line in data.split(b"\n") if line.strip()]
+
+
+def _read(line: bytes, path: Path) -> Any:
+    return parse_json(decode_text(line, _origin(path)), _origin(path))
+
+
+def _origin(path: Path) -> Origin:
+    return Origin(name=str(path), error=PersonaError, hint="run it again elsewhere")
+
+
 def _append(path: Path, record: Record) -> None:
-    try:
-        with path.open("ab") as file:
-            start = file.tell()
-            try:
-                file.write(_line(record).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.truncate(path, start)  # a half line would be in the way of the next one
-                raise
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with _room_to_write(path), path.open("ab") as file:
+        start = file.tell()
+        try:
+            file.write(_line(record).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, start)  # a half line would be in the way of the next one
+            raise
 
 
 def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
+    with _room_to_write(path):
+        write_file(path, text.encode(), overwrite=True)
+
+
+@contextmanager
+def _room_to_write(path: Path) -> Iterator[None]:
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise _not_written(path, error) from error
-
-
-def _not_written(path: Path, error: OSError) -> ResourceError:
-    return ResourceError(
-        f"{path} cannot be written: {error.strerror}",
-        hint="free some space and run the same command again: finished items are kept",
-    )
+        yield
+    except (OSError, ResourceError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ResourceError(
+            f"{path} cannot be written: {reason}",
+            hint="free some space and run the same command again: finished items are kept",
+        ) from error

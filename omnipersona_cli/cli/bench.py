@@ -9,6 +9,7 @@ import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 
 
@@ -211,15 +212,10 @@ def report(results: tuple[Path, ...], page: Path | None, data: Path | None, as_j
 
 def _write_page(page: Path, text: str) -> None:
     """The page, whole or not at all."""
-    part = page.with_name(page.name + ".part")
     try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(page)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ResourceError(
-            f"{page} cannot be written: {error.strerror}", hint="name another file with --html"
-        ) from error
+        write_file(page, text.encode(), overwrite=True)
+    except ResourceError as error:
+        raise ResourceError(str(error), hint="name another file with --html") from error
 
 
 def _split(words: str | None) -> tuple[str, ...]:

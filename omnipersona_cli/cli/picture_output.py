@@ -73,9 +73,9 @@ class PictureOutput:
                     hint=f"-o {shell_word(Path(target).with_suffix('.png'))}, or a folder: "
                     f"-o {shell_word(target + '/')}",
                 )
-            sweep_temporaries(Path(target).parent, Path(target).name)
-            check_folder(Path(target).parent)
             paths = [_in_a_row(Path(target), number) for number in range(1, count + 1)]
+            sweep_temporaries(Path(target).parent, {path.name for path in paths}.__contains__)
+            check_folder(Path(target).parent)
             check_name(paths[-1])
             there = next((path for path in paths if os.path.lexists(path)), None)
             if there is not None and there.is_dir():
@@ -83,6 +83,7 @@ class PictureOutput:
             if there is not None and not self.force:
                 raise TakenError(f"{there} is already there", hint="add --force to replace it")
         else:
+            sweep_temporaries(Path(target or ""), _is_numbered)
             check_folder(Path(target or ""))
 
     def put(self, picture: Picture) -> None:
@@ -179,6 +180,11 @@ def _in_a_row(path: Path, number: int) -> Path:
 def slug(words: str) -> str:
     """A short file name from a prompt: "<bo> at the beach!" -> "bo-at-the-beach"."""
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:40].rstrip("-") or "picture"
+
+
+def _is_numbered(name: str) -> bool:
+    """True for what `_numbered` makes of any prompt."""
+    return re.fullmatch(r"[a-z0-9-]+-\d{3,}\.png", name) is not None
 
 
 def _numbered(stem: str, number: int) -> str:

@@ -26,6 +26,7 @@ from omnipersona_cli.cli.picture_output import Made
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import OnProgress, Progress
 from omnipersona_cli.language.mentions import NAME_PATTERN
+from omnipersona_cli.reading import Origin, decode_text, parse_json
 
 VARIABLE, TOKEN = "OMNIPERSONA_SERVER", "OMNIPERSONA_TOKEN"
 EXAMPLE = "http://127.0.0.1:8765"
@@ -262,13 +263,12 @@ def _asked(
 
 
 def _json(server: Server, data: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise _no_server(server)
-    return value
+    with suppress(PersonaError):
+        origin = Origin(name="the answer")
+        value = parse_json(decode_text(data, origin), origin)
+        if isinstance(value, dict):
+            return value
+    raise _no_server(server)
 
 
 def _refused(server: Server, status: int, body: Mapping[str, Any]) -> PersonaError:

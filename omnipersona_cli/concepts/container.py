@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -178,7 +178,7 @@ def write_file(path: Path, data: bytes, *, overwrite: bool = False) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(6).hex()}.tmp")
     try:
-        sweep_temporaries(path.parent, path.name)
+        sweep_temporaries(path.parent, path.name.__eq__)
         if not overwrite and is_taken(path):
             raise _taken(path)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
@@ -223,20 +223,21 @@ def is_taken(path: Path) -> bool:
     return True
 
 
-def temporaries(folder: Path, name: str = "") -> Iterator[Path]:
-    """What is half-written in ``folder``, of the file ``name`` or of any. May raise OSError."""
-    shape = rf"\.{re.escape(name) if name else r'.+'}\.[0-9a-f]{{12}}\.tmp"
+def temporaries(folder: Path, of: Callable[[str], bool] | None = None) -> Iterator[Path]:
+    """What is half-written in ``folder``, of files whose names ``of`` says yes to, or of any. May
+    raise OSError."""
     with os.scandir(folder) as found:
-        names = [entry.name for entry in found if re.fullmatch(shape, entry.name)]
+        shapes = ((entry.name, re.fullmatch(_TEMPORARY, entry.name)) for entry in found)
+        names = [name for name, shape in shapes if shape and (of is None or of(shape[1]))]
     yield from (folder / each for each in sorted(names))
 
 
-def sweep_temporaries(folder: Path, name: str = "") -> list[Path]:
+def sweep_temporaries(folder: Path, of: Callable[[str], bool]) -> list[Path]:
     """Remove those `temporaries` whose writer is gone, and tell which; nothing where the system
     cannot say who writes."""
     gone = []
     with suppress(OSError):
-        for path in temporaries(folder, name):
+        for path in temporaries(folder, of):
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
             with suppress(OSError), open(os.open(path, flags), "rb") as file:
                 if _claim(file.fileno()):
@@ -267,6 +268,9 @@ def cannot_write(path: Path, error: OSError) -> ResourceError:
     return ResourceError(
         f"cannot write {path}: {reason}", hint="choose another place: -o FILE, or OMNIPERSONA_HOME"
     )
+
+
+_TEMPORARY = r"\.(.+)\.[0-9a-f]{12}\.tmp"
 
 
 def _check_size(size: int) -> None:

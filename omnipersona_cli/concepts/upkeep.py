@@ -19,7 +19,7 @@ from omnipersona_cli.concepts.bases import forget_bases
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, nearest
 from omnipersona_cli.language.mentions import check_name, names_in
-from omnipersona_cli.reading import Origin, parse_json, read_start
+from omnipersona_cli.reading import Origin, parse_json, read_tensor_header
 
 KEPT_DAYS = 14
 """Days for which undo copies and abandoned runs are kept where the caller gives no number."""
@@ -175,11 +175,9 @@ def _concept_in(path: Path) -> str:
             return pack.read_header(path).name
         return ""
     origin = Origin(name="it", error=PackError)
-    with suppress(PersonaError, ValueError):
-        start, _ = read_start(path, origin, limit=8 + container.HEADER_LIMIT, largest=1 << 40)
-        length = int.from_bytes(start[:8], "little")
-        header = parse_json(start[8 : 8 + length].decode("utf-8"), origin)
-        metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    with suppress(PersonaError):
+        header, _, _ = read_tensor_header(path, origin)
+        metadata = header.get("__metadata__")
         text = metadata.get("run") if isinstance(metadata, dict) else None
         run = parse_json(text, origin) if isinstance(text, str) else None
         concept = run.get("concept") if isinstance(run, dict) else None

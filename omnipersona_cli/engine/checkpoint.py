@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -28,7 +29,8 @@ from torch import Tensor
 from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.config import cache_folder
 from omnipersona_cli.engine.heldout import Check
-from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.errors import PersonaError, ResourceError
+from omnipersona_cli.reading import Origin, parse_json
 
 FORMAT = "2"
 KEPT = 2
@@ -163,7 +165,7 @@ def _read(path: Path) -> RunState | None:
     groups: dict[str, dict[str, Tensor]] = {"tokens": {}, "best": {}, "moments": {}}
     try:
         with safe_open(path, framework="pt") as file:
-            plain = json.loads(file.metadata()["run"])
+            plain: Any = parse_json(file.metadata()["run"], Origin(name=path.name))
             random = file.get_tensor("random")
             for key in file.keys():
                 group, _, name = key.partition("/")
@@ -178,7 +180,7 @@ def _read(path: Path) -> RunState | None:
             losses=dict(plain["losses"]),
             **groups,
         )
-    except (SafetensorError, KeyError, TypeError, ValueError):
+    except (SafetensorError, PersonaError, KeyError, TypeError, ValueError):
         return None
 
 

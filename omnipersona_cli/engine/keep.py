@@ -32,7 +32,7 @@ from omnipersona_cli.engine.checkpoint import LEARNED
 from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Optimised
-from omnipersona_cli.engine.page import check_page
+from omnipersona_cli.engine.page import check_page, wrote_page
 from omnipersona_cli.engine.precision import format_of
 from omnipersona_cli.engine.provenance import name_of_model
 from omnipersona_cli.engine.report import Report
@@ -109,7 +109,7 @@ def check_places(keeping: Keeping) -> None:
         with keeping.chosen_library.changing():  # some file systems know no locks
             pass
     if keeping.page is not None:
-        check_page(keeping.page, force=keeping.force)
+        check_page(keeping.page, force=keeping.force or keeping.resume)
         _check_place(keeping.page.parent, hint="choose another place: --report FILE")
     if keeping.previews is not None:
         _check_place(keeping.previews, hint="choose another --previews")
@@ -142,7 +142,7 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     name = material.name
     begun = keeping.resume and any(run.concept == name for run in runs())
     place = keeping.out or keeping.chosen_library.folder / f"{name}{SUFFIX}"
-    sweep_temporaries(place.parent, place.name)
+    sweep_temporaries(place.parent, place.name.__eq__)
     refusal = _out_taken(keeping)
     if refusal is not None and not begun:
         raise refusal
@@ -171,7 +171,10 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
 
 
 def check_resumed(before: Before, keeping: Keeping, folder: Path, slot: str) -> None:
-    """Raises what `pack_before` held back, unless the run in ``folder`` wrote what is there."""
+    """Raises what `check_places` and `pack_before` held back, unless the run in ``folder`` wrote
+    what is there."""
+    if keeping.page is not None:
+        check_page(keeping.page, force=keeping.force or wrote_page(folder, keeping.page))
     if before.refusal is None:
         return
     try:

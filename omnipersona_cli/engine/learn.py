@@ -193,7 +193,6 @@ def learn(
         pack, keeping, backend, optimised.tokens, before=before, folder=found.folder
     )
     tell(on_progress, changes)
-    forget_run(found.folder)
     learned = Learned(
         pack=pack,
         path=path,
@@ -204,7 +203,8 @@ def learn(
         resumed_from=found.resumed_from,
         notes=(*notes, *found.notes, *changes),
     )
-    previews.write_page(learned, material, examined)
+    previews.write_page(learned, material, examined, found.folder)
+    forget_run(found.folder)
     return learned
 
 

@@ -7,8 +7,11 @@ thing made by learning that shows the photos, because a person asked for it.
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import file_digest, sha256
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -28,6 +31,7 @@ from omnipersona_cli.errors import PersonaError, ResourceError, shell_word
 SHOWN_SIDE = 192
 """Photos are shown at most this large, in pixels."""
 
+_DIGEST = "page.sha256"
 _CURVE = (640, 200)
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}"
@@ -65,20 +69,33 @@ def check_page(path: Path, *, force: bool) -> None:
         raise PersonaError(
             f"{path} is a folder", hint=f"--report {shell_word(path / 'report.html')}"
         )
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise PersonaError(f"{path} is already there", hint="name another page, or add --force")
 
 
-def write_page(story: Story, path: Path) -> None:
-    """Write the page, whole or not at all. Raises ResourceError where it cannot be written."""
+def write_page(story: Story, path: Path, run: Path) -> None:
+    """Write the page, whole or not at all; its digest is put into the folder of the ``run`` first.
+    Raises ResourceError where it cannot be written."""
     name = story.learned.pack.name
+    page = as_page(story).encode("utf-8", "backslashreplace")
     try:
-        write_file(path, as_page(story).encode("utf-8", "backslashreplace"), overwrite=True)
+        with suppress(ResourceError):  # which may be on another disk
+            write_file(run / _DIGEST, sha256(page).hexdigest().encode(), overwrite=True)
+        write_file(path, page, overwrite=True)
     except ResourceError as error:
         raise ResourceError(
             f"{error}; <{name}> itself is kept",
-            hint=f"op concepts show {name} has the figures",
+            hint="the same command with --resume writes the page",
         ) from error
+
+
+def wrote_page(run: Path, path: Path) -> bool:
+    """True where the run in this folder, which was cut before it was done, wrote that page."""
+    try:
+        with path.open("rb") as file:
+            return (run / _DIGEST).read_bytes() == file_digest(file, "sha256").hexdigest().encode()
+    except OSError:
+        return False
 
 
 def as_page(story: Story) -> str:

@@ -48,9 +48,11 @@ class Previews:
             self.losses.append((event.step, event.metrics["loss"]))
         self.tell(event)
 
-    def write_page(self, learned: Learned, material: Material, examined: Examined) -> None:
+    def write_page(
+        self, learned: Learned, material: Material, examined: Examined, run: Path
+    ) -> None:
         """The page of ``keeping``, with what was painted and the losses; nothing where it has
-        none."""
+        none. ``run`` is the folder of the run."""
         if self.keeping.page is None:
             return
         story = Story(
@@ -60,7 +62,7 @@ class Previews:
             previews=tuple(self.kept),
             losses=tuple(self.losses),
         )
-        write_page(story, self.keeping.page)
+        write_page(story, self.keeping.page, run)
 
     def _paint(self, tokens: ConceptTokens, check: Check, on_step: OnStep) -> None:
         turn = to_turn(PROMPT.format(name=tokens.name))

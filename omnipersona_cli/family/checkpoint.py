@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from omnipersona_cli import reading
 from omnipersona_cli.backend import OnStep, counted
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
-from omnipersona_cli.family.tensors import HEADER_LIMIT, mapped, stored_tensors
-from omnipersona_cli.reading import Origin
+from omnipersona_cli.family.tensors import mapped, stored_tensors
+from omnipersona_cli.reading import TENSOR_HEADER, Origin
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
@@ -307,7 +307,7 @@ def _sample(path: Path, pieces: int = 16, piece: int = 65_536) -> bytes:
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")  # of something else, this is any number
-        header = file.read(length if length <= min(HEADER_LIMIT, size) else 0)
+        header = file.read(length if length <= min(TENSOR_HEADER, size) else 0)
         parts = [start, header, str(size).encode()]
         for number in range(pieces):
             file.seek(size * number // pieces)

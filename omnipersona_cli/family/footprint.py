@@ -7,7 +7,6 @@ counted, and how far it is from what a process was seen to take, is in docs/card
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from omnipersona_cli.backend import Quantize, Task
+from omnipersona_cli.errors import PersonaError
+from omnipersona_cli.reading import Origin, read_tensor_header
 
 GIB = 2**30
 
@@ -346,13 +347,11 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         try:
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(min(length, path.stat().st_size)))
+            header, _, _ = read_tensor_header(path, Origin(name=str(path)))
             for name, entry in header.items():
                 if name != "__metadata__":
                     found[name] = tuple(entry["shape"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (PersonaError, KeyError, TypeError):
             return {}
     return found
 

@@ -8,10 +8,8 @@ them would have to stay there. A read-only mapping has no such limit. The format
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
-import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 
 from omnipersona_cli.errors import MissingError
+from omnipersona_cli.reading import Origin, read_tensor_header
 
 DTYPES = {
     "F64": torch.float64,
@@ -38,8 +37,6 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-HEADER_LIMIT = 100_000_000
-"""Bytes that a header may have, as in the library."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,21 +58,17 @@ def stored_tensors(path: Path, *, hint: str) -> dict[str, StoredTensor]:
 
     Raises MissingError, with ``hint``, for a file that is cut off, broken, or something else.
     """
+    header, begin, size = read_tensor_header(
+        path, Origin(name=str(path), error=MissingError, hint=hint)
+    )
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(HEADER_LIMIT, size - 8):
-                raise ValueError("cut off in its header")
-            header = json.loads(file.read(length))
-        begin = 8 + length
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        ends = {str(name): begin + entry["data_offsets"][1] for name, entry in tensors.items()}
+        ends = {name: begin + entry["data_offsets"][1] for name, entry in tensors.items()}
         lost = sorted((end, name) for name, end in ends.items() if end > size)
         if lost:
             raise ValueError(f"cut off at the tensor {lost[0][1]}")
-        return {str(name): _stored(entry, begin, size) for name, entry in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        return {name: _stored(entry, begin, size) for name, entry in tensors.items()}
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise MissingError(f"{path} is broken or cut off: {error}", hint=hint) from error
 
 

@@ -36,6 +36,7 @@ from PIL.Image import Image
 
 from omnipersona_cli.errors import MissingError, PersonaError, UsageError
 from omnipersona_cli.hookspecs import JudgeItem, JudgeKind, Judgement
+from omnipersona_cli.reading import Origin, decode_text, parse_json
 from op_judge.questions import RULES, JudgeQuestion, question_of, read_reply, rules_digest
 
 URL, MODEL, KEY, TIMEOUT, PLAIN = (
@@ -288,9 +289,11 @@ def _check_status(endpoint: Endpoint, status: int) -> None:
 
 def _text_of(received: bytes) -> str:
     """The text of the first choice."""
+    origin = Origin(name="the reply")
     try:
-        text = json.loads(received)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        reply: Any = parse_json(decode_text(received, origin), origin)
+        text = reply["choices"][0]["message"]["content"]
+    except (PersonaError, LookupError, TypeError) as error:
         raise _NoScoreError("the reply is not a chat completion") from error
     if not isinstance(text, str):
         raise _NoScoreError("the reply holds no text")

@@ -26,9 +26,12 @@ from starlette.types import ASGIApp
 
 from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend
-from omnipersona_cli.errors import MissingError, PersonaError, UsageError
+from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, UsageError
 from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.reading import Origin, read_bytes
 from op_serve import concepts, fields, work
+from op_serve.guard import MOST_BYTES
 from op_serve.pictures import encoded, from_base64, in_the_dialect, opened, opened_mask
 from op_serve.served import Served, nearest_size
 from op_serve.waiting import result_of
@@ -315,9 +318,14 @@ def _bytes_of(sent: str, roots: Sequence[Path] | None) -> bytes:
     if roots is None or sent.startswith("data:"):
         return from_base64(sent)
     path = below(sent, roots)
-    if not path.is_file():
+    if not path.exists():
         raise MissingError(f"there is no picture {sent}", hint="name a file that is there")
-    return path.read_bytes()
+    return _content(path)
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file, which may be as large as a request."""
+    return read_bytes(path, Origin(name=f"the file {path}", error=PhotoError), limit=MOST_BYTES)
 
 
 def _photos_of(sent: str, roots: Sequence[Path] | None) -> list[bytes]:
@@ -329,7 +337,7 @@ def _photos_of(sent: str, roots: Sequence[Path] | None) -> list[bytes]:
     files = sorted(file for file in path.iterdir() if file.is_file())
     kept = [file for file in files if not file.name.startswith(".")]
     return [
-        below(str(file), roots).read_bytes()  # a link may lead out of the folder
+        _content(below(str(file), roots))  # a link may lead out of the folder
         for file in kept[:MOST_PHOTOS]
         if file.suffix.lower() not in (".txt", ".yaml", ".yml", ".json")
     ]
@@ -343,5 +351,5 @@ def _link(served: Served, data: bytes, roots: Sequence[Path] | None) -> Any:
     from secrets import token_hex
 
     path = roots[0] / f"op-{token_hex(4)}.png"
-    path.write_bytes(data)
+    write_file(path, data)
     return ResourceLink(name=path.name, uri=path.as_uri(), mime_type="image/png")

@@ -6,13 +6,14 @@ dialect expect.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omnipersona_cli.backend import Box
+from omnipersona_cli.errors import UsageError
+from omnipersona_cli.reading import Origin, Plain, parse_json
 from op_serve.refusals import FieldError
 
 Fields = Mapping[str, Any]
@@ -137,13 +138,18 @@ def mapping(fields: Fields, name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise FieldError(f"{name} is not JSON", field=name) from error
+        value = json_text(value, name)
     if not isinstance(value, Mapping):
         raise FieldError(f"{name} is not an object", field=name)
     return value
+
+
+def json_text(text: str, name: str, *, hint: str = "") -> Plain:
+    """What is written as JSON, in the field ``name`` or in the whole body ("")."""
+    try:
+        return parse_json(text, Origin(name=name or "the body"))
+    except UsageError as error:
+        raise FieldError(str(error), hint=hint, field=name) from error
 
 
 def _first(fields: Fields, known: Sequence[str]) -> tuple[str, Any]:

@@ -14,14 +14,17 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnipersona_cli.backend import Backend
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name
+from omnipersona_cli.reading import Origin, read_json
 from op_serve import work
 from op_serve.pictures import check_pixels, png_of, to_base64
 from op_serve.refusals import trail_of
@@ -312,7 +315,7 @@ def _left_behind(folder: Path) -> list[Job]:
         if not _ID.fullmatch(path.name):
             continue
         try:
-            record = json.loads((path / "job.json").read_text(encoding="utf-8"))
+            record: Any = read_json(path / "job.json", Origin(name="job.json"))
             teaching = Teaching(
                 photos=path / "photos",
                 name=check_name(record["name"]),
@@ -354,12 +357,8 @@ def _write(job: Job) -> None:
         "grade": job.grade,
         "error": job.error,
     }
-    part = job.folder / ".job.json.part"
-    try:
-        part.write_text(json.dumps(record), encoding="utf-8")
-        part.replace(job.folder / "job.json")
-    except OSError:  # learning goes on; only a later server will not know of it
-        part.unlink(missing_ok=True)
+    with suppress(ResourceError):  # learning goes on; only a later server will not know of it
+        write_file(job.folder / "job.json", json.dumps(record).encode(), overwrite=True)
 
 
 def _suffix(data: bytes) -> str:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from omnipersona_cli.backend import BackendInfo
+from op_serve.fields import json_text
 from op_serve.pictures import KeptPictures
 from op_serve.refusals import FieldError, ModelError
 from op_serve.work import Shown
@@ -66,9 +67,10 @@ def served_by(request: Request) -> Served:
 async def json_of(request: Request) -> dict[str, Any]:
     """The body as an object. Raises FieldError."""
     try:
-        body = json.loads(await request.body())
-    except (ValueError, RecursionError) as error:
-        raise FieldError("the body is not JSON", hint="send a JSON object", field="") from error
+        text = (await request.body()).decode()
+    except UnicodeDecodeError as error:
+        raise FieldError("the body is not UTF-8", hint="send a JSON object", field="") from error
+    body = json_text(text, "", hint="send a JSON object")
     if not isinstance(body, dict):
         raise FieldError("the body is not an object", hint='{"prompt": "..."}', field="")
     return body

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from omnipersona_cli.errors import PersonaError, shell_word
 from op_toy.attributes import AROUND, ATTRIBUTES, NAMES, truth
 from op_toy.drawing import render, subject_mask
+from op_toy.folder import new_folder
 from op_toy.words import WHERE, coat, describe, fact_answer, side, worn
 from op_toy.world import (
     SCENES,
@@ -75,18 +75,8 @@ def write_set(
     on_concept: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
     """Write a benchmark of ``concepts`` characters into the new folder ``folder``."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PersonaError(
-            f"{folder} is already there and not empty",
-            hint=f"op bench export-toy {shell_word(f'{folder}-2')}",
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_set(folder, concepts, first, on_concept)
-    except OSError as error:
-        raise PersonaError(
-            f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
-        ) from error
+    with new_folder(folder, again="op bench export-toy") as half:
+        _write_set(half, concepts, first, on_concept)
 
 
 def words_of(picture: Composition) -> dict[str, str]:

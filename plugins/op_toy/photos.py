@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from omnipersona_cli.errors import PersonaError, shell_word
 from omnipersona_cli.hookspecs import QUIET
 from op_toy.drawing import render
+from op_toy.folder import new_folder
 from op_toy.words import WHERE, describe
 from op_toy.world import (
     Character,
@@ -73,20 +73,10 @@ def photos(
     """Draw one character's pictures and facts into FOLDER."""
     seed = secrets.randbelow(1_000_000) if seed is None else seed
     character = draw_character(seed, held_out=True)
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise PersonaError(
-                f"{folder} is already there and not empty",
-                hint=f"op toy photos {shell_word(f'{folder}-2')}",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder, again="op toy photos") as half:
         for number, picture in enumerate(toy_pictures(character, count, seed)):
-            render(picture, size).save(folder / f"{number:02d}.png")
-        (folder / FACTS_FILE).write_text(facts_text(character, draw_facts(seed)), encoding="utf-8")
-    except OSError as error:
-        raise PersonaError(
-            f"cannot write to {folder}: {error.strerror}", hint="name a folder of your own"
-        ) from error
+            render(picture, size).save(half / f"{number:02d}.png")
+        (half / FACTS_FILE).write_text(facts_text(character, draw_facts(seed)), encoding="utf-8")
     description = describe(character)
     if not ctx.meta.get(QUIET):
         click.echo(f"drew {description} (seed {seed})", err=True)

@@ -7,17 +7,22 @@ run on the sketch backend; the photos they read are not disturbed. After each tr
 - no traceback, only a sentence;
 - every pack in the library is sound, and no concept is lost: it is a pack or an undo copy;
 - the same command again, on a healthy disk, comes to the same end as one that nothing disturbed
-  (of `op learn`, with --resume);
+  (of `op learn`, with --resume); of a state of the disk that an earlier try left as well, to the
+  byte, this is known already;
 - nothing half-written is left.
 """
 
 from __future__ import annotations
 
+import argparse
 import builtins
 import errno
 import io
+import json
+import multiprocessing
 import os
 import pickle
+import re
 import resource
 import shutil
 import sys
@@ -25,7 +30,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +57,14 @@ MODES = ("EIO", "ENOSPC", "EINTR", "killed before", "killed after")
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What is tried. ``codes`` are the exit codes that doing it again may have; with ``toggles``
-    doing it twice is not doing it once, so that only soundness is looked at."""
+    doing it twice is not doing it once, so that only soundness is looked at; ``grows`` is how many
+    more files it makes each time, and what was there stays."""
 
     words: tuple[str, ...]
     group: tuple[str, ...] = ("concepts",)
     codes: tuple[int, ...] = (0,)
     toggles: bool = False
+    grows: int = 0
     before: Callable[[Path], None] = lambda home: None
 
 
@@ -65,10 +73,16 @@ class Tally:
     """What came of the tries."""
 
     tried: int = 0
+    again: int = 0
     refused: int = 0
     lost: int = 0
     tracebacks: int = 0
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Count another's as well."""
+        for name in ("tried", "again", "refused", "lost", "tracebacks", "wrong"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def concept(name: str, *facts: str, seed: int = 0) -> Pack:
@@ -134,6 +148,19 @@ def _broken(home: Path) -> None:
     (path.parent / ".bo.opconcept.0123456789ab.tmp").write_bytes(b"half")
 
 
+def _measured(home: Path) -> None:
+    """A results folder as `op bench run` leaves it, with one item in it."""
+    from omnipersona_cli.bench.results import Results
+
+    results = Results(home / "results")
+    setting = {"methods": ["full"], "concepts": ["bo"], "seeds": 1, "tasks": ["generation"]}
+    about = {"method": "full", "concept": "bo", "seed": 0, "item": "1", "task": "generation"}
+    said = {"prompt": "<bo>", "rewritten": "<bo>", "answer": "", "picture": None, "gold": ""}
+    with results.held():
+        results.begin({**setting, "backend": "sketch", "profile": "strict", "judges": {}})
+        results.append({**about, **said, "kind": "prompt", "scores": {"rec": 1.0}, "failed": []})
+
+
 def _learning(name: str) -> tuple[str, ...]:
     numbers = ("--steps", "2", "--samples", "0", "--resume")
     return "learn", "../photos", "--name", name, "-b", "sketch", *numbers
@@ -160,8 +187,30 @@ COMMANDS = {
     "learn": Command(words=_learning("disc"), group=(), codes=(0, 1)),
     "learn --force": Command(words=(*_learning("bo"), "--force"), group=()),
     "learn -o": Command(words=(*_learning("disc"), "-o", "new.opconcept"), group=(), codes=(0, 1)),
+    "learn --report": Command(
+        words=(*_learning("disc"), "--report", "page.html", "--previews", "previews"),
+        group=(),
+        codes=(0, 1),
+    ),
     "gen": Command(
         words=("gen", "<disc> here", *_PAINTING), group=(), codes=(0, 1), before=_learned
+    ),
+    "gen -n": Command(
+        words=("gen", "<disc> here", *_PAINTING[:-1], "pictures/", "-n", "2"),
+        group=(),
+        grows=2,
+        before=_learned,
+    ),
+    "gen -n --force": Command(
+        words=("gen", "<disc> here", *_PAINTING, "-n", "2", "--force"), group=(), before=_learned
+    ),
+    "toy photos": Command(
+        words=("toy", "photos", "drawn", "--seed", "3", "--count", "2", "--size", "16"),
+        group=(),
+        codes=(0, 1),
+    ),
+    "bench report": Command(
+        words=("bench", "report", "results", "--html", "page.html"), group=(), before=_measured
     ),
     "edit": Command(
         words=("edit", "../blue.png", "add <disc>", "--box", "8,8,40,40", *_PAINTING, "--force"),
@@ -273,12 +322,25 @@ def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tupl
 
 
 def state(home: Path) -> dict[str, bytes]:
-    """All packs, in the library and outside, and pictures."""
-    return {
+    """All packs, in the library and outside, and pictures. A page tells of the run that wrote it:
+    that it is there, and whole, is all that is alike."""
+    found = {
         str(path.relative_to(home)): path.read_bytes()
         for path in sorted((*home.rglob("*.opconcept"), *home.rglob("*.png")))
         if undo.FOLDER not in path.parts
     }
+    pages = {path.name: path.read_bytes() for path in home.glob("*.html")}
+    return found | {name: page.rstrip()[-7:] for name, page in pages.items()}
+
+
+def all_of(home: Path) -> str:
+    """A digest of everything below ``home``; what is half-written has a name by chance."""
+    digest = sha256()
+    for path in sorted(home.rglob("*")):
+        name = re.sub(r"[0-9a-f]{12}(?=\.tmp)", "", str(path.relative_to(home)))
+        content = path.read_bytes() if path.is_file() else b""
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def unsound(home: Path, broken_before: bool) -> str:
@@ -308,7 +370,10 @@ def leftovers(home: Path) -> list[str]:
 
 @contextmanager
 def sketch_backend() -> Iterator[None]:
-    """The sketch backend installed for the commands that need one."""
+    """The sketch backend installed for the commands that need one, where it is not already."""
+    if "sketch" in registry.backends():
+        yield
+        return
     plugin = SketchPlugin()
     registry.plugin_manager().register(plugin, name="sketch-for-faults")
     try:
@@ -331,12 +396,13 @@ def attack(name: str, modes: tuple[str, ...] = MODES, stride: int = 1) -> Tally:
         shutil.copytree(clean, goal, symlinks=True)
         code, calls, bug = run(goal, words)
         assert code == 0 and not bug, (name, code, bug)
+        met: dict[str, str] = {}
         for mode in modes:
             for at in range(1, calls + 1, stride):
                 shutil.rmtree(home, ignore_errors=True)
                 shutil.copytree(clean, home, symlinks=True)
                 code, _, bug = run(home, words, at, mode)
-                problem = _look(command, home, goal, name, kept, tally, code, bug)
+                problem = _look(command, home, goal, name, kept, tally, code, bug, met)
                 if problem:
                     tally.wrong.append(f"{name}, {mode} at call {at} of {calls}: {problem}")
     return tally
@@ -351,6 +417,7 @@ def _look(
     tally: Tally,
     code: int,
     bug: str,
+    met: dict[str, str],
 ) -> str:
     tally.tried += 1
     tally.refused += code != 0
@@ -363,6 +430,16 @@ def _look(
     if name not in ("forget", "gc", "fsck --repair") and (gone := lost(home, kept)):
         tally.lost += 1
         return f"{gone} is lost"
+    left_by_it = all_of(home)
+    if left_by_it not in met:
+        tally.again += 1
+        met[left_by_it] = _again(command, home, goal, tally)
+    return met[left_by_it]
+
+
+def _again(command: Command, home: Path, goal: Path, tally: Tally) -> str:
+    """What is wrong when the same command is given again; empty when nothing."""
+    before = state(home)
     code, _, bug = run(home, (*command.group, *command.words))
     if bug:
         tally.tracebacks += 1
@@ -371,34 +448,61 @@ def _look(
         return ""
     if code not in command.codes:
         return f"again: exit code {code}"
-    if state(home) != state(goal):
+    now, wanted = state(home), state(goal)
+    if command.grows:
+        kept = before.items() <= now.items() and len(now) == len(before) + command.grows
+    else:
+        kept = now == wanted
+    if not kept:
         tally.lost += 1
-        return f"again: {sorted(state(home))} instead of {sorted(state(goal))}, or other bytes"
+        return f"again: {sorted(now)} instead of {sorted(wanted)}, or other bytes"
     if left := leftovers(home):
         return f"again: {left} is left"
     return ""
 
 
-def main() -> int:
-    started, whole = time.monotonic(), Tally()
-    for name in COMMANDS:
-        tally = attack(name)
-        print(f"{name:<16} {_figures(tally)}", *tally.wrong[:5], sep="\n  ", flush=True)
-        for figure in ("tried", "refused", "lost", "tracebacks"):
-            setattr(whole, figure, getattr(whole, figure) + getattr(tally, figure))
-        whole.wrong += tally.wrong
+def portion(name: str) -> tuple[str, Tally, float]:
+    """`attack`, and the peak of memory in MiB, in a process of its own."""
+    tally = attack(name)
     peak = max(resource.getrusage(who).ru_maxrss for who in (0, resource.RUSAGE_CHILDREN)) / 1024
+    return name, tally, peak
+
+
+def main() -> int:
+    """All of it; with a file, what is done is kept there, and a run that was cut goes on."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("commands", nargs="*", default=list(COMMANDS))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--log", type=Path, help="keep what is done here, and go on from it")
+    words = parser.parse_args()
+    began, whole, highest, done = time.monotonic(), Tally(), 0.0, set()
+    if words.log is not None and words.log.exists():
+        for line in words.log.read_text().splitlines():
+            said = json.loads(line)
+            done.add(said["command"])
+            whole.add(Tally(**said["tally"]))
+    wanted = [name for name in reversed(words.commands) if name not in done]  # the longest first
+    os.environ["PYTHONWARNINGS"] = "ignore"  # of locks that killed processes leave
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(words.workers, maxtasksperchild=1) as pool:
+        for name, tally, peak in pool.imap_unordered(portion, wanted):
+            print(f"{name:<16} {_figures(tally)}", *tally.wrong[:5], sep="\n  ", flush=True)
+            whole.add(tally)
+            highest = max(highest, peak)
+            if words.log is not None:
+                with words.log.open("a") as log:
+                    log.write(json.dumps({"command": name, "tally": asdict(tally)}) + "\n")
     print(
         f"faults: {_figures(whole)}, wrong {len(whole.wrong)}, "
-        f"{time.monotonic() - started:.0f} s, peak {peak:.0f} MiB"
+        f"{time.monotonic() - began:.0f} s, peak {highest:.0f} MiB"
     )
     return bool(whole.wrong)
 
 
 def _figures(tally: Tally) -> str:
     return (
-        f"tried {tally.tried}, refused {tally.refused}, lost {tally.lost}, "
-        f"tracebacks {tally.tracebacks}"
+        f"tried {tally.tried} (again from {tally.again} states), refused {tally.refused}, "
+        f"lost {tally.lost}, tracebacks {tally.tracebacks}"
     )
 
 

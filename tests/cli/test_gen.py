@@ -1,5 +1,6 @@
 """`op gen`, as a person types it."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -118,6 +119,24 @@ def test_later_pictures_are_looked_for_before_the_first_is_painted(disc, op):
 def test_a_name_that_a_system_cannot_hold_is_refused_before_painting(disc, op, name):
     done = op("gen", "<bo>", "-o", name)
     assert done.exit_code == 2 and "Hint: -o" in done.stderr and "loading" not in done.stderr
+
+
+def test_what_a_killed_run_left_half_written_is_swept_and_what_is_being_written_is_not(disc, op):
+    Path("pictures").mkdir()
+    left = [Path("pictures", f".bo-{number:03d}.png.{number:012x}.tmp") for number in (1, 7)]
+    other = Path("pictures/.other-002.png.0123456789ab.tmp")
+    mine = [Path("pictures/.notes.txt.0123456789ab.tmp"), Path("pictures/bo-009.png.tmp")]
+    for path in (*left, other, *mine):
+        path.write_bytes(b"half")
+    with other.open("rb") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert op("gen", "<bo>", "-o", "pictures/").exit_code == 0
+    kept = {path.name for path in Path("pictures").iterdir()}
+    assert kept == {"bo-001.png", other.name, *(path.name for path in mine)}
+    for number in (1, 2, 3):
+        Path(f".row{f'-{number}' if number > 1 else ''}.png.0123456789ab.tmp").write_bytes(b"half")
+    assert op("gen", "<bo>", "-n", "3", "-o", "row.png").exit_code == 0
+    assert not list(Path().glob(".row*"))
 
 
 def test_two_runs_into_one_folder_never_take_each_others_names(disc, op):

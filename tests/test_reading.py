@@ -1,0 +1,73 @@
+"""What comes from outside is read in one bounded way."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from omnipersona_cli import reading
+from omnipersona_cli.errors import MissingError, PersonaError, UsageError
+from omnipersona_cli.reading import Origin, parse_json, read_tensor_header
+
+IT = Origin(name="it")
+
+
+def tensors(path: Path, header: bytes, *, said: int | None = None) -> Path:
+    """A file that begins like safetensors, its header ``said`` to be of another length."""
+    path.write_bytes((len(header) if said is None else said).to_bytes(8, "little") + header)
+    return path
+
+
+def test_a_tensor_header_says_where_tensors_begin(tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32"}}).encode()
+    path = tensors(tmp_path / "a.safetensors", header)
+    path.write_bytes(path.read_bytes() + b"1234")
+    begin = 8 + len(header)
+    assert read_tensor_header(path, IT) == ({"a": {"dtype": "F32"}}, begin, begin + 4)
+
+
+@pytest.mark.parametrize("said", [100, 1 << 40, (1 << 64) - 1])
+def test_a_header_longer_than_its_file_is_refused_unread(said: int, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cut off in its header"):
+        read_tensor_header(tensors(tmp_path / "a", b"{}", said=said), IT)
+
+
+def test_a_header_larger_than_any_is_refused_unread(tmp_path: Path) -> None:
+    """A file of 30 GB may say so; it is sparse here."""
+    path = tensors(tmp_path / "a", b"{}", said=reading.TENSOR_HEADER + 1)
+    os.truncate(path, 1 << 35)
+    with pytest.raises(UsageError, match="no safetensors file"):
+        read_tensor_header(path, IT)
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        (b"[" * 100_000, "nested too deep"),
+        (b"[" * 40 + b"]" * 40, "nested too deep"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b"[]", "no table"),
+        (b"\xff\xff", "not UTF-8"),
+    ],
+)
+def test_a_hostile_tensor_header_is_refused(header: bytes, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        read_tensor_header(tensors(tmp_path / "a", header), IT)
+
+
+def test_a_pipe_in_the_place_of_weights_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.safetensors")
+    with pytest.raises(UsageError, match="not a file"):
+        read_tensor_header(tmp_path / "a.safetensors", IT)
+
+
+def test_what_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="there is no file"):
+        read_tensor_header(tmp_path / "a.safetensors", IT)
+
+
+def test_more_values_than_are_allowed_are_refused() -> None:
+    assert parse_json("[1, 2]", IT, most=3) == [1, 2]
+    with pytest.raises(PersonaError, match="more than 3 values"):
+        parse_json("[1, 2, 3, 4]", IT, most=3)
