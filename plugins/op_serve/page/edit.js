@@ -168,5 +168,6 @@ async function edit(studio) {
     place.node.remove();
     running = null;
     ready();
+    studio.look();
   }
 }

@@ -9,7 +9,7 @@ import * as edit from "./edit.js";
 
 const VIEWS = { concepts, teach, talk, paint, edit };
 
-export const studio = { state: null, refresh, show };
+export const studio = { state: null, refresh, look, show };
 
 async function refresh() {
   studio.state = await get("/api/state");
@@ -49,20 +49,25 @@ function show() {
   scrollTo(0, 0);
 }
 
-async function watch() {
+/** What has changed since, on every view. */
+async function look() {
   try {
-    const health = await get("/api/state");
-    const changed = JSON.stringify(health.concepts) !== JSON.stringify(studio.state?.concepts);
-    const jobs = health.jobs.map((job) => job.id + job.state).join();
+    const state = await get("/api/state");
+    const changed = JSON.stringify(state.concepts) !== JSON.stringify(studio.state?.concepts);
+    const jobs = state.jobs.map((job) => job.id + job.state).join();
     const before = (studio.state?.jobs || []).map((job) => job.id + job.state).join();
-    studio.state = health;
-    tell(health);
+    studio.state = state;
+    tell(state);
     if (changed || jobs !== before) for (const view of Object.values(VIEWS)) view.update(studio);
   } catch (error) {
     const [dot, text] = $("status").children;
     dot.className = "dot failed";
     text.textContent = "the server is not there";
   }
+}
+
+async function watch() {
+  await look();
   setTimeout(watch, document.hidden ? 10000 : 2500);
 }
 

@@ -122,6 +122,7 @@ async function make(studio, prompt) {
     again = null;
     $("stoppaint").hidden = true;
     $("dopaint").disabled = false;
+    studio.look();
   }
 }
 

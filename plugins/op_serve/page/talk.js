@@ -33,9 +33,9 @@ async function ask() {
   if (!question) return;
   $("question").value = "";
   const thread = $("thread");
-  thread.append(el("div", { class: "said mine" }, question));
+  thread.append(el("div", { class: "turn mine" }, question));
   const text = el("span", {}, "…");
-  const answer = el("div", { class: "said theirs" }, text);
+  const answer = el("div", { class: "turn theirs" }, text);
   thread.append(answer);
   thread.scrollTop = thread.scrollHeight;
   let answered = "";
@@ -62,6 +62,7 @@ async function ask() {
 function finish(answer, text, event) {
   text.textContent = event.answer || "(nothing)";
   if (event.verdict) {
+    text.hidden = true; // the badge says it
     const share = event.probability;
     const bar = meter("Probability of yes");
     bar.set(share);
@@ -73,6 +74,7 @@ function finish(answer, text, event) {
     tokens: "from what it learned; it may be wrong",
     model: "from the model alone; it may be wrong",
     score: "compared with the photos it learned from",
+    unknown: "nobody told it, and it is not sure",
   };
   answer.append(el("span", { class: "grounds" }, grounds[event.source] || event.source));
 }

@@ -148,6 +148,7 @@ async function learn(studio) {
   try {
     const job = await post("/api/jobs", { ...teaching(), draft: draft.id });
     draft = null;
+    looking += 1; // a plan under way is of photos that are gone
     photos.forEach((photo) => URL.revokeObjectURL(photo.url));
     photos = [];
     facts = [];
@@ -232,6 +233,7 @@ function jobView(id, studio) {
     const remarks = [...(job.error ? [`${job.error}${job.hint ? `. ${job.hint}` : ""}`] : []), ...(job.notes || []).map(readable)];
     notes.replaceChildren(...remarks.map((note) => el("li", {}, note)));
     notes.hidden = !remarks.length;
+    node.classList.toggle("failed", job.state === "failed");
     if (event.state || !buttons.childElementCount) buttons.replaceChildren(...actions());
   }
 
@@ -256,25 +258,15 @@ function jobView(id, studio) {
   return { node, show, state: () => job.state };
 }
 
-/** The loss of every step. */
+/** The loss of every step, drawn as wide as there is room. */
 function curve(points) {
-  const [width, height, left] = [500, 190, 8];
-  const last = points[points.length - 1][0] || 1;
+  const [first, last] = [points[0][0], points[points.length - 1][0]];
   const top = Math.max(...points.map(([, loss]) => loss)) || 1;
-  const place = ([step, loss]) => `${(left + ((width - 2 * left) * step) / last).toFixed(1)},${(height - 22 - ((height - 40) * loss) / top).toFixed(1)}`;
-  const path = points.map(place).join(" ");
-  const first = place(points[0]).split(",")[0];
-  const end = place(points[points.length - 1]).split(",")[0];
-  const floor = height - 22;
-  return svg("svg", { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `The loss fell from ${points[0][1].toFixed(2)} to ${points[points.length - 1][1].toFixed(2)}` },
-    svg("polygon", { class: "area", points: `${first},${floor} ${path} ${end},${floor}` }),
-    svg("path", { class: "axis", d: `M${left} ${floor}H${width - left}` }),
-    svg("polyline", { class: "loss", points: path }),
-    label(left, 14, `loss ${top.toFixed(2)}`), label(width - 66, height - 6, `step ${last}`));
-}
-
-function label(x, y, words) {
-  const node = svg("text", { x, y });
-  node.textContent = words;
-  return node;
+  const path = points.map(([step, loss]) => `${((100 * (step - first)) / (last - first || 1)).toFixed(2)},${(100 - (92 * loss) / top).toFixed(2)}`).join(" ");
+  return el("div", { class: "curve" },
+    el("span", {}, `loss ${top.toFixed(2)}`),
+    svg("svg", { viewBox: "0 0 100 100", preserveAspectRatio: "none", role: "img", "aria-label": `The loss went from ${points[0][1].toFixed(2)} to ${points[points.length - 1][1].toFixed(2)}` },
+      svg("polygon", { class: "area", points: `0,100 ${path} 100,100` }),
+      svg("polyline", { class: "loss", points: path })),
+    el("span", { class: "end" }, `step ${last}`));
 }

@@ -43,6 +43,7 @@ def test_a_character_is_taught_from_dropped_photos_and_found_again_after_a_reloa
         page.wait(lambda: page.find("#learn").is_enabled())
         page.press("Learn")
         page.wait(lambda: page.all(".job .loss"))
+        assert page.find("#plan").text == "" and not page.all("#photogrid li")
         browser.refresh()
         page.ready()
         page.go("teach")
@@ -101,7 +102,7 @@ def test_talk_paint_and_edit(
         assert page.find(".verdict .badge").text in ("yes", "no", "not sure")
         assert "% yes" in page.find(".verdict").text
         page.write("#question", "what is its toy?").send_keys(Keys.ENTER)
-        page.wait(lambda: page.all(".said.theirs")[-1].text.startswith("a teal star"))
+        page.wait(lambda: page.all(".turn.theirs")[-1].text.startswith("a teal star"))
 
         first = _paint_with_a_corrected_memory(page, live, tmp_path)
         again = _paint_it_again(page, first, tmp_path)

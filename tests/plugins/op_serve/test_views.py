@@ -102,7 +102,7 @@ def talk(page: Page, photos: Path) -> None:
     page.find("#talkfile").send_keys(str(sorted(photos.glob("*.png"))[1]))
     for count, question in enumerate(("is <bo> here?", "where is it?", "what is <bo>'s toy?"), 1):
         page.write("#question", question).send_keys(Keys.ENTER)
-        page.wait(lambda count=count: len(page.all(".said.theirs")) == count)  # type: ignore[misc]
+        page.wait(lambda count=count: len(page.all(".turn.theirs")) == count)  # type: ignore[misc]
         page.wait(lambda count=count: len(page.all(".grounds")) == count)  # type: ignore[misc]
 
 
@@ -113,6 +113,8 @@ def paint(page: Page, photos: Path) -> None:
     page.wait(lambda: page.find("#memory").is_displayed())
     page.press("Paint it like this")
     page.wait(lambda: len(page.all("#painted .shot > img")) == 2)
+    if not PICTURES:
+        page.unfold("#painting details")
 
 
 def edit(page: Page, photos: Path) -> None:
@@ -128,7 +130,8 @@ def edit(page: Page, photos: Path) -> None:
     page.unfold("#editing details")
     page.write("#edittries", "4" if PICTURES else "1")
     page.write("#editseed", "2")
-    page.unfold("#editing details")
+    if PICTURES:
+        page.unfold("#editing details")
     page.press("Change it")
     page.wait(lambda: page.all("#edited .compare"))
 
