@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from op_serve.refusals import DeniedError, refusal_of, trail_of
+from op_serve.waiting import model_seconds
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Host names that mean this machine."""
@@ -91,6 +92,7 @@ class Guard:
         if scope["type"] != "http":
             return  # nothing here speaks WebSocket
         began, status = time.monotonic(), 0
+        model_seconds.set(None)  # requests of one connection may share a context
         request_id = f"req_{secrets.token_hex(8)}"
         origin = Headers(scope=scope).get("origin", "")
 
@@ -102,6 +104,9 @@ class Guard:
                 headers["x-request-id"] = request_id
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                worked = model_seconds.get()
+                if worked is not None:
+                    headers["server-timing"] = f"model;dur={1000 * worked:.2f}"
                 if origin in self.door.origins:
                     headers["access-control-allow-origin"] = origin
                     headers["cross-origin-resource-policy"] = "cross-origin"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +16,9 @@ from omnipersona_cli.backend import Backend
 from op_serve.worker import Stopped, Ticket, Worker
 
 T = TypeVar("T")
+
+model_seconds: ContextVar[float | None] = ContextVar("model_seconds", default=None)
+"""How long the model worked for the request at hand."""
 
 PATIENCE = 5.0
 """Seconds of silence after which a stream says that it is still alive."""
@@ -52,7 +56,9 @@ async def result_of(
                 await asyncio.wait((value, left), return_when=asyncio.FIRST_COMPLETED)
                 if not value.done():
                     raise Stopped
-            return await value
+            result = await value
+            model_seconds.set(ticket.seconds)
+            return result
         finally:
             worker.cancel(ticket)
             _forget(value)

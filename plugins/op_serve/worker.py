@@ -10,6 +10,7 @@ import gc
 import itertools
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -48,7 +49,7 @@ class NotReadyError(PersonaError):
 
 class Ticket(Generic[T]):
     """One piece of work. ``what`` names it to people ("a picture", "learning <bo>"); ``result``
-    ends with its value, its error or `Stopped`."""
+    ends with its value, its error or `Stopped`, ``seconds`` is how long it was worked on."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class Ticket(Generic[T]):
         self.work = work
         self.on_beat = on_beat
         self.result: Future[T] = Future()
+        self.seconds = 0.0
         self._unwanted = threading.Event()
 
     @property
@@ -237,7 +239,9 @@ class Worker:
                 self._try_to_open()
             if self._backend is None:
                 raise self.error or RuntimeError("the backend is not open")
+            began = time.perf_counter()
             result = ticket.work(self._backend, ticket)
+            ticket.seconds = time.perf_counter() - began
         except Exception as error:  # whatever it is belongs to whoever asked; the thread goes on
             _end(ticket, Stopped() if ticket.unwanted else error)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import threading
 import time
 from io import BytesIO
@@ -367,6 +368,18 @@ def test_a_bug_is_told_once_and_tried_once(
         ai.images.generate(prompt="<bo>")
     assert calls == [1]
     assert "secret" not in caught.value.message
+
+
+def test_an_answer_says_how_long_the_model_took(live: Live) -> None:
+    asked = {"messages": [{"role": "user", "content": "what is <bo>'s toy?"}]}
+    for path, body in (
+        ("/v1/chat/completions", asked),
+        ("/v1/images/generations", {"prompt": "<bo>", "steps": 2}),
+    ):
+        answer = live.client.post(path, json=body)
+        told = re.fullmatch(r"model;dur=(\d+\.\d\d)", answer.headers["server-timing"])
+        assert told is not None and 0 < float(told[1]) < 1000 * answer.elapsed.total_seconds()
+    assert "server-timing" not in live.client.get("/health").headers
 
 
 def test_a_client_that_gives_up_frees_the_model(live: Live) -> None:
