@@ -11,9 +11,9 @@ in its library. Then, all on this machine:
    does not come is *lost*. A full queue may send a client away with 429 and a time to come back.
    /health is asked ten times a second meanwhile, and the server's memory is read.
 2. one client: asks and paintings one after another through the server, and the same through the
-   engine in this process, interleaved: the photo is decoded and the PNG is made on both sides. The
-   difference of the medians is what the server adds; on a computer that does other things too, the
-   processor's time says it better (of the server's process, and of this one; Linux).
+   engine in this process, in turns: the photo is decoded and the PNG is made on both sides. The
+   server says of each answer how long its model worked on it (``server-timing``), and the rest of
+   the time until the client has the answer is what the server adds, the client's own part included.
 3. the command line: `op ask` as it opens the model each time, and with ``--server``.
 """
 
@@ -218,7 +218,7 @@ def resident(pid: int) -> int:
 # -- one client, and the command line -------------------------------------------------------------
 
 
-def compared(server: Address, pid: int, home: Path, photo: Path, rounds: int) -> list[str]:
+def compared(server: Address, home: Path, photo: Path, rounds: int) -> list[str]:
     """Rows of Markdown: the same through the server and through the engine in this process."""
     os.environ["OMNIPERSONA_HOME"] = str(home)
     from omnipersona_cli import engine
@@ -236,13 +236,13 @@ def compared(server: Address, pid: int, home: Path, photo: Path, rounds: int) ->
         base_url=url, headers={"authorization": f"Bearer {token}"}, timeout=PATIENCE
     ) as client:
 
-        def asked(content: Any) -> None:
+        def asked(content: Any) -> float:
             body = {"messages": [{"role": "user", "content": content}]}
-            client.post("/v1/chat/completions", json=body).raise_for_status()
+            return worked(client.post("/v1/chat/completions", json=body))
 
-        def painted(seed: int) -> None:
+        def painted(seed: int) -> float:
             body = {"prompt": "<bo> in the snow", "seed": seed}
-            client.post("/v1/images/generations", json=body).raise_for_status()
+            return worked(client.post("/v1/images/generations", json=body))
 
         def looked_at(_: int) -> None:
             engine.ask("is <bo> here?", image=open_stored(photo).image, backend=backend)
@@ -251,7 +251,7 @@ def compared(server: Address, pid: int, home: Path, photo: Path, rounds: int) ->
             for made in engine.gen("<bo> in the snow", seed=seed, backend=backend):
                 png_bytes(made)
 
-        pairs: dict[str, tuple[Callable[[int], Any], Callable[[int], Any]]] = {
+        pairs: dict[str, tuple[Callable[[int], float], Callable[[int], Any]]] = {
             "ask for a fact": (
                 lambda _: asked("what is <bo>'s toy?"),
                 lambda _: engine.ask("what is <bo>'s toy?", backend=backend),
@@ -259,49 +259,32 @@ def compared(server: Address, pid: int, home: Path, photo: Path, rounds: int) ->
             "ask who is in a picture": (lambda _: asked(seeing), looked_at),
             "paint a picture": (painted, painted_here),
         }
-        return [_row(what, *_timed(*both, pid, rounds)) for what, both in pairs.items()]
+        return [_row(what, *both, rounds) for what, both in pairs.items()]
 
 
-Spent = tuple[float, float]
-"""Seconds on the clock, and of the processor."""
+def worked(answer: httpx2.Response) -> float:
+    """Seconds that the model worked for an answer."""
+    return float(answer.raise_for_status().headers["server-timing"].partition("dur=")[2]) / 1e3
 
 
-def _timed(
-    there: Callable[[int], Any], here: Callable[[int], Any], pid: int, rounds: int
-) -> tuple[list[Spent], list[Spent]]:
-    """What each round took there, in the process ``pid``, and here, in turns."""
-    spent: tuple[list[Spent], list[Spent]] = ([], [])
-    sides: tuple[tuple[Callable[[int], Any], Callable[[], float]], ...] = (
-        (there, lambda: processor(pid)),
-        (here, time.process_time),
-    )
+def _row(what: str, there: Callable[[int], float], here: Callable[[int], Any], rounds: int) -> str:
+    took, models, alone = [], [], []
     for number in range(rounds + 1):
-        for side in (0, 1) if number % 2 else (1, 0):
-            work, used = sides[side]
-            began, before = time.perf_counter(), used()
-            work(number)
-            if number:  # the first is to warm up
-                spent[side].append((time.perf_counter() - began, used() - before))
-    return spent
-
-
-def _row(what: str, served: Sequence[Spent], alone: Sequence[Spent]) -> str:
-    cells = [what]
-    for there, here in zip(zip(*served, strict=True), zip(*alone, strict=True), strict=True):
-        with_server, model = (1e3 * statistics.median(times) for times in (there, here))
-        more = with_server - model
-        cells += [
-            f"{with_server:.1f} ms",
-            f"{model:.1f} ms",
-            f"{more:.1f} ms ({100 * more / model:.1f} %)",
-        ]
-    return f"| {' | '.join(cells)} | {1 / statistics.median(clock for clock, _ in served):.1f} |"
-
-
-def processor(pid: int) -> float:
-    """Seconds of the processor that all threads of a process have used (Linux)."""
-    told = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(one.read_text(encoding="ascii").split()[0]) for one in told) / 1e9
+        for served in (True, False) if number % 2 else (False, True):
+            began = time.perf_counter()
+            model = there(number) if served else here(number)
+            seconds = time.perf_counter() - began
+            if number and served:  # the first is to warm up
+                took.append(seconds)
+                models.append(model)
+            elif number:
+                alone.append(seconds)
+    added = [one - model for one, model in zip(took, models, strict=True)]
+    medians = [statistics.median(it) for it in (took, models, added, alone)]
+    whole, model, more, engine = (f"{1e3 * it:.1f} ms" for it in medians)
+    share = 100 * statistics.median(part / of for part, of in zip(added, models, strict=True))
+    rate = 1 / medians[0]
+    return f"| {what} | {whole} | {model} | {more} ({share:.1f} %) | {engine} | {rate:.1f} |"
 
 
 def command_line(server: Address, home: Path, times: int) -> list[str]:
@@ -385,10 +368,9 @@ def main(clients: int, seconds: float, max_queue: int, rounds: int, times: int) 
             alone = asyncio.run(painted_alone(server))
             seen = asyncio.run(storm(server, alone, clients=clients, seconds=seconds, pid=pid))
             print(storm_table(seen, clients, seconds))
-            rows = compared(server, pid, home, photos / "00.png", rounds)
-            both = ("server", "engine alone", "added")
-            heads = ["one client", *both, *(f"{it}, processor" for it in both), "per second"]
-            print(f"\n| {' | '.join(heads)} |", "| --- " * len(heads) + "|", *rows, sep="\n")
+            rows = compared(server, home, photos / "00.png", rounds)
+            print("\n| one client | server | its model | added | engine alone | per second |")
+            print("| --- | --- | --- | --- | --- | --- |", *rows, sep="\n")
             print("\n| command line | median | per second |", "| --- | --- | --- |", sep="\n")
             print(*command_line(server, home, times), sep="\n")
     sys.exit(bool(seen.wrong or seen.lost))
