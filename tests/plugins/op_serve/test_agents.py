@@ -222,7 +222,17 @@ def test_op_mcp_serves_one_agent_and_its_folder(
                 assert closed.is_error and "folders that may be used" in text_of(closed)
             missing = await agent.call_tool("ask", {**ask, "image": str(root / "no.png")})
             assert missing.is_error and "there is no picture" in text_of(missing)
-            painted = await agent.call_tool("paint", {"prompt": "<bo>", "seed": 1})
+            with anyio.move_on_after(0.5):
+                await agent.call_tool("paint", {"prompt": "<bo>", "tries": 16})
+            beats: list[float] = []
+
+            async def beat(progress: float, total: float | None, message: str | None) -> None:
+                beats.append(progress)
+
+            painted = await agent.call_tool(
+                "paint", {"prompt": "<bo>", "seed": 1}, progress_callback=beat
+            )
+            assert len(beats) > 3 and beats == sorted(beats)
             link = Path(str(painted.content[2].uri).removeprefix("file://"))
             assert link.parent == root
             assert link.read_bytes() == base64.b64decode(painted.content[1].data)

@@ -16,6 +16,9 @@ import pytest
 from live_server import Live, Serve, opened, png, until
 from PIL import Image, ImageChops, ImageStat
 
+from op_serve.work import Painting, paint
+from op_serve.worker import Stopped, Ticket
+
 QUESTION = "what is <bo>'s toy?"
 
 
@@ -104,13 +107,11 @@ def test_a_seed_paints_among_others_what_the_engine_paints_with_it_alone(
 
 
 def test_an_edit_may_be_fast_too(live: Live) -> None:
-    photo = png(Image.new("RGB", (64, 64), "grey"))
     with client(live) as ai:
         answer = ai.images.edit(
-            image=photo, prompt="add <bo>", extra_body={"fast": True, "steps": 1, "tries": 1}
+            image=grey(), prompt="add <bo>", extra_body={"fast": True, "steps": 1, "tries": 1}
         )
-    made = opened(base64.b64decode((answer.data or [])[0].b64_json or ""))
-    assert json.loads(made.info["omnipersona"])["fast"] is True
+    assert json.loads(painted(answer).info["omnipersona"])["fast"] is True
 
 
 def test_other_formats_carry_the_mark_of_a_painted_picture(live: Live) -> None:
@@ -386,6 +387,33 @@ def test_a_client_that_gives_up_frees_the_model(live: Live) -> None:
     with client(live, timeout=0.5, max_retries=0) as ai, pytest.raises(openai.APITimeoutError):
         ai.images.generate(prompt="<bo>", extra_body={"steps": 1000})
     until(lambda: not live.served.worker.running, seconds=5)
+
+
+def test_a_picture_that_nobody_waits_for_ends_within_two_steps(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+
+    def does(backend: Any, ticket: Ticket[Any]) -> Any:
+        gen = backend.gen
+
+        def counted(*arguments: Any, on_step: Any, **more: Any) -> Any:
+            def step(done: int, total: int) -> None:
+                steps.append(done)
+                if done == 3:
+                    live.served.worker.cancel(ticket)
+                on_step(done, total)
+
+            return gen(*arguments, on_step=step, **more)
+
+        monkeypatch.setattr(backend, "gen", counted)
+        painting = Painting(prompt="<bo>", steps=50)
+        return paint(backend, ticket, painting, library=live.served.shown.library)
+
+    ticket = live.served.worker.submit("a picture", does)
+    with pytest.raises(Stopped):
+        ticket.result.result(60)
+    assert 3 <= steps[-1] <= 5
 
 
 def test_a_closed_stream_frees_the_model(live: Live) -> None:
