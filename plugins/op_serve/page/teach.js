@@ -46,19 +46,35 @@ function ready() {
   $("learn").disabled = !(draft && $("newname").value.trim());
 }
 
+/** Photos that stay keep their nodes, and with them the focus. */
 function showPhotos() {
-  $("photogrid").replaceChildren(...photos.map((photo, index) => {
+  const grid = $("photogrid");
+  for (const node of [...grid.children]) if (!photos.some((photo) => photo.node === node)) node.remove();
+  photos.forEach((photo, index) => {
+    if (!photo.node) grid.append(photoView(photo));
     const marks = photo.marks || [];
-    return el("li", { class: marks.length ? "flawed" : "", title: marks.join("; ") },
-      el("img", { src: photo.url, alt: `Photo ${index + 1}` }),
-      marks.length ? el("em", {}, marks[0].split(",")[0].slice(0, 18)) : null,
-      el("button", { type: "button", "aria-label": `Take photo ${index + 1} out`, onclick: () => {
-        URL.revokeObjectURL(photo.url);
-        photos.splice(index, 1);
-        showPhotos();
-        look();
-      } }, icon("close")));
-  }));
+    const [image, mark, button] = photo.node.children;
+    photo.node.className = marks.length ? "flawed" : "";
+    photo.node.title = marks.join("; ");
+    image.alt = `Photo ${index + 1}`;
+    mark.textContent = marks.length ? marks[0].split(",")[0].slice(0, 18) : "";
+    mark.hidden = !marks.length;
+    button.setAttribute("aria-label", `Take photo ${index + 1} out`);
+  });
+}
+
+function photoView(photo) {
+  const out = () => {
+    const index = photos.indexOf(photo);
+    URL.revokeObjectURL(photo.url);
+    photos.splice(index, 1);
+    showPhotos();
+    const next = photos[index] || photos[index - 1];
+    (next ? next.node.querySelector("button") : $("photos")).focus();
+    look();
+  };
+  photo.node = el("li", {}, el("img", { src: photo.url }), el("em", {}), el("button", { type: "button", onclick: out }, icon("close")));
+  return photo.node;
 }
 
 async function look() {

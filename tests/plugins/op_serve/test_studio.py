@@ -86,7 +86,10 @@ def test_photos_that_will_not_do_are_shown_before_anything_is_learned(
     assert "not a picture" in plan and "the same picture" in plan
     assert len(page.all("#photogrid li.flawed")) == 2
     page.all("#photogrid button")[-1].click()
-    page.wait(lambda: "the same picture" not in page.find("#plan").text)
+    page.wait(lambda: page.find("#plan").text and "the same picture" not in page.find("#plan").text)
+    page.wait(lambda: "only two photos" in page.find("#plan").text)
+    focused = "return document.activeElement.getAttribute('aria-label')"
+    assert page.script(focused) == "Take photo 3 out", "the focus stays among the photos"
 
 
 def test_talk_paint_and_edit(

@@ -18,6 +18,7 @@ import pytest
 from chromium import Page, chromium
 from live_server import Live, running
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 pytestmark = pytest.mark.slow
@@ -60,6 +61,8 @@ def test_every_view_fits_its_screen(studio: Live, photos: Path, screen: str) -> 
             assert page.script(UNNAMED) == [], view
             assert page.script(SMALL, width < 600) == [], view
             assert broken_rules(page) == [], view
+            if not PICTURES:
+                assert lost_on_the_way(page) == [], view
             if PICTURES:
                 save(page, Path(PICTURES) / f"{view}-{screen}.png")
         assert page.complaints() == []
@@ -145,6 +148,34 @@ def broken_rules(page: Page) -> list[str]:
         " `${rule.id}: ${rule.nodes.map((node) => node.target).join(' ')}`)))"
     )
     return list(found)
+
+
+def lost_on_the_way(page: Page) -> list[str]:
+    """What the Tab key does not reach, or what does not show that it has the focus."""
+    count = int(page.script(NUMBERED))
+    reached: dict[int, str] = {}
+    for _ in range(2 * count):  # it begins wherever the last click was, and goes round
+        if len(reached.keys() - {-1}) == count:
+            break
+        ActionChains(page.browser).send_keys(Keys.TAB).perform()
+        number, unseen = page.script(FOCUSED)
+        reached[number] = unseen
+    missed = [f"{number} is not reached" for number in range(count) if number not in reached]
+    return missed + [unseen for unseen in reached.values() if unseen]
+
+
+NUMBERED = """
+const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, "
+  + "[tabindex='0']")].filter((node) => node.checkVisibility() && !node.disabled);
+all.forEach((node, index) => { node.dataset.number = index; });
+return all.length"""
+
+FOCUSED = """
+const node = document.activeElement;
+const shown = [node, node.closest(".drop, .file, .compare")].some((it) => it
+  && getComputedStyle(it).outlineStyle !== "none" && parseFloat(getComputedStyle(it).outlineWidth));
+return [Number(node.dataset.number ?? -1),
+  shown || node === document.body ? "" : node.outerHTML.slice(0, 90)]"""
 
 
 DONE = {"concepts": concepts, "teach": teach, "talk": talk, "paint": paint, "edit": edit}
