@@ -18,6 +18,7 @@ from torch import Tensor
 
 from omnipersona_cli.backend import BackendInfo, ConceptTokens, Task, Turn
 from omnipersona_cli.errors import TaskError
+from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.tokens import kmeans, trainable
 from op_bagel.model import Bagel, Cache, Outputs
@@ -246,7 +247,11 @@ class Introductions:
         """None without concepts."""
         if not concepts:
             return None
-        rows = [row for tokens in concepts for row in tokens.parameters()]
+        rows = [
+            row
+            for one in concepts
+            for row in (one.id, wide_rows(one, "und"), wide_rows(one, "gen"))
+        ]
         digest = blake2b(digest_size=16)
         for row in rows:
             digest.update(repr(row.shape).encode() + row.detach().float().cpu().numpy().tobytes())
