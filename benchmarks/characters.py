@@ -522,18 +522,24 @@ def run_one(seed: int, *, how: How, judge_file: Path) -> dict[str, Any]:
     return result
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Means over characters as Markdown."""
+def table(results: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]] = ()) -> str:
+    """Means over characters as Markdown; what is gained in pairs ``against`` the same characters
+    learned otherwise, where there are some."""
+    gained = ", gained over the other file" if against else ""
     lines = [
-        f"{len(results)} held-out characters, seeds {results[0]['seed']} to {results[-1]['seed']}",
+        f"{len(results)} held-out characters, seeds {results[0]['seed']} to "
+        f"{results[-1]['seed']}{gained}",
         "",
         "| | mean | 95 % interval | wanted |",
         "| --- | --- | --- | --- |",
     ]
     for name, label, wanted in ROWS:
         values = [result["figures"][name] for result in results if name in result["figures"]]
+        other = [result["figures"][name] for result in against if name in result["figures"]]
         if not values:
             continue
+        if against:
+            values = [new - old for new, old in zip(values, other, strict=True)]
         digits = 0 if name == "peak mb" else 1 if name.endswith("seconds") else 3
         low, high = interval(values)
         label = label.replace("<", "&lt;").replace(">", "&gt;")
@@ -568,6 +574,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Keep results there."
 )
 @click.option(
+    "--against",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="A file of the same characters: print what is gained over it, in pairs.",
+)
+@click.option(
     "--memory", "part", flag_value="memory", help="Memory alone: no edits, no text of the facts."
 )
 @click.option("--looks", "part", flag_value="looks", help="No memory and no edits.")
@@ -581,6 +592,7 @@ def main(
     depth: int | None,
     judge_file: Path | None,
     out: Path | None,
+    against: Path | None,
     part: str | None,
     only: int | None,
     began: float | None,
@@ -620,7 +632,14 @@ def main(
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(result) + "\n")
             click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
-    click.echo(table([results[seed] for seed in wanted]))
+    others: list[dict[str, Any]] = []
+    if against is not None:
+        lines = map(json.loads, against.read_text(encoding="utf-8").splitlines())
+        theirs = {other["seed"]: other for other in lines}
+        if missing := [seed for seed in wanted if seed not in theirs]:
+            raise click.ClickException(f"{against} does not hold character {missing[0]}")
+        others = [theirs[seed] for seed in wanted]
+    click.echo(table([results[seed] for seed in wanted], others))
 
 
 if __name__ == "__main__":
