@@ -118,8 +118,10 @@ class BackendInfo:
     them all, joined by "+". ``files`` are patterns of the files that are read of these repositories
     (none: `omnipersona_cli.family.weights.FILES`), ``components`` are read from other repositories
     besides. ``sizes`` are (width, height) in pixels, the default first; other sizes
-    are painted only where ``free_sizes`` allows them. ``memory_gb`` is what the default model needs
-    to run, ``memory_by_model`` what others of ``models`` do. ``learn_steps``, ``learn_rate`` and
+    are painted only where ``free_sizes`` allows them. ``lesson_sizes`` are the least and the usual
+    pixels of a side of pictures that are learned from, None where there is no choice. ``memory_gb``
+    is what the default model needs to run, ``memory_by_model`` what others of ``models`` do.
+    ``learn_steps``, ``learn_rate`` and
     ``batch`` (lessons per optimiser step, all tasks together) are what learning takes where a
     person names nothing else. Facts are rehearsed as text besides, into ``fact_tokens`` more
     understanding tokens (0: into those that there are) at ``fact_rate`` (0: that of the rest), and
@@ -147,6 +149,7 @@ class BackendInfo:
     components: tuple[Component, ...] = ()
     sizes: tuple[tuple[int, int], ...]
     free_sizes: FreeSizes | None = None
+    lesson_sizes: tuple[int, int] | None = None
     pictures: str
     licence: str
     memory_gb: float
@@ -184,6 +187,8 @@ class Opening:
     ``activation_checkpointing`` learns without keeping what layers can compute again; ``offload``
     keeps the layers' weights in the computer's memory and on a card only while they are used.
     ``quantize`` is the format of the understanding expert's weights, where a backend has one.
+    Pictures that are learned from have about ``lesson_size`` pixels a side, 0 the backend's own
+    (`registry.open_backend` refuses it where ``info.lesson_sizes`` does not allow it).
     """
 
     backend: str = ""
@@ -194,6 +199,7 @@ class Opening:
     activation_checkpointing: bool = False
     offload: bool = False
     quantize: Quantize = ""
+    lesson_size: int = 0
     on_step: OnStep | None = field(default=None, compare=False, repr=False)
 
 

@@ -267,6 +267,7 @@ def open_backend(
     """
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
+    check_lesson_size(info, opening.lesson_size)
     if work is not None:
         opening, note = fitted(opening, work)
         if note and on_progress is not None:
@@ -294,6 +295,25 @@ def open_backend(
     if info.threads and "OMP_NUM_THREADS" not in os.environ:
         _use_threads(info.threads)
     return backend
+
+
+def check_lesson_size(info: BackendInfo, size: int) -> None:
+    """UsageError where ``info`` does not learn from pictures of ``size`` pixels a side (0: its
+    own)."""
+    if not size:
+        return
+    if info.lesson_sizes is None:
+        width, height = info.sizes[0]
+        raise UsageError(
+            f"{info.name} learns from pictures of one size, {width}x{height}",
+            hint="leave out --size",
+        )
+    least, usual = info.lesson_sizes
+    if not least <= size <= usual:
+        raise UsageError(
+            f"{info.name} learns from pictures of {least} to {usual} pixels a side, not of {size}",
+            hint=f"--size {least if size < least else usual}",
+        )
 
 
 def _use_threads(most: int) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import BackendInfo, Opening
-from omnipersona_cli.errors import MissingError, ResourceError
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
 
 TEST = Opening(backend="test")
@@ -58,6 +58,21 @@ def test_opening_says_what_is_loaded(opener: ModuleType) -> None:
     events: list[Progress] = []
     registry.open_backend(TEST, on_progress=events.append)
     assert events == [Progress(phase="loading test")]
+
+
+def test_a_size_of_lessons_that_a_backend_does_not_have_is_refused_before_it_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "backends", lambda: {"test": info("nowhere:nothing")})
+    with pytest.raises(UsageError, match="pictures of one size, 8x8") as caught:
+        registry.open_backend(replace(TEST, lesson_size=4))
+    assert caught.value.hint == "leave out --size"
+    free = replace(info("nowhere:nothing"), lesson_sizes=(256, 512))
+    monkeypatch.setattr(registry, "backends", lambda: {"test": free})
+    for size, hint in ((100, "--size 256"), (600, "--size 512")):
+        with pytest.raises(UsageError, match=f"256 to 512 pixels a side, not of {size}") as caught:
+            registry.open_backend(replace(TEST, lesson_size=size))
+        assert caught.value.hint == hint
 
 
 def test_unknown_backend_suggests_the_nearest() -> None:

@@ -18,6 +18,7 @@ INFO = BackendInfo(
     files=("*.safetensors", "*.json", "*.txt"),
     sizes=((1024, 1024), (768, 1024), (1024, 768), (512, 512)),
     free_sizes=FreeSizes(step=16, largest=1024),
+    lesson_sizes=(256, 512),
     pictures="photographs",
     licence="Apache-2.0",
     memory_gb=32.0,

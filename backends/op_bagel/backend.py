@@ -73,12 +73,13 @@ class Dropout:
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Bring a picture to the size that the autoencoder and the ViT want; before that, a picture
-    that is learned from to the size that learning can afford."""
+    """Bring an RGB picture to the size that the autoencoder and the ViT want, and one that is
+    learned from to a size that learning can afford; None: to the same."""
 
     vae: Callable[[Image], Image]
     vit: Callable[[Image], Image]
-    lesson: Callable[[Image], Image] = rgb
+    learn_vae: Callable[[Image], Image] | None = None
+    learn_vit: Callable[[Image], Image] | None = None
 
 
 class BagelBackend:
@@ -143,8 +144,10 @@ class BagelBackend:
     ) -> ConceptTokens:
         """Starts from k-means centres of the photos' features in both experts' eyes, at the size
         that they are learned from: `prepare` finds them encoded."""
-        sized = (self.fit.lesson(photo) for photo in counted(photos, on_step))
-        seen = ((self._features(photo), self._encode(photo)[0]) for photo in sized)
+        seen = (
+            (self._features(photo, learn=True), self._encode(photo, learn=True)[0])
+            for photo in counted(photos, on_step)
+        )
         return started_tokens(
             name,
             seen,
@@ -174,11 +177,11 @@ class BagelBackend:
         for lesson in counted(lessons, on_step):
             look, target = lesson.image, lesson.target
             if look is not None and id(look) not in features:
-                features[id(look)] = self._features(self.fit.lesson(look))
+                features[id(look)] = self._features(look, learn=True)
             if look is not None and lesson.task == "edit" and id(look) not in latents:
-                latents[id(look)] = self._encode(self.fit.lesson(look))
+                latents[id(look)] = self._encode(look, learn=True)
             if target is not None and id(target) not in latents:
-                latents[id(target)] = self._encode(self.fit.lesson(target))
+                latents[id(target)] = self._encode(target, learn=True)
         return [self._prepared(lesson, features, latents) for lesson in lessons]
 
     def _prepared(
@@ -431,13 +434,15 @@ class BagelBackend:
 
     # -- frozen encoders -----------------------------------------------------------------------
 
-    def _features(self, image: Image) -> Tensor:
+    def _features(self, image: Image, *, learn: bool = False) -> Tensor:
         """ViT features [n, D] as they enter the language model."""
-        return self._look(self.fit.vit(rgb(image)))
+        fit = (learn and self.fit.learn_vit) or self.fit.vit
+        return self._look(fit(rgb(image)))
 
-    def _encode(self, image: Image) -> tuple[Tensor, Grid]:
+    def _encode(self, image: Image, *, learn: bool = False) -> tuple[Tensor, Grid]:
         """Latent tokens [n, latent width]; the encoder's mean, so that seeds decide alone."""
-        latents = self._reduce(self.fit.vae(rgb(image)))
+        fit = (learn and self.fit.learn_vae) or self.fit.vae
+        latents = self._reduce(fit(rgb(image)))
         return patchify(latents, self.bagel.config.latent_patch_size)
 
     # not inference tensors: a lesson may need them for a gradient later

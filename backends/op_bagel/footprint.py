@@ -31,7 +31,7 @@ CHANNELS, MAPS = 128, 6.0
 NOISES = 2
 """Times at which a picture is noised in one lesson."""
 LESSON = 512
-"""Pixels of the shorter side of a picture that is learned from."""
+"""Pixels of the shorter side of a picture that is learned from, where nobody says otherwise."""
 LARGEST_SEEN = 980
 """Pixels of the longer side of a picture that is looked at."""
 PATCH, STRIDE = 14, 16
@@ -56,7 +56,8 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     width, height = size or INFO.sizes[0]
     painted = (width // STRIDE) * (height // STRIDE)
     seen = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
-    small, small_seen = (LESSON // STRIDE) ** 2, (LESSON // PATCH) ** 2
+    side = opening.lesson_size or LESSON
+    small, small_seen = (side // STRIDE) ** 2, (side // PATCH) ** 2
     return Footprint(
         model=name,
         here=bool(shapes),
@@ -71,7 +72,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pictures={
             "gen": convolved(width * height, CHANNELS, MAPS),
             "edit": convolved(width * height, CHANNELS, MAPS),
-            "learn": convolved(LESSON * LESSON, CHANNELS, MAPS),
+            "learn": convolved(side * side, CHANNELS, MAPS),
         },
         streamed=2 * WORDS * layers.width,
         on_cpu="bfloat16",

@@ -37,7 +37,7 @@ from op_bagel import INFO
 from op_bagel.backend import BagelBackend, Dropout, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import GEN, Bagel
-from op_bagel.pictures import SizeRule, rgb
+from op_bagel.pictures import SizeRule
 from op_bagel.placing import arrange, check_opening, placing
 from op_bagel.sampling import Guidance
 from op_bagel.tokenizer import QwenTokenizer
@@ -195,7 +195,7 @@ def open_backend(opening: Opening) -> BagelBackend:
         bagel=bagel.eval(),
         vae=vae.eval(),
         tokenizer=tokenizer,
-        fit=fit_of(config),
+        fit=fit_of(config, opening.lesson_size),
         guidance=Guidance(text=INFO.guidance),
         edit_guidance=Guidance(
             text=INFO.guidance, image=2.0, interval=(0.0, 1.0), renorm="text_channel"
@@ -209,30 +209,33 @@ def open_backend(opening: Opening) -> BagelBackend:
     return backend
 
 
-def fit_of(config: BagelConfig) -> Fit:
+def fit_of(config: BagelConfig, lesson_size: int = 0) -> Fit:
     """The release's sizes of pictures, in steps of its own grids (inference transforms): 512 to
     1024 pixels a side for the autoencoder, then 224 to 980 for the ViT.
 
-    A picture that is learned from has 512 on its shorter side, about a third of the tokens of full
-    size: a batch of eight edits at full size would keep 21 GB for its way back.
+    A picture that is learned from has ``lesson_size`` pixels on its shorter side. The usual 512 are
+    about a third of the tokens of full size: a batch of eight edits at full size would keep 21 GB
+    for its way back.
     """
     largest, stride = config.max_latent_size * config.stride, config.stride
     latents = SizeRule(max_size=largest, min_size=largest // 2, stride=stride)
     patch, side = config.vit.patch_size, config.vit.image_size
     patches = SizeRule(max_size=side, min_size=min(16 * patch, side), stride=patch)
+    least = min(lesson_size or latents.min_size, latents.min_size)
+    small = replace(latents, min_size=least)
 
     def lesson(image: Image) -> Image:
-        picture = rgb(image)
-        scale = latents.min_size / min(picture.size)
+        scale = least / min(image.size)
         if scale < 1:
-            width, height = (round(length * scale) for length in picture.size)
-            picture = picture.resize((width, height), Resampling.BICUBIC)
-        return latents.resize(picture)
+            width, height = (round(length * scale) for length in image.size)
+            image = image.resize((width, height), Resampling.BICUBIC)
+        return small.resize(image)
 
     return Fit(
         vae=latents.resize,
         vit=lambda image: patches.resize(latents.resize(image)),
-        lesson=lesson,
+        learn_vae=lesson,
+        learn_vit=lambda image: patches.resize(lesson(image)),
     )
 
 

@@ -22,6 +22,7 @@ INFO = BackendInfo(
         (720, 720), (960, 544), (544, 960), (832, 624), (624, 832),
         (512, 512), (680, 384), (384, 680), (592, 440), (440, 592),
     ),
+    lesson_sizes=(256, 512),
     pictures="photographs",
     licence="Apache-2.0",
     memory_gb=40.0,
@@ -37,7 +38,8 @@ INFO = BackendInfo(
         "each checkpoint is a download of about 35 GB; a concept is learned on both of a pair",
         "--model CHAT+GEN names a pair of your own, --model FOLDER a folder that holds both; one "
         "checkpoint alone does what its name says, and everything where it says nothing",
-        "a picture is looked at and learned from at about 512x512 pixels",
+        "a picture is looked at and learned from at about 512x512 pixels; `op learn --size N` "
+        "takes fewer, and it was not trained on such pictures",
         "painting takes a step for each 8x8 pixels, so that --steps has no say",
         "an edit repaints a region: --mask, --box, or where none is given, one that is looked for",
     ),

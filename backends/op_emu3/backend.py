@@ -98,10 +98,13 @@ class Emu3Backend:
         dtype: torch.dtype,
         on_step: OnStep | None = None,
         offloaded: bool = False,
+        lesson_size: int = 0,
     ) -> None:
         self.on_step = on_step
         self.info, self.model, self.sources = info, model, sources
         self.device, self.dtype, self.offloaded = device, dtype, offloaded
+        self.lesson_size = lesson_size
+        """Pixels of a side of pictures that are learned from; 0 those that are looked at."""
         self.window = 0
         """Codes that are drawn ahead while painting."""
         self.fingerprint = loading.fingerprint_of(sources)
@@ -153,7 +156,10 @@ class Emu3Backend:
         painter = self.opened("generate" if "generate" in self.sources else "understand")
         models = [reader] if reader is painter else [reader, painter]
         both = [(model, photo) for model in models for photo in photos]
-        found = [(model, self._look(model, photo)) for model, photo in counted(both, on_step)]
+        found = [
+            (model, self._encode(model, photo, self._lesson_grid(model, photo)))
+            for model, photo in counted(both, on_step)
+        ]
         codes = [[code for model, code in found if model is one] for one in (reader, painter)]
         return start_tokens(
             name,
@@ -198,7 +204,7 @@ class Emu3Backend:
         for lesson in counted(lessons, on_step):
             model = self.opened(lesson.task)
             shown = lesson.image if lesson.task == "understand" else lesson.target
-            grid = None if shown is None else layout.grid_for(shown.size, _modest(model))
+            grid = None if shown is None else self._lesson_grid(model, shown)
             here = None if shown is None or grid is None else codes(model, shown, grid)
             free = None
             if lesson.task == "edit" and lesson.image is not None and here is not None and grid:
@@ -480,6 +486,9 @@ class Emu3Backend:
             self._codes[key] = Encoded(partial(_codes_of, model, grid))
         return self._codes[key](image)
 
+    def _lesson_grid(self, model: LoadedCheckpoint, image: Image) -> tuple[int, int]:
+        return layout.grid_for(image.size, self.lesson_size**2 or _modest(model))
+
     def _look(self, model: LoadedCheckpoint, image: Image) -> Tensor:
         return self._encode(model, image, layout.grid_for(image.size, _modest(model)))
 
@@ -578,6 +587,7 @@ def open_backend(opening: Opening) -> Backend:
         dtype=choose_dtype(opening.dtype, device, backend="emu3"),
         on_step=opening.on_step,
         offloaded=opening.offload,
+        lesson_size=opening.lesson_size,
     )
 
 

@@ -28,7 +28,8 @@ PROMPT = 150
 WORDS, CODES = 184_622, 32_768
 """Rows of the table, and image codes."""
 LOOKED_AT = (512, 512)
-"""Pixels of a picture that is looked at or learned from."""
+"""Pixels of a picture that is looked at, and of one that is learned from where nobody says
+otherwise."""
 CHANNELS, MAPS = 256, 6.0
 """Channels of the image tokenizer at full size, and how many maps of them it holds (measured)."""
 RELEASED = gated_layers(count=32, width=4096, inner=14336, queries=4096, keys=1024)
@@ -58,10 +59,11 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             *_named(parts, " that paints", paints),
         )
     width, height = size or INFO.sizes[0]
-    seen, painted = (_positions(it) for it in (LOOKED_AT, (width, height)))
-    whole = seen + PROMPT
+    side = opening.lesson_size
+    learned_from = (side, side) if side else LOOKED_AT
+    seen, painted, codes = (_positions(it) for it in (LOOKED_AT, (width, height), learned_from))
+    whole, lesson = seen + PROMPT, codes + PROMPT
     read = Pass(positions=whole, cached=whole, scores=WORDS)
-    codes = seen
     return Footprint(
         model=name,
         here=bool(folders),
@@ -75,9 +77,9 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             ),
         },
         lessons={
-            "understand": Taught(positions=whole, scored=4, scores=WORDS),
-            "generate": Taught(positions=whole, scored=codes, scores=CODES),
-            "edit": Taught(positions=whole, scored=codes, scores=CODES),
+            "understand": Taught(positions=lesson, scored=4, scores=WORDS),
+            "generate": Taught(positions=lesson, scored=codes, scores=CODES),
+            "edit": Taught(positions=lesson, scored=codes, scores=CODES),
         },
         batch=INFO.batch,
         pictures={

@@ -90,6 +90,14 @@ _opening_options = options.together(
         is_flag=True,
         help="Learn in a fraction of the memory, half as long again; the result is the same.",
     ),
+    click.option(
+        "--size",
+        "lesson_size",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Learn from pictures of N pixels a side instead of the backend's own: less memory.",
+    ),
 )
 _settings_options = options.together(
     "settings",
@@ -258,7 +266,11 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
         ("negatives", plan.negatives),
         ("facts", "; ".join(plan.facts) or "none"),
         ("lessons", ", ".join(f"{count} {group}" for group, count in plan.lessons.items())),
-        ("learning", f"{plan.steps} steps of {plan.batch_size}, rate {plan.learning_rate:g}"),
+        (
+            "learning",
+            f"{plan.steps} steps of {plan.batch_size}, rate {plan.learning_rate:g}"
+            + (f", from pictures of {plan.lesson_size} pixels" if plan.lesson_size else ""),
+        ),
     )
     for key, value in rows:
         output.answer(f"{key:<10} {value}")

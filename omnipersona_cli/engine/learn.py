@@ -65,6 +65,7 @@ class Plan:
     steps: int
     batch_size: int
     learning_rate: float
+    lesson_size: int
     seed: int
     notes: tuple[str, ...]
 
@@ -78,6 +79,7 @@ def plan(
     """What `learn` would do with the same values. Opens no backend."""
     subject, opening, seen = _gone_on(subject, settings, keeping, opening)
     info = registry.backend_info(opening.backend or registry.DEFAULT_BACKEND)
+    registry.check_lesson_size(info, opening.lesson_size)
     hyper = settings.hyperparameters(info)
     material = gather(
         subject,
@@ -100,6 +102,7 @@ def plan(
         steps=hyper.steps,
         batch_size=hyper.batch_size,
         learning_rate=hyper.learning_rate,
+        lesson_size=opening.lesson_size or (info.lesson_sizes or (0, 0))[1],
         seed=hyper.seed,
         notes=material.notes,
     )
@@ -167,9 +170,19 @@ def learn(
     with memory_errors(backend.info.name):
         start = start_of(backend, material, settings, before, keeping, on_progress)
         if hyper.steps:
-            found = run(backend, material, hyper, before, keeping, start, previews, on_progress)
+            found = run(
+                backend,
+                opening,
+                material,
+                hyper,
+                before,
+                keeping,
+                start,
+                previews,
+                on_progress,
+            )
         else:
-            found = instant(backend, material, hyper, before, keeping, start)
+            found = instant(backend, opening, material, hyper, before, keeping, start)
         optimised, before = found.optimised, found.before
         on_progress(Progress(phase="examining"))
         if hyper.steps:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, Opening
 from omnipersona_cli.engine.checkpoint import (
     RunState,
     forget_checkpoints,
@@ -43,6 +43,7 @@ class Course:
 
 def run(
     backend: Backend,
+    opening: Opening,
     material: Material,
     hyper: Hyperparameters,
     before: Before,
@@ -55,7 +56,9 @@ def run(
     if not keeping.resume:
         tell(on_progress, _pace(backend, start, material, hyper, keeping, on_progress))
     material = captioned(material, backend, on_step=counting(on_progress, "reading places"))
-    folder = run_folder(_key(material, backend, hyper, start, more=keeping.more))
+    folder = run_folder(
+        _key(material, backend, hyper, start, opening.lesson_size, more=keeping.more)
+    )
     check_resumed(before, keeping, folder, slot_name(backend))
     if keeping.more:
         before = begun(before, folder, slot_name(backend), resume=keeping.resume)
@@ -85,6 +88,7 @@ def run(
 
 def instant(
     backend: Backend,
+    opening: Opening,
     material: Material,
     hyper: Hyperparameters,
     before: Before,
@@ -92,7 +96,7 @@ def instant(
     start: ConceptTokens,
 ) -> Course:
     """The start as it is."""
-    folder = run_folder(_key(material, backend, hyper, start, more=False))
+    folder = run_folder(_key(material, backend, hyper, start, opening.lesson_size, more=False))
     check_resumed(before, keeping, folder, slot_name(backend))
     optimised = Optimised(tokens=start, best_step=0, checks=(), losses={})
     return Course(optimised=optimised, before=before, folder=folder)
@@ -145,6 +149,7 @@ def _key(
     backend: Backend,
     hyper: Hyperparameters,
     start: ConceptTokens,
+    lesson_size: int,
     *,
     more: bool,
 ) -> str:
@@ -152,8 +157,8 @@ def _key(
     which pieces its batches are cut: whoever runs out of memory goes on with smaller ones."""
     decisive = {key: value for key, value in vars(hyper).items() if key != "lessons_at_once"}
     digest = sha256(material.digest().encode())
-    bound = [material.name, backend.fingerprint, decisive, format_of(backend), more]
-    digest.update(json.dumps(bound).encode())
+    opened = (backend.fingerprint, format_of(backend), lesson_size)
+    digest.update(json.dumps([material.name, *opened, decisive, more]).encode())
     for key, value in named_tensors(start).items():
         digest.update(f"{key}{tuple(value.shape)}".encode())
     return digest.hexdigest()[:24]

@@ -52,13 +52,16 @@ PLACES = (
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """A way to open and work, the ``flags`` that ask for it, and the GiB that it takes; ``waits``
-    are GiB of the computer's own memory besides; ``means`` is what the figure was made of."""
+    are GiB of the computer's own memory besides; ``means`` is what the figure was made of. One that
+    is ``asked`` changes what is learned or painted, or is no matter of opening, so that a person
+    has to ask for it."""
 
     opening: Opening
     means: Means
     flags: tuple[str, ...]
     takes: float
     waits: float = 0.0
+    asked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +135,11 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
     if asked.takes <= room:
         return opening, _announced(info, what, asked.opening, kind)
     fits = next((way for way in ways if way.takes <= room), None)
-    own = fits is not None and not any(it.startswith(("--size", "--batch")) for it in fits.flags)
-    if opening.memory and fits is not None and own:
-        told = f"{info.name}: {' '.join(fits.flags)} keeps it in {room:g} GB"
-        more = _announced(info, what, fits.opening, kind)
-        return fits.opening, f"{told}; {more}" if more else told
+    own = next((way for way in ways if way.takes <= room and not way.asked), None)
+    if opening.memory and own is not None:
+        told = f"{info.name}: {' '.join(own.flags)} keeps it in {room:g} GB"
+        more = _announced(info, what, own.opening, kind)
+        return own.opening, f"{told}; {more}" if more else told
     raise ResourceError(
         f"{info.name} takes {asked.takes:.1f} GB to {_verb(work.verb)}, "
         f"and {room:.1f} GB are {'allowed' if opening.memory else 'free'}",
@@ -241,6 +244,11 @@ def _choices(
         way = _with(way, what, work, "--dtype bfloat16", dtype="bfloat16")
         yield way
     before = way
+    if work.verb == "learn" and what.pieces and means.at_once != 1:
+        fewer = needed(what, "learn", replace(way.means, at_once=1))
+        if fewer < way.takes:
+            flags = (*way.flags, "--lessons-at-once 1")
+            yield replace(way, flags=flags, takes=fewer, asked=True)
     if work.verb == "learn" and what.checkpoints and not opening.activation_checkpointing:
         way = _with(way, what, work, "--activation-checkpointing", activation_checkpointing=True)
         yield way
@@ -272,7 +280,8 @@ def _smaller(info: BackendInfo, what: Footprint, work: Work, way: Choice) -> Ite
         batch = (work.batch or what.batch) // 2
         while batch:
             takes = needed(what, "learn", replace(way.means, batch=batch))
-            yield replace(way, flags=(*way.flags, f"--batch-size {batch}"), takes=takes)
+            flags = (*way.flags, f"--batch-size {batch}")
+            yield replace(way, flags=flags, takes=takes, asked=True)
             batch //= 2
     if work.verb == "gen":
         area = _area(work.size or info.sizes[0])
@@ -280,7 +289,8 @@ def _smaller(info: BackendInfo, what: Footprint, work: Work, way: Choice) -> Ite
             if _area(size) < area:
                 smaller = describe(info, way.opening, size) or what
                 shown = (*way.flags, f"--size {size[0]}x{size[1]}")
-                yield replace(way, flags=shown, takes=needed(smaller, "gen", way.means))
+                takes = needed(smaller, "gen", way.means)
+                yield replace(way, flags=shown, takes=takes, asked=True)
 
 
 def usual_dtype(what: Footprint, kind: Kind) -> str:

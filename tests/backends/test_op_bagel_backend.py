@@ -181,10 +181,10 @@ def test_each_picture_is_encoded_once(tiny: BagelBackend) -> None:
 def test_photos_that_tokens_started_from_are_not_encoded_again_to_be_learned(
     tiny: BagelBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lesson(photo: Image) -> Image:
+    def small(photo: Image) -> Image:
         return photo.resize((16, 16))
 
-    monkeypatch.setattr(tiny, "fit", Fit(vae=rgb, vit=rgb, lesson=lesson))
+    monkeypatch.setattr(tiny, "fit", Fit(vae=rgb, vit=rgb, learn_vae=small, learn_vit=small))
     photos = [picture(seed) for seed in range(60, 66)]
     before = tiny.encoded
     tiny.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)

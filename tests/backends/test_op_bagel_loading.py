@@ -291,8 +291,15 @@ def test_pictures_that_are_learned_from_are_smaller(folder: Path) -> None:
     backend = open_backend(Opening(model=str(folder), device="cpu"))
     photo = drawing("red", 1).resize((96, 128))
     assert backend.fit.vae(photo).size == (48, 64)
-    assert backend.fit.lesson(photo).size == (32, 40)
-    assert backend.fit.vae(backend.fit.lesson(photo)).size == (32, 40)
+    learned_from = backend.fit.learn_vae
+    assert learned_from is not None and learned_from(photo).size == (32, 40)
+    backend = open_backend(Opening(model=str(folder), device="cpu", lesson_size=16))
+    lesson = Lesson(
+        task="edit", kind="edit", request=to_turn("add <bo>"), image=photo, target=photo
+    )
+    (ready,) = backend.prepare([lesson])
+    assert ready.grid == (3, 2) and ready.source is not None  # 16 x 24 pixels in cells of 8
+    assert ready.features is not None and len(ready.features) < len(backend._features(photo))
 
 
 def test_its_name_tells_nothing_of_this_machine(folder: Path) -> None:

@@ -180,6 +180,17 @@ def test_a_picture_in_several_lessons_is_encoded_once(
     assert len(calls) == 2
 
 
+def test_lessons_show_smaller_pictures_where_that_is_asked_for(
+    emu3: Emu3Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = photos()[0]
+    (usual,) = emu3.prepare([lesson("generate", target=photo)])
+    monkeypatch.setattr(emu3, "lesson_size", 16)
+    (small,) = emu3.prepare([lesson("generate", target=photo)])
+    assert small.codes is not None and usual.codes is not None
+    assert small.codes.shape == (2, 2) and usual.codes.numel() > 4
+
+
 def test_fifty_steps_leave_the_backbone_as_it_was(
     emu3: Emu3Backend, model: LoadedCheckpoint
 ) -> None:

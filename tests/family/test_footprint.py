@@ -141,12 +141,24 @@ def test_a_limit_chooses_the_first_means_that_keep_it(janus: str) -> None:
 def test_without_a_limit_what_does_not_fit_is_refused_with_the_flags_that_do(
     janus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frugal = Means(dtype="bfloat16", batch=64, activation_checkpointing=True)
-    least = needed(described("janus", janus), "learn", frugal)
-    monkeypatch.setattr(room, "free", lambda kind, device: least + 0.001)
+    what, plain = described("janus", janus), Means(dtype="bfloat16", batch=64)
+    both = [needed(what, "learn", replace(plain, at_once=count)) for count in (0, 1)]
+    monkeypatch.setattr(room, "free", lambda kind, device: sum(both) / 2)
     with pytest.raises(ResourceError, match=r"to learn, and .* GB are free") as caught:
         opened(janus)
-    assert caught.value.hint.startswith("--dtype bfloat16 --activation-checkpointing takes")
+    assert caught.value.hint.startswith("--dtype bfloat16 --lessons-at-once 1 takes")
+
+
+@pytest.mark.parametrize("name", ["bagel", "emu3"])
+def test_smaller_lessons_take_less(name: str) -> None:
+    info = registry.backend_info(name)
+    steps = []
+    for side in (256, 384, 512, 0):
+        what = describe(info, Opening(lesson_size=side), None)
+        assert what is not None
+        lone = replace(what, passes={}, pictures={})  # the report card paints at full size
+        steps.append(needed(lone, "learn", Means(kind="cuda", card=24.0, batch=8, at_once=1)))
+    assert steps[0] < steps[1] < steps[2] == steps[3]
 
 
 def test_layers_wait_in_the_computers_memory_where_that_has_room(
