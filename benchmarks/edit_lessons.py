@@ -13,6 +13,7 @@ steps and batches, and with
     all       every lesson
     no edits  the edit lessons left out, their share of the batch going to depictions
     adds      of the edit lessons those alone in which <bo> comes in
+    true      true edits of <bo> in the place of composed ones: better lessons than photos can give
 
 without rehearsing facts, and the last tokens are taken. *Moved* is how far the rows that paint have
 gone, as a share of their length. Printed are the losses in thousandths, as means over characters,
@@ -36,21 +37,22 @@ import click
 import numpy as np
 from series import NAME, draw_folder, finished, interval
 
-VARIANTS = ("start", "all", "no edits", "adds")
+VARIANTS = ("start", "all", "no edits", "adds", "true")
 KINDS = ("add", "replace", "remove", "depict")
 PAIRS, NOISES = 6, 8
 """True edits of each kind, and draws of noise for each."""
 
 
-def true_lessons(seed: int) -> dict[str, list[Any]]:
-    """Edits whose results are drawn, not composed, and depictions, by kind."""
+def true_lessons(seed: int, purpose: str, pairs: int = PAIRS) -> dict[str, list[Any]]:
+    """Edits whose results are drawn, not composed, and depictions, by kind; other ones for each
+    ``purpose``."""
     from omnipersona_cli.backend import Lesson
     from omnipersona_cli.data.lessons import turn
     from op_toy.drawing import render
     from op_toy.words import WHERE, side
     from op_toy.world import draw_character, draw_picture
 
-    rng = random.Random(f"{seed}:true edits")
+    rng = random.Random(f"{seed}:{purpose}")
     bo = draw_character(seed, held_out=True)
     found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
 
@@ -60,7 +62,7 @@ def true_lessons(seed: int) -> dict[str, list[Any]]:
                    target=render(target))
         )  # fmt: skip
 
-    for _ in range(PAIRS):
+    for _ in range(pairs):
         posed = draw_picture(rng, (bo,))
         empty = replace(posed, characters=())
         other = draw_character(rng.randrange(1 << 40), held_out=True)
@@ -102,9 +104,11 @@ def learned(seed: int, variant: str) -> Any:
         comes = not lesson.request.text.startswith(("remove", "take", "erase"))
         return variant == "adds" and comes
 
-    material = replace(
-        material, lessons=tuple(lesson for lesson in material.lessons if taught(lesson))
-    )
+    lessons = [lesson for lesson in material.lessons if taught(lesson)]
+    if variant == "true":
+        drawn = true_lessons(seed, "lessons", 3 * PAIRS)
+        lessons += [lesson for kind in ("add", "replace", "remove") for lesson in drawn[kind]]
+    material = replace(material, lessons=tuple(lessons))
     groups, _ = prepare(backend, material)
     found = optimise(backend, start, groups, HeldOut(), settings.hyperparameters(info))
     return backend, start, found.tokens
@@ -119,7 +123,7 @@ def measure(seed: int, variant: str) -> dict[str, Any]:
     backend, start, tokens = learned(seed, variant)
     losses = {}
     with torch.no_grad():
-        for kind, lessons in true_lessons(seed).items():
+        for kind, lessons in true_lessons(seed, "true edits").items():
             prepared = list(backend.prepare(lessons)) * NOISES
             (loss,) = backend.loss(prepared, tokens, seed=1).values()
             losses[kind] = round(float(loss), 6)

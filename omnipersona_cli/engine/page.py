@@ -109,6 +109,10 @@ def as_page(story: Story) -> str:
         if learned.resumed_from
         else ""
     )
+    how, kept = "Started from", "no step was learned"
+    if report.steps:
+        how = "Learned from"
+        kept = f"of {report.steps} steps the tokens of step {report.best_step} are kept"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '
@@ -116,9 +120,8 @@ def as_page(story: Story) -> str:
         f"<title>&lt;{name}&gt;</title><style>{_STYLE}</style>"
         f"<h1>&lt;{name}&gt;{what}: "
         f'<span class="{report.card.grade}">{report.card.grade}</span></h1>'
-        f"<p>Learned from {report.photos} photos, {report.held_out} of them held out, in "
-        f"{report.steps} steps on {escape(learned.backend)}, seed {learned.seed}; "
-        f"the tokens kept are those of step {report.best_step}.</p>{begun}"
+        f"<p>{how} {report.photos} photos, {report.held_out} of them held out, "
+        f"on {escape(learned.backend)}, seed {learned.seed}; {kept}.</p>{begun}"
         f"{_advice(report.card, learned.notes)}"
         f"<h2>Figures</h2>{_figures(report.card)}"
         f"<h2>Samples</h2><p>One a place, at seeds 0, 1, …</p>{_samples(story)}"

@@ -275,3 +275,11 @@ def test_a_plan_of_going_on_tells_all_facts(started, sketch, photos, library):
     subject = Subject(photos=[photos], name="bo", facts=["likes rain"])
     told = plan(subject, Settings(steps=2), keeping=more(library))
     assert told.facts[-1] == "likes rain" and len(told.facts) == 3 and told.backend == "sketch"
+
+
+def test_the_page_of_an_instant_concept_says_so_and_has_no_curve(sketch, bo, library, tmp_path):
+    page = tmp_path / "bo.html"
+    learn(bo, Settings(steps=0), Keeping(library=library, page=page), backend=sketch)
+    text = page.read_text()
+    assert "Started from 10 photos" in text and "no step was learned" in text
+    assert "Learned from" not in text and "<svg" not in text
