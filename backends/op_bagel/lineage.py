@@ -10,10 +10,9 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
-from typing import Generic, NoReturn, Protocol, TypeVar
+from typing import NoReturn, Protocol
 
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import BackendInfo, ConceptTokens, Task, Turn
@@ -26,13 +25,8 @@ from op_bagel.packing import Noise, Sample, pack
 from op_bagel.pictures import Grid
 from op_bagel.sampling import training_time
 
-T = TypeVar("T")
-
 NOISES = 2
 """Times at which a picture to be drawn is noised in one lesson: the context is shared."""
-
-REMEMBERED = 4
-"""Pictures whose features are kept, because several questions are asked about one picture."""
 
 INTRODUCED = 8
 """Sets of concepts whose rows are kept as keys and values, for every prompt that follows."""
@@ -263,22 +257,3 @@ class Introductions:
         if len(self._kept) > INTRODUCED:
             self._kept.popitem(last=False)
         return cache
-
-
-class Looks(Generic[T]):
-    """What ``look`` sees in a picture, remembered for the last few."""
-
-    def __init__(self, look: Callable[[Image], T]) -> None:
-        self._look = look
-        self._seen: OrderedDict[bytes, T] = OrderedDict()
-
-    def of(self, picture: Image) -> T:
-        """``picture`` is RGB; equal pixels are the same picture."""
-        key = blake2b(repr(picture.size).encode() + picture.tobytes(), digest_size=16).digest()
-        seen = self._seen.pop(key, None)
-        if seen is None:
-            seen = self._look(picture)
-        self._seen[key] = seen
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
-        return seen

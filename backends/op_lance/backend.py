@@ -111,9 +111,10 @@ class LanceBackend:
         on_step: OnStep | None = None,
     ) -> ConceptTokens:
         """Starts from k-means centres of the tower's features, and for the generation expert of the
-        latents as they enter it."""
+        latents as they enter it, of photos at the size that they are learned from: `prepare` finds
+        them encoded."""
         self.need_expert()
-        look, encode, sizes = self.encoders.asked, self.encoders.encode, self.sizes
+        look, encode, sizes = self.encoders.asked, self.encoders.encode, self.lesson_sizes
         seen = ((look(it, sizes)[0], encode(it, sizes)[0]) for it in counted(photos, on_step))
         return started_tokens(
             name,

@@ -9,7 +9,7 @@ from PIL import Image as images
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from op_bagel.lineage import Looks
+from omnipersona_cli.family.pictures import Encoded
 from op_bagel.pictures import Grid, patchify, rgb, to_tensor, unpatchify
 from op_lance.config import TowerConfig
 from op_lance.pictures import Sizes, for_tower, merged, tower_patches
@@ -34,30 +34,40 @@ class Encoders:
         self.config, self.device, self.need = config, device, need
         self.encoded = 0
         """How many pictures the tower or the autoencoder has encoded so far."""
-        self._looks = Looks(self._look)
+        self._look, self._reduce = Encoded(self._looked), Encoded(self._reduced)
 
     def asked(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
         """Features [n, D] of a picture that is asked about, in its bucket, and their grid."""
-        return self._looks.of(sizes.asked.apply(image))
+        return self._seen(sizes.asked.apply(image))
 
     def edited(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
         """Features [n, D] of a picture that is edited, in its own shape, and their grid."""
-        return self._looks.of(sizes.edited.apply(image))
+        return self._seen(sizes.edited.apply(image))
 
-    def _look(self, picture: Image) -> tuple[Tensor, Grid]:
-        self.encoded += 1
-        patches, grid = tower_patches(for_tower(picture), self.config)
-        # not an inference tensor: a lesson may need it for a gradient later
-        with torch.inference_mode(False), torch.no_grad():
-            return see(self.tower, patches, [grid])[0], merged(grid, self.config)
-
-    @torch.no_grad()
     def encode(self, image: Image, sizes: Sizes) -> tuple[Tensor, Grid]:
         """Latent tokens [n, latent width]; the encoder's mean, so that seeds decide alone."""
+        return patchify(self._reduce(sizes.latent.apply(rgb(image))), 1)
+
+    def _seen(self, picture: Image) -> tuple[Tensor, Grid]:
+        patch = self.config.patch_size
+        grid = (picture.height // patch, picture.width // patch)
+        return self._look(picture), merged(grid, self.config)
+
+    # not inference tensors: a lesson may need them for a gradient later
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _looked(self, picture: Image) -> Tensor:
+        self.encoded += 1
+        patches, grid = tower_patches(for_tower(picture), self.config)
+        return see(self.tower, patches, [grid])[0]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _reduced(self, picture: Image) -> Tensor:
         self.need()
         self.encoded += 1
-        pixels = to_tensor(sizes.latent.apply(rgb(image)))[None].to(self.device)
-        return patchify(self.vae.encode(pixels)[0], 1)
+        return self.vae.encode(to_tensor(picture)[None].to(self.device))[0]
 
     @torch.no_grad()
     def decode(self, tokens: Tensor, grid: Grid) -> Image:

@@ -421,9 +421,30 @@ def test_an_edit_lesson_is_painted_where_its_source_stands(
 
 def test_tokens_start_from_what_the_experts_see(lance: LanceBackend, tokens: ConceptTokens) -> None:
     photos = [drawing("red", seed) for seed in range(3)]
-    seen = torch.cat([lance.encoders.asked(photo, lance.sizes)[0] for photo in photos])
+    seen = torch.cat([lance.encoders.asked(photo, lance.lesson_sizes)[0] for photo in photos])
     likeness = torch.nn.functional.cosine_similarity(tokens.und.detach(), kmeans(seen, 3, 0))
     assert float(likeness.min()) > 0.999  # the rows may be shortened, to the norm that packs allow
+
+
+def test_photos_that_tokens_started_from_are_not_encoded_again_to_be_learned(
+    lance: LanceBackend,
+) -> None:
+    photos = [drawing("red", seed) for seed in range(60, 66)]
+    ask, paint = to_turn("is <bo> here?"), to_turn("a photo of <bo>")
+    before = lance.encoders.encoded
+    lance.new_tokens("bo", understand=2, generate=2, photos=photos, seed=0)
+    assert lance.encoders.encoded - before == 2 * len(photos)
+    lance.prepare(
+        [
+            lesson
+            for photo in photos
+            for lesson in (
+                Lesson(task="understand", kind="recognise", request=ask, image=photo, answer="yes"),
+                Lesson(task="generate", kind="depict", request=paint, target=photo),
+            )
+        ]
+    )
+    assert lance.encoders.encoded - before == 2 * len(photos)
 
 
 def test_an_interrupted_run_ends_in_the_same_pack(
