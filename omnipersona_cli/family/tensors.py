@@ -102,7 +102,9 @@ def unpickled(path: Path, *, hint: str) -> dict[str, Tensor]:
     """
     try:
         whole = is_zipfile(path)  # files older than torch 1.6 cannot be mapped
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
         if isinstance(error, UnpicklingError) and "nsupported" in str(error):
             raise MissingError(

@@ -1,6 +1,8 @@
 """`op` with a tiny Lance in the released layout: the four verbs, and what is refused."""
 
+import pickle
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,11 @@ def with_code(folder: Path) -> None:
     torch.save({"conv1.weight": Code()}, folder / AUTOENCODER)
 
 
+def with_code_plainly(folder: Path) -> None:
+    """Not in torch's own form: as pickle itself writes."""
+    (folder / AUTOENCODER).write_bytes(pickle.dumps({"conv1.weight": Code()}))
+
+
 def smaller(folder: Path) -> None:
     path = folder / AUTOENCODER
     tensors = torch.load(path, weights_only=True)
@@ -138,6 +145,9 @@ BROKEN: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "half a tower": (lambda it: cut(it / TOWER), 3, "vit.safetensors is broken or cut off"),
     "half an autoencoder": (lambda it: cut(it / AUTOENCODER), 3, "pth is not a checkpoint, or is"),
     "an autoencoder with code": (with_code, 3, "is a pickle with code in it, which is not run"),
+    "an autoencoder that pickle wrote, with code": (
+        with_code_plainly, 3, "is a pickle with code in it, which is not run",
+    ),
     "an autoencoder of half its tensors": (smaller, 3, f"{AUTOENCODER} is not Lance's"),
     "a tower of another width": (
         of_another_width, 3, "a tower of another size: its features are 56 wide",
@@ -178,8 +188,10 @@ def test_a_release_with(what: str, tiny: Path, work: Path, tmp_path: Path, op: O
     folder = shutil.copytree(tiny, tmp_path / "copy")
     breaking(folder)
     before = contents(folder)
-    result = op("gen", "a cat", *HERE, "--model", str(folder), "-o", "cat.png")
+    with warnings.catch_warnings(record=True) as warned:
+        result = op("gen", "a cat", *HERE, "--model", str(folder), "-o", "cat.png")
     refused(result, code, words)
+    assert [it for it in warned if "pickle" in str(it.message)] == []
     assert result.stderr.strip().splitlines()[-1] == "Hint: op backends fetch lance"
     assert list(work.iterdir()) == [] and contents(folder) == before
 
