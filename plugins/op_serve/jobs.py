@@ -157,6 +157,7 @@ class Jobs:
         """Queue a draft, or a job that was stopped or failed, for learning."""
         if job.state not in ("draft", "stopped", "failed"):
             raise UsageError(f"this job is {job.state}", hint="GET /api/jobs")
+        self._check_room()
         name = check_name(teaching.name)
         if not teaching.force and not teaching.resume and name in self.shown.library.names():
             header = self.shown.library.header(name)
@@ -227,8 +228,7 @@ class Jobs:
         }
 
     def _learn(self, job: Job, backend: Backend, ticket: Ticket[Learned]) -> Learned:
-        if self.too_large is not None:
-            raise self.too_large
+        self._check_room()  # it may have been queued before the model was there
         job.state = "learning"
         job.tell({"id": job.id, "state": "learning", "position": 0})
         return work.learn(
@@ -238,6 +238,10 @@ class Jobs:
             library=self.shown.library,
             on_progress=lambda event: _follow(job, event),
         )
+
+    def _check_room(self) -> None:
+        if self.too_large is not None:
+            raise ResourceError(str(self.too_large), hint=self.too_large.hint)
 
     def _finish(self, job: Job) -> None:
         """Called once, in whichever thread ends the work."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_janus
-from live_server import Serve, until
+from live_server import Live, Serve, until
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Opening, Verb
@@ -25,26 +27,55 @@ def takes(verb: Verb, opening: Opening, means: Means) -> float:
     return needed(what, verb, means)
 
 
-def test_a_server_without_room_to_learn_does_all_else_and_says_so(
-    serve: Serve, photos: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def too_little_to_learn() -> float:
+    """GiB that keep every verb of nano but that."""
     nano, usual = Opening(backend="nano"), Means(dtype="float32")
     limit = takes("learn", nano, replace(usual, activation_checkpointing=True)) - 0.001
     assert limit > max(takes(verb, nano, usual) for verb in ("ask", "gen", "edit"))
-    with caplog.at_level(logging.WARNING, "op_serve"):
-        with serve(opening=Opening(backend="nano", memory=limit)) as live:
-            asked = {"messages": [{"role": "user", "content": "what is <bo>'s toy?"}]}
-            assert live.client.post("/v1/chat/completions", json=asked).status_code == 200
-            wish = {"prompt": "<bo>", "steps": 1}
-            assert live.client.post("/v1/images/generations", json=wish).status_code == 200
-            sent = [("photos", path.read_bytes()) for path in sorted(photos.glob("*.png"))[:3]]
-            draft = live.client.post("/api/drafts", files=sent).json()["id"]
-            live.client.post("/api/jobs", json={"draft": draft, "name": "mam"})
-            (job,) = live.served.jobs.all()
-            until(lambda: job.state == "failed")
-    assert "to learn, and" in job.error and "GB are allowed" in job.error
-    assert "op backends show nano" in job.hint
-    assert [it.message.partition(":")[0] for it in caplog.records] == [job.error]
+    return limit
+
+
+def drafted(live: Live, photos: Path) -> dict[str, str]:
+    """What starts to learn from a few photos."""
+    sent = [("photos", path.read_bytes()) for path in sorted(photos.glob("*.png"))[:3]]
+    return {"draft": live.client.post("/api/drafts", files=sent).json()["id"], "name": "mam"}
+
+
+def test_a_server_without_room_to_learn_does_all_else_and_says_so(
+    serve: Serve, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opening = Opening(backend="nano", memory=too_little_to_learn())
+    with caplog.at_level(logging.WARNING, "op_serve"), serve(opening=opening) as live:
+        asked = {"messages": [{"role": "user", "content": "what is <bo>'s toy?"}]}
+        assert live.client.post("/v1/chat/completions", json=asked).status_code == 200
+        wish = {"prompt": "<bo>", "steps": 1}
+        assert live.client.post("/v1/images/generations", json=wish).status_code == 200
+        refused = live.client.post("/api/jobs", json=drafted(live, photos))
+    assert refused.status_code == 503 and refused.headers["x-should-retry"] == "false"
+    message = refused.json()["error"]["message"]
+    assert "to learn, and" in message and "GB are allowed" in message
+    assert "op backends show nano" in message
+    (logged,) = (it.message.partition(":")[0] for it in caplog.records)
+    assert message.startswith(f"{logged}. Hint: ")
+
+
+def test_what_was_to_be_learned_before_that_was_known_fails_with_the_reason(
+    serve: Serve, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = threading.Event()
+
+    def slow_room(*arguments: Any, **more: Any) -> Any:
+        known.wait(60)
+        return room_for(*arguments, **more)
+
+    monkeypatch.setattr("op_serve.work.room_for", slow_room)
+    opening = Opening(backend="nano", memory=too_little_to_learn())
+    with serve(opening=opening, wait=False) as live:
+        assert live.client.post("/api/jobs", json=drafted(live, photos)).status_code == 202
+        known.set()
+        (job,) = live.served.jobs.all()
+        until(lambda: job.state == "failed")
+    assert "GB are allowed" in job.error and "op backends show nano" in job.hint
 
 
 def test_the_means_that_are_chosen_keep_every_verb(
