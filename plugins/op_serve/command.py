@@ -163,8 +163,8 @@ def serve(
     """Keep the model open: for the page in your browser, for programs that speak the OpenAI
     dialect, and for agents (MCP).
 
-    The address, with its token, is printed on stdout. Ctrl-C stops it; what is being learned goes
-    on after the next start.
+    The address, with its token, is printed on stdout. Ctrl-C stops it; what is being learned
+    keeps its place, and can go on after the next start.
     """
     _need("serve", "starlette", "uvicorn", "python_multipart")
     if token is not None and no_token:
