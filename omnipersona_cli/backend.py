@@ -189,6 +189,9 @@ class Opening:
     ``quantize`` is the format of the understanding expert's weights, where a backend has one.
     Pictures that are learned from have about ``lesson_size`` pixels a side, 0 the backend's own
     (`registry.open_backend` refuses it where ``info.lesson_sizes`` does not allow it).
+
+    ``revisions`` are the commits of the hub's repositories that are wanted, where they are here:
+    those that a concept was learned on (`omnipersona_cli.family.weights.locate` takes them).
     """
 
     backend: str = ""
@@ -200,6 +203,7 @@ class Opening:
     offload: bool = False
     quantize: Quantize = ""
     lesson_size: int = 0
+    revisions: Mapping[str, str] = field(default_factory=dict, hash=False)
     on_step: OnStep | None = field(default=None, compare=False, repr=False)
 
 

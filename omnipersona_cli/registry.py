@@ -268,6 +268,11 @@ def open_backend(
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
     check_lesson_size(info, opening.lesson_size)
+    if on_progress is not None:
+        from omnipersona_cli.family.weights import remarks
+
+        for note in remarks(info, opening):
+            on_progress(Progress(phase=f"loading {name}", note=note))
     if work is not None:
         opening, note = fitted(opening, work)
         if note and on_progress is not None:
@@ -314,6 +319,13 @@ def check_lesson_size(info: BackendInfo, size: int) -> None:
             f"{info.name} learns from pictures of {least} to {usual} pixels a side, not of {size}",
             hint=f"--size {least if size < least else usual}",
         )
+
+
+def revisions(opening: Opening) -> dict[str, str]:
+    """The revision of each of the hub's repositories that ``opening`` opens."""
+    from omnipersona_cli.family.weights import revisions as of_weights
+
+    return of_weights(backend_info(opening.backend or DEFAULT_BACKEND), opening)
 
 
 def _use_threads(most: int) -> None:

@@ -49,7 +49,7 @@ tower, what painting needs besides its own expert, and the autoencoder."""
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
     """Of the checkpoint where it is on this computer, else of the released one."""
     name = opening.model or INFO.default_model
-    place = folder_of(name, INFO, single=True)
+    place = folder_of(name, INFO, single=True, revisions=opening.revisions)
     folder = place if place is None or place.is_dir() else place.parent
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)

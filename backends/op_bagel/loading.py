@@ -167,7 +167,8 @@ def open_backend(opening: Opening) -> BagelBackend:
     check_opening(opening, device)
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
     dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
-    checkpoint = find_checkpoint(locate(name, INFO, single=True))
+    found = locate(name, INFO, single=True, revisions=opening.revisions)
+    checkpoint = find_checkpoint(found)
     tokenizer = QwenTokenizer(checkpoint.folder, backend=INFO.name)
     config = read_config(checkpoint, tokenizer.special_tokens())
     with torch.device("meta"):
@@ -190,7 +191,7 @@ def open_backend(opening: Opening) -> BagelBackend:
     files = dict.fromkeys(checkpoint.shapes, checkpoint.weights)
     backend = BagelBackend(
         info=_info(config),
-        model=public_name(name),
+        model=public_name(name, INFO),
         fingerprint=fingerprint(checkpoint.folder, files, name),
         bagel=bagel.eval(),
         vae=vae.eval(),

@@ -66,6 +66,7 @@ from omnipersona_cli.family.text import (
     with_answer,
 )
 from omnipersona_cli.family.tokens import start_tokens, usual_length
+from omnipersona_cli.family.weights import place_of
 from op_emu3 import INFO, layout, loading, pictures, prompts
 from op_emu3.lessons import PreparedLesson
 from op_emu3.loading import CheckpointFiles, LoadedCheckpoint
@@ -569,9 +570,9 @@ def open_backend(opening: Opening) -> Backend:
     refuse_quantize(opening.quantize, "emu3")
     if opening.offload:
         check_offload(device)
-    found = loading.sources(model)
+    found = loading.sources(model, opening.revisions)
     painter = found.get("generate") or next(iter(found.values()))
-    folder = Path(model or "").expanduser()
+    folder = place_of(model, INFO) if model else None
     names = dict.fromkeys(source.name for source in found.values())
     return Emu3Backend(
         info=replace(
@@ -581,7 +582,7 @@ def open_backend(opening: Opening) -> Backend:
             deep_layers=min(source.layers for source in found.values()) - 1,
         ),
         # a path would tell of this machine
-        model=folder.resolve().name if model and folder.is_dir() else "+".join(names),
+        model="+".join(names) if folder is None else folder.resolve().name,
         sources=found,
         device=device,
         dtype=choose_dtype(opening.dtype, device, backend="emu3"),

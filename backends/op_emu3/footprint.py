@@ -20,7 +20,7 @@ from omnipersona_cli.family.footprint import (
     stored_shapes,
     stored_size,
 )
-from omnipersona_cli.family.weights import folder_of
+from omnipersona_cli.family.weights import folder_of, place_of
 from op_emu3 import INFO, layout
 
 PROMPT = 150
@@ -40,7 +40,7 @@ PICTURES = 270_740_359
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
     """Of the checkpoints where they are on this computer, else of the released pair."""
     name = opening.model or INFO.default_model
-    folders = _folders(name)
+    folders = _folders(name, opening.revisions)
     shapes = stored_shapes(folders[0]) if folders else {}
     layers = next(
         (
@@ -99,12 +99,12 @@ def _positions(size: tuple[int, int]) -> int:
     return layout.length((size[1] // layout.SIDE, size[0] // layout.SIDE))
 
 
-def _folders(name: str) -> list[Path]:
+def _folders(name: str, revisions: Mapping[str, str]) -> list[Path]:
     """The checkpoints that are here: one or two."""
-    folder = Path(name).expanduser()
-    if folder.is_dir() and not (folder / "config.json").exists():
+    folder = place_of(name, INFO)
+    if folder is not None and folder.is_dir() and not (folder / "config.json").exists():
         return sorted(path.parent for path in folder.glob("*/config.json"))[:2]
-    found = (folder_of(one, INFO) for one in name.split("+"))
+    found = (folder_of(one, INFO, revisions=revisions) for one in name.split("+"))
     return [one for one in found if one is not None]
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -102,26 +103,28 @@ class LoadedCheckpoint:
         return self.table.weight.device
 
 
-def sources(model: str | None) -> dict[Task, CheckpointFiles]:
+def sources(
+    model: str | None, revisions: Mapping[str, str] = MappingProxyType({})
+) -> dict[Task, CheckpointFiles]:
     """The checkpoint of each task that ``model`` can do, checked and unread.
 
     Raises MissingError for what is not here or not whole, UsageError for what is not Emu3.
     """
     name = model or INFO.default_model
     if model is None:
-        _check_here(name.split("+"))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+        _check_here(name.split("+"), revisions)
+    folder = weights.place_of(name, INFO)
+    if folder is not None and folder.is_dir():
         named = {path.name: path for path in _checkpoints_in(folder)}
-        return _of_folders(folder, named) if named else _of_one(name)
+        return _of_folders(folder, named) if named else _of_one(name, revisions)
     if "+" in name:
         reader, _, painter = name.partition("+")
         if not reader or not painter or "+" in painter:
             raise UsageError(
                 f"{name} does not name two checkpoints", hint=f"--model {INFO.default_model}"
             )
-        return _pair(_source(reader), _source(painter))
-    return _of_one(name)
+        return _pair(_source(reader, revisions), _source(painter, revisions))
+    return _of_one(name, revisions)
 
 
 def tasks_of(name: str) -> tuple[Task, ...]:
@@ -201,13 +204,13 @@ def read(
     )
 
 
-def _check_here(names: list[str]) -> None:
+def _check_here(names: list[str], revisions: Mapping[str, str]) -> None:
     """MissingError that names all weights of the default that are not here, and one command that
     brings them."""
     lost = []
     for name in names:
         try:
-            weights.locate(name, INFO)
+            weights.locate(name, INFO, revisions=revisions)
         except MissingError:
             lost.append(name)
     if lost:
@@ -239,9 +242,9 @@ def _of_folders(folder: Path, named: Mapping[str, Path]) -> dict[Task, Checkpoin
     return _fitting({task: opened[found[task]] for task in TASKS if task in found})
 
 
-def _of_one(name: str) -> dict[Task, CheckpointFiles]:
-    source = _source(name)
-    known = name if not Path(name).expanduser().is_dir() else _known_as(source.folder)
+def _of_one(name: str, revisions: Mapping[str, str]) -> dict[Task, CheckpointFiles]:
+    source = _source(name, revisions)
+    known = name if weights.place_of(name, INFO) is None else _known_as(source.folder)
     return {task: source for task in tasks_of(known)}
 
 
@@ -264,8 +267,8 @@ def _fitting(found: dict[Task, CheckpointFiles]) -> dict[Task, CheckpointFiles]:
     return found
 
 
-def _source(name: str) -> CheckpointFiles:
-    folder = weights.locate(name, INFO)
+def _source(name: str, revisions: Mapping[str, str] = MappingProxyType({})) -> CheckpointFiles:
+    folder = weights.locate(name, INFO, revisions=revisions)
     kind = checkpoint.read_config(folder, types=("emu3", "Emu3"), backend="emu3")["model_type"]
     if kind == "Emu3":
         raise UsageError(
@@ -288,7 +291,7 @@ def _source(name: str) -> CheckpointFiles:
         raise MissingError(f"{folder / 'tokenizer.json'} is missing", hint=_fetch(name))
     processor = _processor(folder, name)
     return CheckpointFiles(
-        name=folder.name if Path(name).expanduser().is_dir() else name,
+        name=weights.public_name(name, INFO),
         folder=folder,
         files=files,
         fingerprint=checkpoint.fingerprint(folder, files, name),

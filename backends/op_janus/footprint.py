@@ -39,7 +39,7 @@ LARGE = gated_layers(count=30, width=4096, inner=11008, queries=4096, keys=4096)
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
     """Of the checkpoint where it is on this computer, else of the released one of that name."""
     name = opening.model or INFO.default_model
-    folder = folder_of(name, INFO)
+    folder = folder_of(name, INFO, revisions=opening.revisions)
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = next(
         (

@@ -53,7 +53,7 @@ def open_backend(opening: Opening) -> Backend:
     if opening.offload:
         check_offload(device)
     kind = choose_dtype(opening.dtype, device, backend="janus")
-    folder = weights.locate(name, INFO)
+    folder = weights.locate(name, INFO, revisions=opening.revisions)
     types = ("janus", original.MODEL_TYPE)
     config = checkpoint.read_config(folder, types=types, backend="janus")
     files = checkpoint.tensor_files(folder, backend="janus")
@@ -81,7 +81,7 @@ def open_backend(opening: Opening) -> Backend:
             memory_gb=painting_gb(janus, native=edit == "native", size=kind.itemsize),
             deep_layers=len(layers) - 1,
         ),
-        model=folder.name if Path(name).is_dir() else name,  # a path would tell of this machine
+        model=weights.public_name(name, INFO),
         fingerprint=checkpoint.fingerprint(folder, files, name),
         janus=janus if opening.offload else janus.to(device),
         tokenizer=tokenizer,

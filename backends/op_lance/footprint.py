@@ -46,7 +46,7 @@ AUTOENCODER, IN_FILE = 252_125_020, 704_688_668
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
     """Of the checkpoint where it is on this computer, else of the released one."""
     name = opening.model or INFO.default_model
-    folder = _folder(folder_of(name, INFO, single=True))
+    folder = _folder(folder_of(name, INFO, single=True, revisions=opening.revisions))
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = layers_in(shapes, "language_model.model.layers.") or RELEASED
     width, height = size or INFO.sizes[0]

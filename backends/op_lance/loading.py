@@ -277,7 +277,8 @@ def open_backend(
     wanted = "bfloat16" if opening.dtype in (None, "auto") else opening.dtype
     dtype = choose_dtype(wanted, device, backend=INFO.name, known=("bfloat16", "float32"))
     check_opening(opening, device)
-    checkpoint = find_checkpoint(locate(name, INFO, single=True))
+    found = locate(name, INFO, single=True, revisions=opening.revisions)
+    checkpoint = find_checkpoint(found)
     tokenizer = QwenTokenizer(checkpoint.folder, backend=INFO.name)
     config = replace(
         read_config(checkpoint, tokenizer),
@@ -315,7 +316,7 @@ def open_backend(
     }
     backend = LanceBackend(
         info=_info(config),
-        model=public_name(name),
+        model=public_name(name, INFO),
         fingerprint=fingerprint(checkpoint.folder, files, name),
         config=config,
         mixture=mixture.eval(),

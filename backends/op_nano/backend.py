@@ -152,13 +152,14 @@ def open_backend(opening: Opening) -> Backend:
     It runs in float32 on any device; "auto" is the CPU, where it is fastest at this size.
     """
     model = opening.model or "embedded"
-    folder = WEIGHTS if model == "embedded" else Path(model)
+    folder = WEIGHTS if model == "embedded" else Path(model).expanduser()
     device = choose_device(opening.device, best="cpu")
     choose_dtype(opening.dtype, device, backend="nano", known=("float32",))
     refuse_quantize(opening.quantize, "nano")
     if opening.offload:
         check_offload(device)  # and there is nothing to spare: it is smaller than a layer of others
-    return _opened(folder.resolve(), device, model, opening.activation_checkpointing)
+    shown = model if model == "embedded" else folder.resolve().name
+    return _opened(folder.resolve(), device, shown, opening.activation_checkpointing)
 
 
 @lru_cache(maxsize=2)

@@ -37,7 +37,7 @@ REMEMBER = 2 << 30
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
     """Of the checkpoint where it is on this computer, else of the released one of that name."""
     name = opening.model or INFO.default_model
-    folder = folder_of(name, INFO)
+    folder = folder_of(name, INFO, revisions=opening.revisions)
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = _layers(shapes)
     side = 512 if (size is None and "512" in name) or name not in INFO.models else 256

@@ -29,7 +29,7 @@ from omnipersona_cli.family.offload import check_offload, keep_home
 from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tokens import norm_limit
-from omnipersona_cli.family.weights import fetch_command, locate
+from omnipersona_cli.family.weights import fetch_command, locate, public_name
 from omnipersona_cli.hookspecs import Base
 from op_showo import INFO
 from op_showo.backend import ShowoBackend
@@ -62,14 +62,15 @@ def open_backend(opening: Opening) -> Backend:
     name = opening.model or INFO.default_model
     device = choose_device(opening.device)
     kind = choose_dtype(opening.dtype, device, backend="showo")
-    folder = locate(name, INFO)
-    shown = folder.name if Path(name).is_dir() else name  # a pack must not tell of this machine
+    folder = locate(name, INFO, revisions=opening.revisions)
+    shown = public_name(name, INFO)
     refuse_quantize(opening.quantize, "showo")
     if opening.offload:
         check_offload(device)
     how = _How(
         checkpointing=opening.activation_checkpointing,
         offload=opening.offload,
+        revisions=tuple(sorted(opening.revisions.items())),
         on_step=opening.on_step,
     )
     return _opened(str(folder), shown, device, kind, how)
@@ -77,18 +78,20 @@ def open_backend(opening: Opening) -> Backend:
 
 @dataclass(frozen=True)
 class _How:
-    """How layers are held, and who is told how far reading is, which makes no difference to what is
-    read."""
+    """How layers are held, which revisions of components are wanted, and who is told how far
+    reading is, which makes no difference to what is read."""
 
     checkpointing: bool
     offload: bool
+    revisions: tuple[tuple[str, str], ...]
     on_step: OnStep | None = field(compare=False)
 
 
 @lru_cache(maxsize=1)
 def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) -> ShowoBackend:
     """The model at ``folder``; ``name`` is what a person calls it."""
-    found = _read(_Files(folder=Path(folder), name=name), dtype, how.on_step)
+    files = _Files(folder=Path(folder), name=name, revisions=dict(how.revisions))
+    found = _read(files, dtype, how.on_step)
     clip = None
     if found.tower is not None:
         place, sizes = found.tower
@@ -123,9 +126,10 @@ def base_of(opening: Opening) -> Base:
     """What a pack is bound to, from the same files: of each tensor a few numbers are read, and the
     embedding table. Raises what `open_backend` raises for files."""
     name = opening.model or INFO.default_model
-    folder = locate(name, INFO)
-    shown = folder.name if Path(name).is_dir() else name
-    found = _read(_Files(folder=folder, name=shown), None, opening.on_step)
+    folder = locate(name, INFO, revisions=opening.revisions)
+    shown = public_name(name, INFO)
+    files = _Files(folder=folder, name=shown, revisions=opening.revisions)
+    found = _read(files, None, opening.on_step)
     return Base(
         backend=INFO.name,
         model=shown,
@@ -222,6 +226,7 @@ class _Files:
 
     folder: Path
     name: str
+    revisions: Mapping[str, str]
 
     @property
     def hint(self) -> str:
@@ -255,7 +260,7 @@ class _Files:
         for place in (self.folder / name, self.folder.parent / name):
             if place.is_dir():
                 return place
-        return locate(COMPONENTS[name], INFO)
+        return locate(COMPONENTS[name], INFO, revisions=self.revisions)
 
 
 def fill(

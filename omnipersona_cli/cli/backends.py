@@ -92,10 +92,15 @@ def show(name: str, model: str | None, as_json: bool) -> None:
 @command.command(epilog="\b\nExamples:\n  op backends fetch nano\n  op backends fetch nano --json")
 @click.argument("name", shell_complete=options.complete_backends)
 @options.model
+@click.option("--revision", default="", metavar="COMMIT", help="Not the newest, but this one.")
 @options.offline
 @options.as_json
-def fetch(name: str, model: str | None, as_json: bool) -> None:
-    """Download a backend's weights, to open it offline later."""
+def fetch(name: str, model: str | None, revision: str, as_json: bool) -> None:
+    """Download a backend's weights, to open it offline later.
+
+    Size and digest of every file are compared with what the hub says of that revision. A concept
+    keeps the revision that it was learned on, and is used with it where it is here.
+    """
     info = registry.backend_info(name)
     repo = model or info.default_model
     from omnipersona_cli.family import weights
@@ -103,6 +108,7 @@ def fetch(name: str, model: str | None, as_json: bool) -> None:
     fetched = weights.fetch(
         info,
         repo,
+        revision=revision,
         bars=not output.quiet(),
         on_progress=lambda event: output.note(event.note),
     )

@@ -132,7 +132,7 @@ model = click.option(
     "--model",
     metavar="REPO",
     envvar="OMNIPERSONA_MODEL",
-    help="Other weights for the backend: a hub id or a folder.",
+    help="Other weights for the backend: a hub id or a folder; ./A/B is always a folder.",
 )
 device = click.option(
     "--device",

@@ -232,9 +232,9 @@ def _interpret_slots(opened: container.Header) -> dict[str, SlotHeader]:
         _check_types(
             abouts[name],
             f"op.slots of {name}",
-            lines=("backend", "base", "fingerprint", "revision", "dtype"),
+            lines=("backend", "base", "fingerprint", "dtype"),
             numbers=("seed", "steps", "best_step", "width"),
-            tables=("recipe", "versions"),
+            tables=("recipe", "revisions", "versions"),
         )
         if re.match(PLACE, abouts[name].get("base", "")):
             _refuse(f"op.slots of {name}: base is a place on a machine, not the name of weights")

@@ -23,7 +23,7 @@ Metadata (strings; those that start with ``op.`` are JSON, keys sorted)
 ``op.format``          "1.<minor>", or "1" for 1.0; a higher major version is refused
 ``op.concept``         {name, aliases, class_word, kind}
 ``op.facts``           [{text, source: "user" or "auto"}]; at most 256, each at most 300 characters
-``op.slots``           {<slot>: {base, revision, fingerprint, dtype, recipe, seed, steps, …}}
+``op.slots``           {<slot>: {base, revisions, fingerprint, dtype, recipe, seed, steps, …}}
 ``op.eval``            {<slot>: {threshold, held-out scores, …}}
 ``op.provenance``      {photos: count, …}; no paths, no EXIF, no user or host names
 ``op.hash.<slot>``     sha256 over the slot's tensors by name: for each one line of JSON

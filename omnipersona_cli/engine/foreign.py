@@ -7,13 +7,14 @@ that they are for and bound to it, because such files seldom name their own.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 from omnipersona_cli import __version__, registry
-from omnipersona_cli.backend import ConceptTokens, Opening
+from omnipersona_cli.backend import ConceptTokens, Opening, is_hub_id
 from omnipersona_cli.concepts.bases import remember_base
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Pack
@@ -70,12 +71,14 @@ def take_in(
     base = _base(importer, replace(opening, backend=importer.backend), on_progress)
     tokens = replace(foreign.tokens, name=chosen)
     check_width(tokens, base)
-    pack = _packed(tokens, base, foreign, importer.name)
+    opened = replace(opening, backend=base.backend, model=base.model)
+    pack = _packed(tokens, base, foreign, importer.name, registry.revisions(opened))
     from_slot(pack, base)  # the checks of a pack that is used
     kept = library.save(pack, force=force)
     loaded = library.load(chosen)
     check_kept(loaded, base, tokens)
-    remember_base(base.fingerprint, opening.model)
+    if not is_hub_id(base.model):
+        remember_base(base.fingerprint, opening.model)
     tell(
         on_progress,
         (
@@ -112,9 +115,11 @@ def _suggested(foreign: Foreign) -> str:
     return name
 
 
-def _packed(tokens: ConceptTokens, base: Base, foreign: Foreign, source: str) -> Pack:
+def _packed(
+    tokens: ConceptTokens, base: Base, foreign: Foreign, source: str, revisions: Mapping[str, str]
+) -> Pack:
     about = {
-        "revision": base.fingerprint.partition("@")[2],
+        **({"revisions": dict(revisions)} if revisions else {}),
         "recipe": {"learned_by": source, **foreign.understood},
         "versions": {"omnipersona": __version__},
     }

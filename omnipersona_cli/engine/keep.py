@@ -223,11 +223,13 @@ def packed(
     hyper: Hyperparameters,
     report: Report,
     before: Pack | None,
+    revisions: Mapping[str, str],
     *,
     runs: Sequence[Mapping[str, Any]] = (),
 ) -> Pack:
     """The pack: a new one, or ``before`` with one slot more; after ``runs``, as the slot tells of
-    them, with the slot that was gone on from."""
+    them, with the slot that was gone on from. ``revisions`` are those of the hub's repositories
+    that the backend was opened from."""
     slot = slot_name(backend)
     tokens = optimised.tokens
     run = {
@@ -237,7 +239,7 @@ def packed(
         "photos": material.album.count,
     }
     about = {
-        "revision": backend.fingerprint.partition("@")[2],
+        **({"revisions": dict(revisions)} if revisions else {}),
         "recipe": {
             "batch_size": hyper.batch_size,
             "learning_rate": hyper.learning_rate,

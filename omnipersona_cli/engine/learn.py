@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, Work
@@ -161,6 +161,8 @@ def learn(
             depth=settings.hyperparameters(info).depth,
         )
         backend = open_model(opening, work, on_progress)
+    opened = replace(opening, backend=backend.info.name, model=backend.model)
+    revisions = registry.revisions(opened)
     doubts = tuple(_doubts(backend, material))
     notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))
     notes = (*notes, *doubts)
@@ -201,7 +203,7 @@ def learn(
 
     report = report_of(optimised, examined, memory, material, hyper)
     runs = runs_of(before.pack, slot_name(backend)) if keeping.more and before.pack else ()
-    pack = packed(backend, optimised, material, hyper, report, before.pack, runs=runs)
+    pack = packed(backend, optimised, material, hyper, report, before.pack, revisions, runs=runs)
     pack, path, changes = kept(
         pack, keeping, backend, optimised.tokens, before=before, folder=found.folder
     )

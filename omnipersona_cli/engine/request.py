@@ -33,7 +33,7 @@ from omnipersona_cli.data.colour import normalised
 from omnipersona_cli.engine.limits import SMALLEST_SIDE
 from omnipersona_cli.engine.precision import precision_notes
 from omnipersona_cli.engine.progress import OnProgress
-from omnipersona_cli.engine.tokens import from_slot
+from omnipersona_cli.engine.tokens import from_slot, revisions_in
 from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.language.mentions import attach, check_name, names_in, to_turn
@@ -236,7 +236,8 @@ def open_model(
     """`registry.open_backend`; a folder of weights is remembered, for the concepts that are learned
     on it."""
     backend = registry.open_backend(opening, work=work, on_progress=on_progress)
-    remember_base(backend.fingerprint, opening.model)
+    if not all(map(is_hub_id, backend.model.split("+"))):  # else it is no folder
+        remember_base(backend.fingerprint, opening.model)
     return backend
 
 
@@ -246,7 +247,7 @@ def choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     if not packs:
         return replace(opening, backend=opening.backend or registry.DEFAULT_BACKEND)
     if opening.backend:
-        return opening if opening.model else _with_base(packs, opening)
+        return _with_base(packs, opening)
     installed = registry.backends()
     fitting: dict[str, str] | None = None
     for pack in packs.values():
@@ -261,13 +262,27 @@ def choose(packs: Mapping[str, Pack], opening: Opening) -> Opening:
     if not able:
         raise _no_common_backend(packs)
     name = registry.DEFAULT_BACKEND if registry.DEFAULT_BACKEND in able else min(able)
-    chosen = replace(opening, backend=name)
-    return chosen if opening.model else _with_base(packs, chosen)
+    return _with_base(packs, replace(opening, backend=name))
 
 
 def _with_base(packs: Mapping[str, Pack], opening: Opening) -> Opening:
-    """``opening`` with the weights of ``opening.backend`` that the first pack was learned on: its
-    default ones where it knows them, else those of a hub id, else those of a folder.
+    """``opening`` with the weights of ``opening.backend`` that the first pack was learned on, where
+    a person names none, and with the revisions of them."""
+    opening = opening if opening.model else _with_model(packs, opening)
+    info = registry.backends().get(opening.backend)
+    pack = next(iter(packs.values()))
+    model = opening.model or (info.default_model if info else "")
+    wanted = [
+        revisions_in(slot.about)
+        for slot in pack.slots.values()
+        if slot.about.get("backend") == opening.backend and slot.about.get("base") == model
+    ]
+    return replace(opening, revisions=wanted[0]) if wanted else opening
+
+
+def _with_model(packs: Mapping[str, Pack], opening: Opening) -> Opening:
+    """`_with_base`, of the weights alone: the backend's default ones where the pack was learned on
+    them, else those of a hub id, else those of a folder.
 
     Raises SlotError where nobody knows the folder.
     """

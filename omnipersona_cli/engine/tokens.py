@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, is_hub_id
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.errors import PackError, SlotError
 from omnipersona_cli.hookspecs import Base
@@ -124,7 +124,7 @@ def from_slot(pack: Pack, backend: Backend | Base) -> ConceptTokens:
         raise SlotError(
             f"<{pack.name}> was learned on {bound_to or 'an unknown base'}, "
             f"and this is {base.fingerprint}",
-            hint=_relearn(pack, base),
+            hint=_fetch(slot, base) or _relearn(pack, base),
         )
     tensors = {key: torch.from_numpy(np.array(value)) for key, value in slot.tensors.items()}
     for key in ("id", "und", "gen"):
@@ -184,6 +184,26 @@ def _check_rows(name: str, key: str, rows: Tensor | None, base: Base) -> None:
         raise PackError(
             f"the {key} tokens of <{name}> are larger than {base.backend} allows", hint=hint
         )
+
+
+def revisions_in(about: Mapping[str, Any]) -> dict[str, str]:
+    """The revisions of the hub's repositories that a slot was learned on, as far as its pack, which
+    may be a stranger's, names such."""
+    told = about.get("revisions")
+    return {
+        repo: commit
+        for repo, commit in (told.items() if isinstance(told, Mapping) else ())
+        if is_hub_id(repo) and isinstance(commit, str) and re.fullmatch(r"[0-9a-f]{40}", commit)
+    }
+
+
+def _fetch(slot: Slot, base: Base) -> str:
+    """The command that brings the revision that it was learned on; "" where that is not known, or
+    is of other weights than these."""
+    commit = revisions_in(slot.about).get(base.model)
+    if commit is None:
+        return ""
+    return f"op backends fetch {base.backend} --model {base.model} --revision {commit}"
 
 
 def _relearn(pack: Pack, base: Base) -> str:

@@ -3,20 +3,26 @@
 One function says which files of a repository are read (`patterns`). Fetching and finding both use
 it: the hub's client calls a snapshot incomplete that was fetched with other patterns than those it
 is looked up with.
+
+What a person means by a name is decided in one place, `place_of`: ``owner/name`` is the hub's
+wherever the backend knows that repository or the hub's cache has it, and else a folder of that
+name; ``./owner/name`` is always the folder.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from omnipersona_cli.backend import BackendInfo, is_hub_id
+from omnipersona_cli.backend import BackendInfo, Opening, is_hub_id
 from omnipersona_cli.errors import (
     MissingError,
     PersonaError,
@@ -25,6 +31,7 @@ from omnipersona_cli.errors import (
     nearest,
     shell_word,
 )
+from omnipersona_cli.family.revisions import COMMIT, check_files, revision_of
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
 EMBEDDED = "embedded"
@@ -50,54 +57,133 @@ def repositories(info: BackendInfo, model: str) -> tuple[str, ...]:
     return (*model.split("+"), *components)
 
 
-def locate(model: str, info: BackendInfo, *, single: bool = False) -> Path:
+def place_of(model: str, info: BackendInfo) -> Path | None:
+    """The folder or file that ``model`` names; None where it names weights of the hub, or nothing
+    that is here."""
+    path = Path(model).expanduser()
+    if not path.exists() or (is_hub_id(model) and (_is_known(model, info) or _in_cache(model))):
+        return None
+    return path
+
+
+def locate(
+    model: str,
+    info: BackendInfo,
+    *,
+    single: bool = False,
+    revisions: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """The folder of ``model``: itself where it is one, or what is in the hub's cache. With
-    ``single`` it may also be one file.
+    ``single`` it may also be one file. ``revisions`` are those that are wanted, by repository; one
+    that is not here is told by `remarks`, and the one that is here is taken.
 
     Never downloads: `op backends fetch` does. Raises MissingError where nothing is there,
     UsageError for a file where a folder is needed.
     """
-    path = Path(model).expanduser()
-    if path.is_dir() or (single and path.is_file()):
+    path = place_of(model, info)
+    if path is not None and (path.is_dir() or single):
         return path.resolve()
-    if path.is_file():
+    if path is not None:
         raise UsageError(
             f"{model} is a file, and {info.name} reads a folder",
             hint=f"--model {shell_word(path.parent)}",
         )
-    if path.is_absolute() or model.startswith((".", "~")):
+    if Path(model).is_absolute() or model.startswith((".", "~")):
         raise MissingError(f"there is no folder {model}", hint=fetch_command(info, model))
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        wanted = list(patterns(info, model))
-        return Path(snapshot_download(model, allow_patterns=wanted, local_files_only=True))
-    except (OSError, HFValidationError) as error:
-        raise MissingError(
-            f"the weights {model} are not on this computer, or not all of them",
-            hint=fetch_command(info, model),
-        ) from error
+    for revision in filter(None, (revisions.get(model), "main")):
+        found = _snapshot(model, info, revision)
+        if found is not None:
+            return found
+    folder = f", or take the folder that is here: --model ./{model}" if Path(model).exists() else ""
+    raise MissingError(
+        f"the weights {model} are not on this computer, or not all of them",
+        hint=fetch_command(info, model) + folder,
+    )
 
 
-def folder_of(model: str, info: BackendInfo, *, single: bool = False) -> Path | None:
+def folder_of(
+    model: str,
+    info: BackendInfo,
+    *,
+    single: bool = False,
+    revisions: Mapping[str, str] = MappingProxyType({}),
+) -> Path | None:
     """As `locate`, and None where nothing is there."""
     try:
-        return locate(model, info, single=single)
+        return locate(model, info, single=single, revisions=revisions)
     except PersonaError:
         return None
 
 
-def public_name(model: str) -> str:
+def public_name(model: str, info: BackendInfo) -> str:
     """``model`` as packs and pictures may tell it: a hub id, or the name of a folder or a file
     without the path to it, which would tell of this machine."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
+    path = place_of(model, info)
+    return model if path is None else path.resolve().name
+
+
+def revisions(info: BackendInfo, opening: Opening) -> dict[str, str]:
+    """The revision of each repository of the hub that is opened, components included."""
+    found = {}
+    for repo in filter(is_hub_id, repositories(info, opening.model or info.default_model)):
+        folder = folder_of(repo, info, revisions=opening.revisions)
+        if folder is not None and (revision := revision_of(folder)):
+            found[repo] = revision
+    return found
+
+
+def remarks(info: BackendInfo, opening: Opening) -> Iterator[str]:
+    """What a person should know of what is opened: whether a name of two meanings is the hub's or
+    the folder's, and that a wanted revision is not the one that is here."""
+    for repo in filter(is_hub_id, repositories(info, opening.model or info.default_model)):
+        if Path(repo).exists():
+            if place_of(repo, info) is None:
+                yield f"{repo} is the hub's; the folder of that name is --model ./{repo}"
+            else:
+                yield f"{repo} is the folder that is here, and not the hub's"
+    here = revisions(info, opening)
+    for repo, wanted in opening.revisions.items():
+        if repo in here and here[repo] != wanted:
+            yield (
+                f"the concept was learned on {repo} at revision {wanted[:12]}, and here is "
+                f"{here[repo][:12]}; to fetch that: {fetch_command(info, repo)} --revision {wanted}"
+            )
+
+
+def _is_known(repo: str, info: BackendInfo) -> bool:
+    names = (info.default_model, *info.models, *(part.repo for part in info.components))
+    return any(repo in name.split("+") for name in names)
+
+
+def _in_cache(repo: str) -> bool:
+    return _cached(repo).is_dir()
+
+
+def _cached(repo: str) -> Path:
+    """Where the hub's cache keeps a repository."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+
+
+def _snapshot(repo: str, info: BackendInfo, revision: str) -> Path | None:
+    """The folder of a revision in the hub's cache, where all of it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    wanted = list(patterns(info, repo))
+    try:
+        return Path(
+            snapshot_download(repo, revision=revision, allow_patterns=wanted, local_files_only=True)
+        )
+    except (OSError, HFValidationError):
+        return None
 
 
 def fetch_command(info: BackendInfo, model: str = "") -> str:
     """The command that brings ``model``, or the backend's default where it names none."""
-    if not model or model == info.default_model or Path(model).expanduser().is_dir():
+    if not model or model == info.default_model or place_of(model, info) is not None:
         return f"op backends fetch {info.name}"
     if is_hub_id(model):
         return f"op backends fetch {info.name} --model {shell_word(model)}"
@@ -108,6 +194,7 @@ def fetch(
     info: BackendInfo,
     model: str,
     *,
+    revision: str = "",
     bars: bool = True,
     on_progress: OnProgress | None = None,
 ) -> bool:
@@ -115,9 +202,12 @@ def fetch(
 
     Notes say beforehand under which licence, how much that is, and how much room there is. Pickled
     weights that the backend does not name are left behind; a download that broke off goes on where
-    it did. ``bars`` are the hub client's own.
-    Raises UsageError for weights that the backend does not know, MissingError where they cannot be
-    had, ResourceError where they do not fit on the disk.
+    it did. Size and digest of every file are compared with the hub's afterwards, also of those that
+    were here. ``revision`` is that of ``model``'s own repository, the newest where it is empty.
+    ``bars`` are the hub client's own.
+    Raises UsageError for weights that the backend does not know and for a revision of two
+    repositories, MissingError where they cannot be had or are damaged, ResourceError where they do
+    not fit on the disk.
     """
     known = {info.default_model, *info.models}
     if model not in known and (not is_hub_id(model) or known == {EMBEDDED}):
@@ -131,11 +221,18 @@ def fetch(
         if on_progress is not None:
             on_progress(Progress(phase="fetching", note=f"{info.name}: {note}"))
 
+    if revision and (model == EMBEDDED or "+" in model or not re.fullmatch(COMMIT, revision)):
+        raise UsageError(
+            f"{revision[:60]!a} is no revision of {model}",
+            hint="40 digits of a commit, of one repository: --model OWNER/NAME --revision COMMIT",
+        )
     if model == EMBEDDED:
         tell("the weights are in the package, nothing to fetch.")
         return False
     with _bars(bars):
-        return any([_fetch_one(info, repo, tell) for repo in repositories(info, model)])
+        repos = repositories(info, model)
+        own = {repos[0]: revision}
+        return any([_fetch_one(info, repo, own.get(repo, ""), tell) for repo in repos])
 
 
 def offline() -> str:
@@ -158,14 +255,11 @@ class OnDisk:
 
 def on_disk(info: BackendInfo) -> list[OnDisk]:
     """What is in the hub's cache of the repositories that the backend names; whole or not."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
     models = dict.fromkeys((info.default_model, *info.models))
     repos = dict.fromkeys(repo for model in models for repo in repositories(info, model))
     found = []
     for repo in repos:
-        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
+        folder = _cached(repo)
         if folder.is_dir():
             size = sum(blob.stat().st_size for blob in (folder / "blobs").glob("*"))
             found.append(OnDisk(repo=repo, folder=folder, size=size))
@@ -188,7 +282,7 @@ def _bars(wanted: bool) -> Iterator[None]:
         untyped.enable_progress_bars()
 
 
-def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> bool:
+def _fetch_one(info: BackendInfo, repo: str, revision: str, tell: Callable[[str], None]) -> bool:
     if forbidden := offline():
         raise MissingError(
             f"{repo} cannot be fetched offline", hint=f"leave out --offline and {forbidden}"
@@ -199,22 +293,24 @@ def _fetch_one(info: BackendInfo, repo: str, tell: Callable[[str], None]) -> boo
     # the HTTP library's own error; which library that is varies with the hub's version
     unreachable: Any = HfHubHTTPError.__mro__[1]
     wanted = list(patterns(info, repo))
+    at = revision or None
+    again = f"op backends fetch {info.name} --model {repo}"
+    again += f" --revision {revision}" if revision else ""
     try:
-        files: Any = snapshot_download(repo, allow_patterns=wanted, dry_run=True)
+        files: Any = snapshot_download(repo, revision=at, allow_patterns=wanted, dry_run=True)
         missing = [file.file_size or 0 for file in files if file.will_download]
         if not missing:
             tell(f"{repo} is here already, nothing to fetch.")
-            return False
-        if repo not in {component.repo for component in info.components}:
-            tell(f"licence: {info.licence}")
-        _check_room(repo, sum(missing), Path(constants.HF_HUB_CACHE), tell)
-        folder = snapshot_download(repo, allow_patterns=wanted)
+        else:
+            if repo not in {component.repo for component in info.components}:
+                tell(f"licence: {info.licence}")
+            _check_room(repo, sum(missing), Path(constants.HF_HUB_CACHE), tell)
+        folder = snapshot_download(repo, revision=at, allow_patterns=wanted)
+        count = check_files(repo, Path(folder), wanted, again=again, tell=tell)
     except (OSError, HFValidationError, unreachable) as error:
-        raise hub_error(error, repo, again=f"op backends fetch {info.name} --model {repo}") from (
-            error
-        )
-    tell(f"the weights are in {folder}")
-    return True
+        raise hub_error(error, repo, again=again) from error
+    tell(f"{count} files have the size and digest that the hub names; they are in {folder}")
+    return bool(missing)
 
 
 def _check_room(repo: str, size: int, cache: Path, tell: Callable[[str], None]) -> None:

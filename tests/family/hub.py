@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +16,27 @@ import pytest
 
 @dataclass(kw_only=True)
 class Hub:
-    """What it serves: folders by repository. ``status`` answers every question with that status
-    (and ``code``), ``cut`` is how many bytes it sends of a file before it hangs up."""
+    """What it serves: folders by repository, and every state of them that it was asked for, by
+    commit. ``status`` answers every question with that status (and ``code``), ``cut`` is how many
+    bytes it sends of a file before it hangs up, ``forged`` what it sends instead of a file."""
 
     repositories: Mapping[str, Path]
     status: int = 200
     code: str = ""
     cut: dict[str, int] = field(default_factory=dict)
+    forged: dict[str, bytes] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
+    states: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
+
+    def state(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        """The commit and the files of a revision: "main", or a commit."""
+        if revision != "main":
+            files = self.states.get((repo, revision))
+            return None if files is None else (revision, files)
+        files = self.files(repo)
+        whole = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        self.states[repo, whole] = files
+        return whole, files
 
     def files(self, repo: str) -> dict[str, bytes]:
         folder = self.repositories[repo]
@@ -94,23 +108,42 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 def page(hub: Hub, path: str) -> tuple[bytes, dict[str, str], str] | None:
     """Body and headers of what lies at ``path``, and for a file its repository and name."""
     for repo in hub.repositories:
-        files = hub.files(repo)
-        if path.startswith(f"/api/models/{repo}/tree/"):
+        asked = re.fullmatch(
+            rf"/api/models/{repo}(?:/(tree|revision)/([^/]+))?|/{repo}(/)resolve/([^/]+)/(.+)", path
+        )
+        if asked is None:
+            continue
+        found = hub.state(repo, asked[2] or asked[4] or "main")
+        if found is None:
+            return None
+        commit, files = found
+        if asked[1] == "tree":
             return json.dumps([entry(*one) for one in files.items()]).encode(), {}, ""
-        if path.startswith(f"/api/models/{repo}"):
+        if not asked[3]:
             names = [{"rfilename": name} for name in files]
-            about = {"id": repo, "sha": "a" * 40, "siblings": names, "tags": []}
+            about = {"id": repo, "sha": commit, "siblings": names, "tags": []}
             return json.dumps(about | {"_id": "1", "private": False}).encode(), {}, ""
-        if path.startswith(f"/{repo}/resolve/"):
-            name = path.removeprefix(f"/{repo}/resolve/").split("/", 1)[1]
-            headers = {"X-Repo-Commit": "a" * 40, "ETag": f'"{digest(files[name])}"'}
-            return files[name], headers, f"{repo}/{name}"
+        name, body = asked[5], files[asked[5]]
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest(name, body)}"'}
+        return hub.forged.get(name, body), headers, f"{repo}/{name}"
     return None
 
 
 def entry(name: str, data: bytes) -> dict[str, object]:
-    return {"type": "file", "path": name, "size": len(data), "oid": digest(data)}
+    about: dict[str, object] = {"type": "file", "path": name, "size": len(data)}
+    if is_large(name):
+        lfs = {"oid": digest(name, data), "size": len(data), "pointerSize": 134}
+        return about | {"oid": "0" * 40, "lfs": lfs}
+    return about | {"oid": digest(name, data)}
 
 
-def digest(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+def is_large(name: str) -> bool:
+    """True for files that the hub keeps outside of git."""
+    return name.endswith((".safetensors", ".bin", ".pth"))
+
+
+def digest(name: str, data: bytes) -> str:
+    """As the hub names a file's content: by sha256 where it is large, else as git does."""
+    if is_large(name):
+        return hashlib.sha256(data).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

@@ -184,6 +184,152 @@ def test_a_released_model_is_fetched_and_then_opened(
     assert backend.info.name == name and backend.width in (24, 32)
 
 
+# -- revisions -------------------------------------------------------------------------------------
+
+
+def other_weights(folder: Path) -> None:
+    save_file({"a": torch.ones(3)}, folder / "model.safetensors")
+
+
+def opening(**revisions: str) -> Opening:
+    wanted = {name.replace("__", "/"): commit for name, commit in revisions.items()}
+    return Opening(backend="chameleon", revisions=wanted)
+
+
+def test_what_is_fetched_is_compared_with_what_the_hub_says_of_it(hub: Hub) -> None:
+    notes: list[str] = []
+    weights.fetch(INFO, REPO, on_progress=lambda event: notes.append(event.note))
+    commit = weights.revisions(INFO, opening())[REPO]
+    assert any(f"checking 2 files of {REPO}" in note and commit[:12] in note for note in notes)
+    assert any("2 files have the size and digest that the hub names" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_is_another_than_the_hub_says_is_refused_and_removed(
+    name: str, hub: Hub, folder: Path
+) -> None:
+    """Of the same length, so that the hub's client sees nothing."""
+    hub.forged[name] = bytes(len((folder / name).read_bytes()))
+    with pytest.raises(MissingError, match=f"{name} of {REPO} is not what the hub has") as caught:
+        weights.fetch(INFO, REPO)
+    assert caught.value.hint == AGAIN
+    with pytest.raises(MissingError, match="or not all of them"):
+        weights.locate(REPO, INFO)
+    hub.forged.clear()
+    assert weights.fetch(INFO, REPO)
+    assert (weights.locate(REPO, INFO) / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_bit_that_was_lost_on_the_disk_is_found_by_fetching_again(hub: Hub) -> None:
+    weights.fetch(INFO, REPO)
+    path = (weights.locate(REPO, INFO) / "model.safetensors").resolve()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MissingError, match="size or digest differs; it was removed"):
+        weights.fetch(INFO, REPO)
+    assert weights.fetch(INFO, REPO), "it is fetched again"
+    assert path.read_bytes()[-1] != data[-1]
+
+
+def test_the_revision_that_is_wanted_is_opened_although_a_newer_one_is_here(
+    hub: Hub, folder: Path
+) -> None:
+    weights.fetch(INFO, REPO)
+    first = weights.revisions(INFO, opening())
+    other_weights(folder)
+    weights.fetch(INFO, REPO)
+    second = weights.revisions(INFO, opening())
+    assert first[REPO] != second[REPO]
+    assert weights.locate(REPO, INFO).name == second[REPO]
+    assert weights.locate(REPO, INFO, revisions=first).name == first[REPO]
+    assert weights.revisions(INFO, opening(someone__chameleon=first[REPO]))[REPO] == first[REPO]
+    assert list(weights.remarks(INFO, opening(someone__chameleon=first[REPO]))) == []
+
+
+def test_a_wanted_revision_that_is_not_here_is_told_with_the_command_that_brings_it(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights.fetch(INFO, REPO)
+    first = weights.revisions(INFO, opening())[REPO]
+    other_weights(folder)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "new"))
+    weights.fetch(INFO, REPO)
+    (note,) = weights.remarks(INFO, opening(someone__chameleon=first))
+    assert f"learned on {REPO} at revision {first[:12]}, and here is " in note
+    assert note.endswith(f"op backends fetch chameleon --revision {first}")
+    assert weights.fetch(INFO, REPO, revision=first)
+    assert weights.locate(REPO, INFO, revisions={REPO: first}).name == first
+    assert weights.locate(REPO, INFO).name != first, "the newest is still the usual one"
+
+
+def test_a_revision_alone_is_enough_for_a_concept_that_wants_it(hub: Hub, folder: Path) -> None:
+    weights.fetch(INFO, REPO)
+    first = weights.revisions(INFO, opening())[REPO]
+    shutil.rmtree(weights.locate(REPO, INFO).parent.parent / "refs")
+    with pytest.raises(MissingError):
+        weights.locate(REPO, INFO)
+    assert weights.locate(REPO, INFO, revisions={REPO: first}).name == first
+
+
+@pytest.mark.parametrize(
+    ("model", "revision"),
+    [(REPO, "main"), (REPO, "abc"), (REPO, "../" * 13 + "x"), ("embedded", "a")],
+)
+def test_what_is_no_revision_is_refused(model: str, revision: str) -> None:
+    info = replace(INFO, default_model=model, models=(model,))
+    with pytest.raises(UsageError, match="is no revision"):
+        weights.fetch(info, model, revision=revision)
+
+
+# -- a name of two meanings ------------------------------------------------------------------------
+
+
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> Path:
+    """A folder with this relative name where `op` runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    return tmp_path / name
+
+
+def test_a_name_that_the_backend_knows_is_the_hubs_although_a_folder_has_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = here(tmp_path, monkeypatch, REPO)
+    with pytest.raises(MissingError, match="are not on this computer") as caught:
+        weights.locate(REPO, INFO)
+    assert caught.value.hint.endswith(f"--model ./{REPO}")
+    weights.fetch(INFO, REPO)
+    assert weights.locate(REPO, INFO) != folder
+    assert weights.locate(f"./{REPO}", INFO) == folder
+    assert list(weights.remarks(INFO, Opening(model=REPO))) == [
+        f"{REPO} is the hub's; the folder of that name is --model ./{REPO}"
+    ]
+    assert weights.public_name(REPO, INFO) == REPO
+    assert weights.public_name(f"./{REPO}", INFO) == "chameleon"
+
+
+def test_a_name_that_nobody_knows_is_the_folder_that_has_it_and_this_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = here(tmp_path, monkeypatch, "my/weights")
+    assert weights.locate("my/weights", INFO) == folder
+    remarks = list(weights.remarks(INFO, Opening(model="my/weights")))
+    assert remarks == ["my/weights is the folder that is here, and not the hub's"]
+    assert weights.public_name("my/weights", INFO) == "weights"
+
+
+def test_a_name_that_is_in_the_hubs_cache_is_the_hubs(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repositories = {**hub.repositories, "my/weights": hub.repositories[REPO]}
+    weights.fetch(INFO, "my/weights")
+    folder = here(tmp_path, monkeypatch, "my/weights")
+    assert weights.locate("my/weights", INFO) != folder
+    assert len(list(weights.remarks(INFO, Opening(model="my/weights")))) == 1
+
+
 # -- failures --------------------------------------------------------------------------------------
 
 
