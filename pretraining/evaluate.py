@@ -193,7 +193,7 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "## Pretraining",
             "",
             "    python -m pretraining draw; … autoencoder; … vision; … encode; … joint",
-            "    python -m pretraining judge; … export",
+            "    python -m pretraining repaint; … decoder; … judge; … export",
             "",
             "Two CPU cores, float32 (the judge in bfloat16). The last line of each stage's log:",
             "",
@@ -226,8 +226,9 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "57 and 30 minutes on 6,000 families, 84 and 73 on 12,000 (draw --families 12000),",
             "beside other work on the same two cores. Painting behind contexts that are read once,",
             "and its alignment with the ViT, began in the third; captions of empty scenes, and",
-            "additions at a place that is named, in the fourth. The commands above make a model of",
-            "the same kind, not the same numbers.",
+            "additions at a place that is named, in the fourth. The decoder stage ran on 1,500",
+            "families, and on 10,000 pictures that the joint model had painted (repaint --count",
+            "10000). The commands above make a model of the same kind, not the same numbers.",
             "",
         ]
     )

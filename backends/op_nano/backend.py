@@ -35,8 +35,7 @@ from op_nano.shape import CONFIG, SIZE, SLOTS, VAE, ConceptEncoder
 WEIGHTS = Path(__file__).parent / "weights"
 
 FOREIGN_PSNR = 21.0
-"""Pictures that the autoencoder restores worse than this (dB) are not of nano's world: its own
-held-out pictures come back at 27 dB on average."""
+"""Pictures that the autoencoder restores worse than this (dB) are not of nano's world."""
 
 
 class NanoTokenizer:
@@ -58,9 +57,11 @@ class NanoTokenizer:
 
 
 class NanoBackend(BagelBackend):
-    """The embedded backbone; ``encoder`` gives tokens their start."""
+    """The embedded backbone; ``encoder`` gives tokens their start, ``held_out_psnr`` (dB) is how
+    well the autoencoder restores pictures of its world that it never met."""
 
     encoder: ConceptEncoder
+    held_out_psnr: float
 
     def new_tokens(
         self,
@@ -124,7 +125,7 @@ class NanoBackend(BagelBackend):
             if np.median(restored) < FOREIGN_PSNR:
                 notes.append(
                     f"these do not look like nano's cartoons (it restores them at "
-                    f"{np.median(restored):.0f} dB, its own world at 27 dB); "
+                    f"{np.median(restored):.0f} dB, its own world at {self.held_out_psnr:.0f} dB); "
                     "photographs want another backend: op backends"
                 )
         return notes
@@ -202,7 +203,7 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
         shift=2.0,
         longest=about["norm_limit"],
     )
-    backend.encoder = encoder
+    backend.encoder, backend.held_out_psnr = encoder, about["held_out_psnr"]
     return backend
 
 
