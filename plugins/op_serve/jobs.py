@@ -28,7 +28,7 @@ from omnipersona_cli.reading import Origin, read_json
 from op_serve import work
 from op_serve.pictures import check_pixels, png_of, to_base64
 from op_serve.refusals import trail_of
-from op_serve.work import Shown, Teaching
+from op_serve.work import Room, Shown, Teaching
 from op_serve.worker import Stopped, Ticket, Worker
 
 if TYPE_CHECKING:
@@ -93,15 +93,15 @@ class Job:
 
 
 class Jobs:
-    """All jobs of one server, by id; the newest last. ``too_large`` is why the model that is open
-    cannot learn in the memory there is."""
+    """All jobs of one server, by id; the newest last. ``room`` is what there is for learning, once
+    the model is opened."""
 
     def __init__(self, folder: Path, *, worker: Worker, shown: Shown, opening: Opening) -> None:
         self.folder = folder
         self.worker = worker
         self.shown = shown
         self.opening = opening
-        self.too_large: ResourceError | None = None
+        self.room = Room(opening=opening)
         self._jobs: dict[str, Job] = {}
         self._changing = threading.Lock()
         for job in _left_behind(folder):
@@ -236,12 +236,14 @@ class Jobs:
             ticket,
             job.teaching,
             library=self.shown.library,
+            at_once=self.room.at_once,
             on_progress=lambda event: _follow(job, event),
         )
 
     def _check_room(self) -> None:
-        if self.too_large is not None:
-            raise ResourceError(str(self.too_large), hint=self.too_large.hint)
+        error = self.room.too_large
+        if error is not None:
+            raise ResourceError(str(error), hint=error.hint)
 
     def _finish(self, job: Job) -> None:
         """Called once, in whichever thread ends the work."""

@@ -90,7 +90,7 @@ def served_for(serving: Serving) -> Served:
         room = work.room_for(opening, teaches=serving.only is None)
         for note in room.notes:
             log.warning("%s", note)
-        jobs.too_large = room.too_large
+        jobs.room = room
         return work.open_backend(room.opening)
 
     worker = Worker(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,10 +118,12 @@ class Teaching:
 @dataclass(frozen=True, kw_only=True)
 class Room:
     """How the backend is opened so that whatever may be asked for keeps to the memory there is;
-    ``notes`` say what is done for that, ``too_large`` why nothing can be learned then."""
+    ``notes`` say what is done for that, ``too_large`` why nothing can be learned then. Learning
+    keeps ``at_once`` lessons in memory (0: the backend's own number)."""
 
     opening: Opening
     notes: tuple[str, ...] = ()
+    at_once: int = 0
     too_large: ResourceError | None = None
 
 
@@ -131,20 +134,32 @@ def room_for(opening: Opening, *, teaches: bool) -> Room:
     """
     info = info_of(opening.backend)
     verbs: dict[Task, Verb] = {"understand": "ask", "generate": "gen", "edit": "edit"}
-    notes, too_large = [], None
+    notes, too_large, at_once = [], None, 0
     for task, verb in verbs.items():
         if task in info.tasks:
             opening, note = registry.fitted(opening, Work(verb=verb))
             notes.append(note)
     if teaches:
         try:
-            opening, note = registry.fitted(opening, Work(verb="learn"))
+            opening, note, at_once = _room_to_learn(opening)
             notes.append(note)
         except ResourceError as error:
             too_large = error
             notes.append(f"{error}: nothing is learned here ({error.hint})")
     told = tuple(dict.fromkeys(note for note in notes if note))
-    return Room(opening=opening, notes=told, too_large=too_large)
+    return Room(opening=opening, notes=told, at_once=at_once, too_large=too_large)
+
+
+def _room_to_learn(opening: Opening) -> tuple[Opening, str, int]:
+    """One lesson at a time, which changes nothing but the time, comes before any other means."""
+    work = Work(verb="learn")
+    usual = None
+    with suppress(ResourceError):
+        usual, note = registry.fitted(opening, work)
+        if usual == opening:
+            return usual, note, 0
+    slower, note_of_slower = registry.fitted(opening, replace(work, at_once=1))
+    return (usual, note, 0) if slower == usual else (slower, note_of_slower, 1)
 
 
 def open_backend(opening: Opening) -> Backend:
@@ -297,9 +312,10 @@ def learn(
     teaching: Teaching,
     *,
     library: Library,
+    at_once: int = 0,
     on_progress: Callable[[Progress], None],
 ) -> Learned:
-    """Learn a concept and keep it in the library."""
+    """Learn a concept, ``at_once`` lessons at a time, and keep it in the library."""
     from omnipersona_cli import engine
 
     keeping = engine.Keeping(
@@ -311,7 +327,7 @@ def learn(
     )
     return engine.learn(
         _subject(teaching),
-        _settings(teaching),
+        replace(_settings(teaching), lessons_at_once=at_once or None),
         keeping,
         backend=backend,
         on_progress=_watched(ticket, on_progress),
