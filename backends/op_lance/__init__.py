@@ -26,6 +26,7 @@ INFO = BackendInfo(
     ),
     sizes=((768, 768), (896, 672), (672, 896), (1024, 576), (576, 1024), (512, 512)),
     free_sizes=FreeSizes(step=16, largest=1024),
+    lesson_sizes=(256, 512),
     pictures="photographs",
     licence="Apache-2.0; its vision tower: Qwen Research License",
     memory_gb=15.5,

@@ -58,7 +58,8 @@ from op_lance.prompts import template
 
 class LanceBackend:
     """One opened Lance. ``need_expert`` reads the weights that painting and concept tokens need,
-    where they are not there yet."""
+    where they are not there yet. ``learned`` is the side of a square picture that is learned from,
+    as a share of the largest."""
 
     quantized: Quantized | None = None
     """The weights that were quantised when it was opened."""
@@ -76,12 +77,13 @@ class LanceBackend:
         guidance: Guidance,
         shift: float,
         need_expert: Callable[[], None],
+        learned: float = LEARNED,
     ) -> None:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.config, self.tokenizer = config, tokenizer
         self.mixture = mixture.requires_grad_(False)
         self.encoders, self.need_expert = encoders, need_expert
-        self.sizes, self.lesson_sizes = sizes_of(config, USED), sizes_of(config, LEARNED)
+        self.sizes, self.lesson_sizes = sizes_of(config, USED), sizes_of(config, learned)
         self.guidance, self.shift = guidance, shift
         self.solver: Solver = "euler"
         self.template = template(tokenizer.encode, config.special_tokens)

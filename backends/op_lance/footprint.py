@@ -29,7 +29,7 @@ MAPS = 7.5
 many channels: what goes into the level (1) and comes out of its blocks (1/2), that doubled (2), its
 convolution (2), and the copy that this makes of what it reads (2)."""
 LESSON = 512
-"""Pixels of the sides of a square picture that is learned from."""
+"""Pixels of the sides of a square picture that is learned from, where nobody says otherwise."""
 STRIDE, TOKEN = 16, 28
 """Pixels along a side of a latent token, and of one of the tower's."""
 SEEN = 7 / 8
@@ -52,7 +52,8 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     width, height = size or INFO.sizes[0]
     painted = (width // STRIDE) * (height // STRIDE)
     seen = _seen(width, height)
-    small, small_seen = (LESSON // STRIDE) ** 2, _seen(LESSON, LESSON)
+    side = opening.lesson_size or LESSON
+    small, small_seen = (side // STRIDE) ** 2, _seen(side, side)
     decoder = convolved(width * height // FOLDED**2, CHANNELS, MAPS)
     return Footprint(
         model=name,
@@ -68,7 +69,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pictures={
             "gen": decoder,
             "edit": decoder,
-            "learn": convolved((LESSON // FOLDED) ** 2, CHANNELS, MAPS),
+            "learn": convolved((side // FOLDED) ** 2, CHANNELS, MAPS),
         },
         stored=4,
         streamed=4 * WORDS * layers.width,

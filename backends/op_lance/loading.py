@@ -48,6 +48,7 @@ from op_lance import INFO
 from op_lance.backend import LanceBackend
 from op_lance.config import LanceConfig, TowerConfig
 from op_lance.encoders import Encoders
+from op_lance.pictures import LEARNED
 from op_lance.tower import build_tower
 from op_lance.vae import LATENTS_MEAN, AutoEncoder, WanConfig, plane
 
@@ -310,6 +311,7 @@ def open_backend(
             for part in some:
                 put(vae, part, stored[part].to(device, torch.float32, copy=True))
 
+    largest = config.max_latent_size * config.mixture.stride
     quantized = arrange(mixture, opening, device, dtype)
     files = {
         str(path): path for path in (checkpoint.weights, checkpoint.tower, checkpoint.autoencoder)
@@ -331,6 +333,7 @@ def open_backend(
         guidance=Guidance(text=INFO.guidance),
         shift=SHIFT,
         need_expert=cache(read_expert),
+        learned=min(LEARNED, opening.lesson_size / largest) if opening.lesson_size else LEARNED,
     )
     backend.quantized = quantized
     return backend

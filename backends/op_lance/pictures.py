@@ -27,7 +27,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 USED, LEARNED = 3 / 4, 1 / 2
 """The side of a square picture in use, and of one that is learned from, as a share of the largest
-that the latent table holds: 768 and 512 of 1024 pixels, two of the release's settings."""
+that the latent table holds: 768 and 512 of 1024 pixels, two of the release's settings. The least
+that may be asked for in learning, 256, is the third."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -426,6 +426,13 @@ def test_tokens_start_from_what_the_experts_see(lance: LanceBackend, tokens: Con
     assert float(likeness.min()) > 0.999  # the rows may be shortened, to the norm that packs allow
 
 
+@pytest.mark.parametrize(("asked", "side"), [(0, 64), (32, 32), (512, 64)])
+def test_lessons_may_have_smaller_pictures(folder: Path, asked: int, side: int) -> None:
+    lance = open_backend(Opening(model=str(folder), device="cpu", lesson_size=asked))
+    (one,) = lance.prepare([lesson("generate")])
+    assert one.grid == (side // 16, side // 16)
+
+
 def test_photos_that_tokens_started_from_are_not_encoded_again_to_be_learned(
     lance: LanceBackend,
 ) -> None:
