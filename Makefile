@@ -25,13 +25,14 @@ attacks: $(INSTALLED) ## packs, texts and paths of strangers: every one is refus
 	  tests/concepts/test_digest.py tests/cli/test_terminal.py tests/attacks/test_sound.py \
 	  tests/engine/test_checkpoint.py tests/engine/test_request.py
 
+# With LOG=FILE the next two keep what is done there, and go on from it after an interruption.
 faults: $(INSTALLED) ## fail, and die at, every call to the disk of every command that writes
-	$(BIN)/python tests/attacks/disk_faults.py
+	$(BIN)/python tests/attacks/disk_faults.py $(addprefix --log ,$(LOG))
 
 MUTANTS ?= 200000
 
 fuzz: $(INSTALLED) ## mutated packs through verify, and sound ones through every command
-	$(BIN)/python tests/attacks/pack_mutants.py $(MUTANTS)
+	$(BIN)/python tests/attacks/pack_mutants.py $(MUTANTS) $(addprefix --log ,$(LOG))
 
 concurrency: $(INSTALLED) ## eight processes change one library for 30 seconds
 	$(BIN)/python tests/attacks/library_races.py

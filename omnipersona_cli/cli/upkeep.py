@@ -41,7 +41,8 @@ def undo_change(name: str | None, as_json: bool) -> None:
 def forget_concepts(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
     """Remove all that is kept of concepts: pack, undo copies, checkpoints. It cannot be undone.
 
-    Files that you made yourself stay: photos, exported packs, pictures, pages.
+    What `op serve` kept to teach them goes too: photos, previews, report cards. Files that you made
+    yourself stay: photos, exported packs, pictures, pages.
     """
     if not names:
         raise UsageError("forget needs a name", hint="op concepts forget NAME")

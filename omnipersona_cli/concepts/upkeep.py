@@ -1,7 +1,8 @@
 """The library as a whole: is it sound, what may go, and how to leave nothing of a concept.
 
-Besides packs there are undo copies, temporaries of writers that were killed, and runs: folders
-below the cache in which `op learn` keeps checkpoints until its pack is written.
+Besides packs there are undo copies, temporaries of writers that were killed, and below the cache
+runs, in which `op learn` keeps checkpoints until its pack is written, and jobs, in which `op serve`
+keeps photos, previews and report card of what it taught.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from omnipersona_cli.concepts.bases import forget_bases
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, nearest
 from omnipersona_cli.language.mentions import check_name, names_in
-from omnipersona_cli.reading import Origin, parse_json, read_tensor_header
+from omnipersona_cli.reading import Origin, parse_json, read_json, read_tensor_header
 
 KEPT_DAYS = 14
 """Days for which undo copies and abandoned runs are kept where the caller gives no number."""
+
+JOBS = "serve"
+"""The folder below the cache in which each job of `op serve` has a folder, with a `JOB` in it."""
+JOB = "job.json"
+"""What a job is about, ``name`` among other things."""
 
 _DAY = 24 * 3600
 _BUSY = 600  # seconds: a run that wrote since then is going on
@@ -99,8 +105,8 @@ def sweep(library: Library, *, days: float = KEPT_DAYS) -> tuple[str, ...]:
 
 
 def forget(library: Library, name: str) -> tuple[str, ...]:
-    """Remove all that is kept of a concept: its pack, undo copies, temporaries and runs, with
-    their previews. Says what went. Can be repeated after a cut.
+    """Remove all that is kept of a concept: its pack, undo copies, temporaries, and runs and jobs,
+    with their photos and previews. Says what went. Can be repeated after a cut.
 
     Raises MissingError where nothing was kept.
     """
@@ -111,6 +117,9 @@ def forget(library: Library, name: str) -> tuple[str, ...]:
             if run.concept == name:
                 shutil.rmtree(run.folder, ignore_errors=True)
                 gone.append(f"an unfinished run from {_day(run.written)}")
+        for job in _jobs(name):
+            shutil.rmtree(job, ignore_errors=True)
+            gone.append("photos and previews that op serve taught it from")
         for copy in undo.copies(library.folder):
             if copy.concerns(name):
                 copy.path.unlink()
@@ -150,6 +159,20 @@ def runs() -> tuple[Run, ...]:
                 if folder.is_dir() and not folder.is_symlink():
                     found.append(_run(folder))
     return tuple(sorted(found, key=lambda run: run.written))
+
+
+def _jobs(name: str) -> list[Path]:
+    """The folders of jobs of `op serve` that taught the concept."""
+    from omnipersona_cli.config import cache_folder
+
+    found = []
+    with suppress(OSError):
+        for folder in (cache_folder() / JOBS).iterdir():
+            with suppress(PersonaError):
+                said = read_json(folder / JOB, Origin(name=JOB))
+                if isinstance(said, dict) and said.get("name") == name:
+                    found.append(folder)
+    return found
 
 
 def _run(folder: Path) -> Run:

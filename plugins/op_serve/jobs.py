@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.concepts.upkeep import JOB
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name
@@ -321,7 +322,7 @@ def _left_behind(folder: Path) -> list[Job]:
         if not _ID.fullmatch(path.name):
             continue
         try:
-            record: Any = read_json(path / "job.json", Origin(name="job.json"))
+            record: Any = read_json(path / JOB, Origin(name=JOB))
             teaching = Teaching(
                 photos=path / "photos",
                 name=check_name(record["name"]),
@@ -364,7 +365,7 @@ def _write(job: Job) -> None:
         "error": job.error,
     }
     with suppress(ResourceError):  # learning goes on; only a later server will not know of it
-        write_file(job.folder / "job.json", json.dumps(record).encode(), overwrite=True)
+        write_file(job.folder / JOB, json.dumps(record).encode(), overwrite=True)
 
 
 def _suffix(data: bytes) -> str:

@@ -74,6 +74,7 @@ def serve(serving: Serving, *, say: Callable[[str], None], answer: Callable[[str
 
 def served_for(serving: Serving) -> Served:
     """The parts of a server, nothing started yet."""
+    from omnipersona_cli.concepts.upkeep import JOBS
     from omnipersona_cli.config import cache_folder
     from op_serve.jobs import Jobs
     from op_serve.served import Served
@@ -98,7 +99,7 @@ def served_for(serving: Serving) -> Served:
         most_waiting=serving.most_waiting,
         idle_seconds=serving.idle_seconds,
     )
-    jobs = Jobs(cache_folder() / "serve", worker=worker, shown=shown, opening=opening)
+    jobs = Jobs(cache_folder() / JOBS, worker=worker, shown=shown, opening=opening)
     return Served(
         worker=worker,
         shown=shown,

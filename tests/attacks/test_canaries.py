@@ -5,6 +5,7 @@ photos, their paths, captions, the weights' folder. Each is a canary that no wri
 from __future__ import annotations
 
 import base64
+import logging
 import platform
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from live_server import png, running, until
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -147,3 +149,44 @@ def test_no_canary_is_in_anything_that_is_written(
     assert {path.suffix for path in written} >= {".opconcept", ".png", ".html"}
     named = [("bo.html", "file name")]  # the page is its maker's: it shows the photos, by name
     assert held(written) == named
+
+
+def test_no_canary_is_in_what_a_server_writes_logs_and_answers(
+    place: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photos are kept until they are learned from; the report card shows them, and nothing else of
+    their files."""
+    caplog.set_level(logging.DEBUG)
+    answers: list[bytes] = []
+    photos = [path for path in sorted((place / "photos").iterdir()) if path.suffix != ".txt"]
+    with running(home) as live:
+
+        def told(method: str, path: str, **more: object) -> object:
+            answer = live.client.request(method, path, **more)  # type: ignore[arg-type]
+            assert answer.status_code < 300, answer.text
+            answers.append(answer.content)
+            return answer.json() if answer.headers["content-type"] == "application/json" else None
+
+        sent = [("photos", (path.name, path.read_bytes())) for path in photos]
+        draft = told("POST", "/api/drafts", files=sent)["id"]  # type: ignore[index]
+        wanted = {"draft": draft, "name": "bo", "steps": 2}
+        job = f"/api/jobs/{told('POST', '/api/jobs', json=wanted)['id']}"  # type: ignore[index]
+        done = ("done", "failed")
+        until(lambda: live.client.get(job).json()["state"] in done, seconds=600)
+        assert told("GET", job)["state"] == "done"  # type: ignore[index]
+        for path in ("/api/state", f"{job}/card", "/api/concepts/bo", "/api/concepts/bo/pack"):
+            told("GET", path)
+        asked = {"prompt": "<bo> at the beach", "steps": 1}
+        for metadata in ("full", "minimal", "none"):
+            told("POST", "/v1/images/generations", json={**asked, "metadata": metadata})
+        source = base64.b64encode(png(drawing("red", 50))).decode()
+        told("POST", "/api/ask", json={"question": "is <bo> here?", "image": source})
+    for number, answer in enumerate(answers):
+        (home / f"answer-{number}").write_bytes(answer)
+    (home / "log").write_text(caplog.text)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert [path.name for path in files if path.name == "card.html"], "it shows the photos"
+    assert not [path for path in files if path.parent.name == "photos"]
+    assert held(files) == []
+    assert op("concepts", "forget", "bo", "--yes") == 0
+    assert list((home / "cache" / "serve").iterdir()) == []

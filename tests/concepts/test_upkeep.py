@@ -157,6 +157,22 @@ def test_nothing_is_left_of_what_is_forgotten(library, bo):
         forget(library, "rex")
 
 
+def test_the_photos_that_a_server_taught_it_from_are_forgotten_with_it(library, bo):
+    library.save(replace(bo, name="mam"))
+    for name in ("bo", "mam"):
+        job = cache_folder() / "serve" / f"job-of-{name}"
+        (job / "photos").mkdir(parents=True)
+        (job / "photos" / "001.png").write_bytes(b"a face")
+        (job / "job.json").write_text(json.dumps({"name": name, "state": "done"}))
+    (cache_folder() / "serve" / "odd").mkdir()
+    (cache_folder() / "serve" / "odd" / "job.json").write_text("[" * 100_000)
+    assert "photos and previews that op serve taught it from" in forget(library, "bo")
+    assert sorted(path.name for path in (cache_folder() / "serve").iterdir()) == [
+        "job-of-mam",
+        "odd",
+    ]
+
+
 def learned_again(bo):
     """<bo> after a run that began with the pack as ``bo``: another seed, one fact more."""
     arrays = {key: array + np.float32(1) for key, array in bo.slots["nano"].tensors.items()}
