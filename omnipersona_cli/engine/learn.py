@@ -140,6 +140,7 @@ def learn(
     chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
     info = backend.info if backend else registry.backend_info(chosen)
     settings.hyperparameters(info)  # what it cannot do is refused before any work is done
+    registry.check_lesson_size(info, opening.lesson_size)
     reading = counting(on_progress, "reading photos")
     material = gather(
         subject,
