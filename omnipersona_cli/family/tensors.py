@@ -106,7 +106,8 @@ def unpickled(path: Path, *, hint: str) -> dict[str, Tensor]:
             warnings.simplefilter("ignore", UserWarning)  # of pickles that torch did not write
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=whole)
     except Exception as error:  # zip, pickle and mapping errors of a broken or hostile file
-        if isinstance(error, UnpicklingError) and "nsupported" in str(error):
+        unknown = isinstance(error, UnpicklingError) and "nsupported" in str(error)
+        if unknown and _begins(path) in (b"P", b"\x80"):  # a zip, or a pickle; text is neither
             raise MissingError(
                 f"{path} is a pickle with code in it, which is not run", hint=hint
             ) from error
@@ -117,6 +118,11 @@ def unpickled(path: Path, *, hint: str) -> dict[str, Tensor]:
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
             raise MissingError(f"{name} in {path} is not a tensor of numbers", hint=hint)
     return {str(name): tensor for name, tensor in found.items()}
+
+
+def _begins(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1)
 
 
 def _stored(entry: dict[str, object], begin: int, size: int) -> StoredTensor:

@@ -148,6 +148,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "an autoencoder that pickle wrote, with code": (
         with_code_plainly, 3, "is a pickle with code in it, which is not run",
     ),
+    "a pointer where the autoencoder should be": (
+        lambda it: (it / AUTOENCODER).write_text("version https://git-lfs.github.com/spec/v1\n"), 3,
+        "pth is not a checkpoint, or is",
+    ),
     "an autoencoder of half its tensors": (smaller, 3, f"{AUTOENCODER} is not Lance's"),
     "a tower of another width": (
         of_another_width, 3, "a tower of another size: its features are 56 wide",
