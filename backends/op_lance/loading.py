@@ -59,7 +59,7 @@ WEIGHTS = ("model.safetensors", "ema.safetensors")
 """Names of the file with everything but tower and autoencoder, in the order in which they are
 tried."""
 
-AT_ONCE = 24
+AT_ONCE = 6
 """Tensors of the autoencoder's file that are in memory together while it is read."""
 
 TABLE = "latent_pos_embed.pos_embed"

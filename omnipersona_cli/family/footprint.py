@@ -256,8 +256,10 @@ def _opening(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     """Bytes at the widest moment of reading."""
     read = 0
     if pages and means.kind == "cpu" and SIZES[means.dtype] != what.stored:
+        if what.streamed:  # the largest tensor comes first, and no verb adds one as large
+            return _weights(what, "open", means, pages) + what.streamed
         parts = (part for part in what.parts if verb in part.activities and not part.size)
-        read = what.streamed or sum(part.numbers * what.stored for part in parts)
+        read = sum(part.numbers * what.stored for part in parts)
     return _weights(what, verb, means, pages) + read
 
 
