@@ -321,11 +321,11 @@ def check_lesson_size(info: BackendInfo, size: int) -> None:
         )
 
 
-def revisions(opening: Opening) -> dict[str, str]:
+def revisions(info: BackendInfo, opening: Opening) -> dict[str, str]:
     """The revision of each of the hub's repositories that ``opening`` opens."""
     from omnipersona_cli.family.weights import revisions as of_weights
 
-    return of_weights(backend_info(opening.backend or DEFAULT_BACKEND), opening)
+    return of_weights(info, opening)
 
 
 def _use_threads(most: int) -> None:

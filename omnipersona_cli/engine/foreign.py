@@ -72,7 +72,13 @@ def take_in(
     tokens = replace(foreign.tokens, name=chosen)
     check_width(tokens, base)
     opened = replace(opening, backend=base.backend, model=base.model)
-    pack = _packed(tokens, base, foreign, importer.name, registry.revisions(opened))
+    pack = _packed(
+        tokens,
+        base,
+        foreign,
+        importer.name,
+        registry.revisions(registry.backend_info(base.backend), opened),
+    )
     from_slot(pack, base)  # the checks of a pack that is used
     kept = library.save(pack, force=force)
     loaded = library.load(chosen)

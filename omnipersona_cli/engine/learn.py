@@ -163,7 +163,7 @@ def learn(
         )
         backend = open_model(opening, work, on_progress)
     opened = replace(opening, backend=backend.info.name, model=backend.model)
-    revisions = registry.revisions(opened)
+    revisions = registry.revisions(backend.info, opened)
     doubts = tuple(_doubts(backend, material))
     notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))
     notes = (*notes, *doubts)

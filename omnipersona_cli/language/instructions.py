@@ -48,8 +48,9 @@ _TAKEN_OFF = (
     rf"(?:remove|take|erase|delete)\s+(?:off\s+|away\s+)?(?:{_WHOSE}\s+[a-z -]+?"
     r"|the\s+[a-z -]+?\s+(?:of|from)\s+<[\w-]+>)(?:\s+(?:off|away))?",
 )
+_WEATHER = r"(?:snow|rain|hail|storm|thunder|night|day|morning|evening|winter|spring|summer|autumn)"
 _CHANGED = (
-    rf"(?:make|turn|paint|colou?r|dye|tint)\s+{_SUBJECT}\s+"
+    rf"(?:make|turn|paint|colou?r|dye|tint)\s+(?!it\s+{_WEATHER}\W*$){_SUBJECT}\s+"
     r"(?P<how>(?!in(?:to)?\b|an?\b|the\b|<|look\b|here\b|on\b|at\b|to\b|next\b)[a-z][a-z ,-]*)",
     rf"change\s+{_SUBJECT}\s+(?:in)?to\s+(?P<how>(?!an?\b|the\b|<)[a-z][a-z -]*)",
     rf"change\s+(?:the\s+colou?r\s+of\s+{_SUBJECT}|{_WHOSE}\s+colou?r)\s+(?:in)?to\s+"

@@ -128,11 +128,12 @@ class BackendContract:
         if not depth:
             return None
         chance = torch.Generator().manual_seed(1)
-        length = float(tokens.und.detach().norm(dim=1).mean())
+        length = min(float(tokens.und.detach().norm(dim=1).mean()), backend.norm_limit / 2)
 
         def drawn(rows: Tensor) -> Tensor:
-            noise: Tensor = torch.randn(rows.shape, generator=chance) * length
-            return noise.to(rows.device) / float(backend.width**0.5)
+            noise = torch.randn(rows.shape, generator=chance)
+            unit: Tensor = noise / noise.norm(dim=1, keepdim=True)
+            return (length * unit).to(rows.device)
 
         extra = {key: drawn(rows) for key, rows in with_depth(tokens, depth).extra.items()}
         return replace(tokens, extra={**extra, **tokens.extra})

@@ -22,7 +22,7 @@ def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
     assert all(keys <= json.loads(line).keys() for line in lines)
 
     done = op("bench", "report", "results", "--html", "nowhere/page.html")
-    assert done.exit_code == 1 and "cannot be written" in done.stderr
+    assert done.exit_code == 1 and "there is no folder nowhere" in done.stderr
     done = op(*words, "--tasks", "recognition,qa,parg", "--judge", "vlm")
     assert done.exit_code == 3 and "OMNIPERSONA_VLM_URL is not set" in done.stderr
 

@@ -42,6 +42,8 @@ from omnipersona_cli.language.instructions import read_instruction
         ("change the colour of <bo> to red", "change"),
         ("change its color to red", "change"),
         ("make <bo> a little bigger", "other"),
+        ("make it snow", "other"),
+        ("make it snow white", "change"),
         ("put <bo> in the snow", "scene"),
         ("move <bo> on the beach", "scene"),
         ("show it in space", "scene"),
