@@ -135,8 +135,9 @@ class BackendContract:
             unit: Tensor = noise / noise.norm(dim=1, keepdim=True)
             return (length * unit).to(rows.device)
 
-        extra = {key: drawn(rows) for key, rows in with_depth(tokens, depth).extra.items()}
-        return replace(tokens, extra={**extra, **tokens.extra})
+        more = with_depth(tokens, depth).extra
+        new = {key: drawn(rows) for key, rows in more.items() if key not in tokens.extra}
+        return replace(tokens, extra={**tokens.extra, **new})
 
     @pytest.fixture
     def lessons(
