@@ -232,10 +232,10 @@ def _look(
     seconds = time.monotonic() - began
     if not held_out.lessons or all(found.score > earlier.score for earlier in run.checks):
         run.best = copy_of(run.tokens)
-    run.checks.append(found)
-    if on_check is not None:
+    if on_check is not None:  # before the check counts: a run that ends in here makes it anew
         with _saved_when_left(run, save):
             on_check(run.tokens, found, heeding("painting a preview"))
+    run.checks.append(found)
     return seconds
 
 

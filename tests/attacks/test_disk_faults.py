@@ -14,6 +14,7 @@ from disk_faults import attack
         ("export", 3),
         ("learn", 31),
         ("learn --force", 37),
+        ("learn --report", 59),
         ("gen", 5),
         ("edit", 5),
     ],

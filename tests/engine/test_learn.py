@@ -1,11 +1,13 @@
 """Photos in, a pack out; nothing half-written, nothing silently replaced."""
 
 import shutil
+from dataclasses import replace
 from textwrap import dedent
 
 import pytest
 
 from omnipersona_cli import engine, registry
+from omnipersona_cli.concepts.container import write_file
 from omnipersona_cli.concepts.pack import read_pack
 from omnipersona_cli.engine import Keeping, Settings, Subject, learn, plan
 from omnipersona_cli.engine.checkpoint import run_folder
@@ -121,6 +123,27 @@ def test_previews_are_painted_at_every_check(sketch, bo, library, tmp_path):
         "step-00001.png",
         "step-00002.png",
     ]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_preview_that_could_not_be_written_is_painted_when_the_run_goes_on(
+    failing, sketch, bo, library, tmp_path, monkeypatch
+):
+    keeping = Keeping(library=library, previews=tmp_path / "previews", samples=0)
+    with monkeypatch.context() as patch:
+        writes = iter(range(9))
+
+        def write(*words, **more):
+            if next(writes) == failing:
+                raise ResourceError("the disk is full", hint="df -h")
+            write_file(*words, **more)
+
+        patch.setattr("omnipersona_cli.engine.previews.write_file", write)
+        with pytest.raises(ResourceError):
+            learn(bo, Settings(steps=2), keeping, backend=sketch)
+    learn(bo, Settings(steps=2), replace(keeping, resume=True), backend=sketch)
+    painted = sorted(path.name for path in (tmp_path / "previews").iterdir())
+    assert painted == [f"step-{step:05d}.png" for step in range(3)]
 
 
 @pytest.mark.parametrize(
