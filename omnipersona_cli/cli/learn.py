@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import click
 
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.errors import MissingError
+from omnipersona_cli.errors import MissingError, PersonaError
 
 if TYPE_CHECKING:
     from omnipersona_cli.engine import Keeping, Learned, Plan, Settings, Subject
@@ -51,14 +52,33 @@ def _keeping(**given: Any) -> Keeping:
     """Where it is kept."""
     from omnipersona_cli import engine
 
-    return engine.Keeping(**given)
+    return engine.Keeping(header=click.get_current_context().meta.get(_HEADER), **given)
+
+
+_HEADER = "omnipersona.header"
+"""The header of the concept as it was when the command began, in ``meta``."""
+
+
+def _as_it_is(context: click.Context, _: click.Parameter, name: str) -> str:
+    """Reads the header now: importing torch takes seconds, in which facts may be added."""
+    from omnipersona_cli.concepts.library import Library
+
+    with suppress(PersonaError):
+        context.meta[_HEADER] = Library().header(name)
+    return name
 
 
 _subject_options = options.together(
     "subject",
     _subject,
     click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path)),
-    click.option("--name", required=True, metavar="NAME", help="What to call it: bo, or <bo>."),
+    click.option(
+        "--name",
+        required=True,
+        metavar="NAME",
+        callback=_as_it_is,
+        help="What to call it: bo, or <bo>.",
+    ),
     click.option("--kind", default="", metavar="WORD", help="What it is: dog, person, mug."),
     click.option("--fact", "stated", multiple=True, metavar="TEXT", help="A fact; repeatable."),
     click.option(

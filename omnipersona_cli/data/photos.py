@@ -102,14 +102,14 @@ def open_album(
     *,
     seed: int,
     held_out: float = 0.2,
-    seen: Collection[str] = (),
+    learned_from: Collection[str] = (),
     finder: Finder | None = None,
     kind: str = "",
     on_step: OnStep | None = None,
 ) -> Album:
     """Open files and folders of photos (not their subfolders). ``held_out`` is the share kept from
-    learning, never a photo whose `digest` is among ``seen``; ``finder`` says where the subject is,
-    which takes longest: ``on_step`` counts it.
+    learning, never a photo whose `digest` is among ``learned_from``; ``finder`` says where the
+    subject is, which takes longest: ``on_step`` counts it.
     Raises PhotoError when nothing can be used."""
     files, subfolders = _files_in(paths)
     fact_files = [file for file in files if file.name.lower() in FACT_FILES]
@@ -131,7 +131,7 @@ def open_album(
         lost = [photo.name for photo in photos if photo.mask is None]
         if lost:
             remarks["subject not outlined, so no edits are learned from it"] = lost
-    photos = _hold_out(photos, held_out, seed, seen)
+    photos = _hold_out(photos, held_out, seed, learned_from)
     if len(photos) < FEW_PHOTOS:
         notes.append(
             f"only {'one photo' if len(photos) == 1 else 'two photos'}: mirrored and cropped "
@@ -330,14 +330,14 @@ def _with_subject(photo: Photo, finder: Finder, kind: str) -> Photo:
 
 
 def _hold_out(
-    photos: list[Photo], share: float, seed: int, seen: Collection[str] = ()
+    photos: list[Photo], share: float, seed: int, learned_from: Collection[str] = ()
 ) -> list[Photo]:
-    """Mark a seeded share of the photos, at least one, unless there are too few; none of ``seen``,
-    which somebody has learned from."""
+    """Mark a seeded share of the photos, at least one, unless there are too few; none whose
+    digest is among ``learned_from``."""
     if len(photos) < FEW_PHOTOS or share <= 0:
         return photos
     count = min(max(1, round(share * len(photos))), len(photos) - 1)
-    fresh = [index for index, photo in enumerate(photos) if photo.digest not in seen]
+    fresh = [index for index, photo in enumerate(photos) if photo.digest not in learned_from]
     chosen = set(random.Random(seed).sample(fresh, min(count, len(fresh))))
     return [replace(photo, held_out=index in chosen) for index, photo in enumerate(photos)]
 

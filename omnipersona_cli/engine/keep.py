@@ -58,7 +58,9 @@ class Keeping:
     library. ``resume`` takes up an interrupted run of the same inputs.
     ``previews`` is a folder for pictures painted at a fixed seed at every check; ``page`` an HTML
     file for the report card, with the photos in it. ``samples`` (0 to 4) pictures are painted for
-    the card; None is 4, and 0 for an instant concept. Raises UsageError for another number of them.
+    the card; None is 4, and 0 for an instant concept. ``header`` is that of the concept in the
+    library where somebody read it before: what changes from then on is merged. Raises UsageError
+    for another number of samples.
     """
 
     library: Library | None = None
@@ -69,6 +71,7 @@ class Keeping:
     previews: Path | None = None
     page: Path | None = None
     samples: int | None = None
+    header: PackHeader | None = None
 
     def __post_init__(self) -> None:
         if self.samples is not None and not 0 <= self.samples <= len(PLACES):
@@ -81,6 +84,14 @@ class Keeping:
     def chosen_library(self) -> Library:
         """The library, or the user's."""
         return Library() if self.library is None else self.library
+
+    def begun(self, name: str) -> Keeping:
+        """With the header as it is now, where nobody has read it and there is one."""
+        if self.header is not None:
+            return self
+        with suppress(PersonaError):
+            return replace(self, header=self.chosen_library.header(name))
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,25 +159,27 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
         raise refusal
     library = keeping.chosen_library
     if keeping.more:
-        return Before(header=library.header(name), pack=library.load(name), refusal=refusal)
+        header = keeping.header or library.header(name)
+        return Before(header=header, pack=library.load(name), refusal=refusal)
     if keeping.out is not None:
         return Before(refusal=refusal)
     try:
         header = library.header(name)
     except MissingError:
-        return Before()
+        return Before(header=keeping.header if keeping.force else None)
+    began = keeping.header or header
     same = header.provenance.get("digest") == material.photo_digest()
     learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
     if same and backend not in learned_on:
-        return Before(header=header, pack=library.load(name))
+        return Before(header=began, pack=library.load(name))
     if keeping.force:
-        return Before(header=header)
+        return Before(header=began)
     refusal = PersonaError(
         f"there is a concept <{name}> already",
         hint="--force replaces it, --more goes on from it; another --name keeps both",
     )
     if same and begun:
-        return Before(header=header, pack=library.load(name), refusal=refusal)
+        return Before(header=began, pack=library.load(name), refusal=refusal)
     raise refusal
 
 
@@ -257,7 +270,9 @@ def packed(
         "steps": hyper.steps + sum(int(earlier["steps"]) for earlier in runs),
         "best_step": optimised.best_step,
         **({"runs": [*runs, run]} if runs else {}),
-        "seen": sorted(photo.digest for photo in material.album.learning if not photo.varied),
+        "photo_digests": sorted(
+            photo.digest for photo in material.album.learning if not photo.varied
+        ),
         "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
     }
     made = without_folders(to_slot(tokens, backend, about))

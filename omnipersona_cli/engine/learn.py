@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Backend, Work
+from omnipersona_cli.backend import Backend, BackendInfo, OnStep, Work
 from omnipersona_cli.engine.batches import group_sizes
 from omnipersona_cli.engine.checkpoint import (
     forget_run,
@@ -77,18 +77,11 @@ def plan(
     keeping: Keeping = IN_THE_LIBRARY,
 ) -> Plan:
     """What `learn` would do with the same values. Opens no backend."""
-    subject, opening, seen = _gone_on(subject, settings, keeping, opening)
-    info = registry.backend_info(opening.backend or registry.DEFAULT_BACKEND)
-    registry.check_lesson_size(info, opening.lesson_size)
+    subject, opening, learned_from = _gone_on(subject, settings, keeping, opening)
+    info = _info(opening)
+    _checked(settings, keeping, opening, info)
     hyper = settings.hyperparameters(info)
-    material = gather(
-        subject,
-        seed=settings.seed,
-        backend=info.name,
-        unknown_answer=info.unknown_answer,
-        seen=seen,
-        lessons=not settings.instant,
-    )
+    material = _gathered(subject, settings, info, learned_from)
     return Plan(
         name=material.name,
         class_word=material.class_word,
@@ -130,37 +123,17 @@ def learn(
     """
     began = time.monotonic()
     on_progress = on_progress or _silent
-    if settings.instant and keeping.previews is not None:
-        raise UsageError(
-            "an instant concept has no checks to paint previews at",
-            hint="leave out --previews; --samples 4 paints pictures of it",
-        )
+    keeping = keeping.begun(subject.name)
     check_places(keeping)
-    subject, opening, seen = _gone_on(subject, settings, keeping, opening, backend)
-    chosen = backend.info.name if backend else opening.backend or registry.DEFAULT_BACKEND
-    info = backend.info if backend else registry.backend_info(chosen)
-    settings.hyperparameters(info)  # what it cannot do is refused before any work is done
-    registry.check_lesson_size(info, opening.lesson_size)
+    subject, opening, learned_from = _gone_on(subject, settings, keeping, opening, backend)
+    info = backend.info if backend else _info(opening)
+    work = _checked(settings, keeping, opening, info)
     reading = counting(on_progress, "reading photos")
-    material = gather(
-        subject,
-        seed=settings.seed,
-        backend=chosen,
-        unknown_answer=info.unknown_answer,
-        seen=seen,
-        lessons=not settings.instant,
-        on_step=reading,
-    )
+    material = _gathered(subject, settings, info, learned_from, on_step=reading)
     sweep_done()
-    before = pack_before(keeping, material, chosen)
+    before = pack_before(keeping, material, info.name)
 
     if backend is None:
-        work = Work(
-            verb="learn",
-            batch=settings.batch_size or 0,
-            at_once=settings.lessons_at_once or 0,
-            depth=settings.hyperparameters(info).depth,
-        )
         backend = open_model(opening, work, on_progress)
     opened = replace(opening, backend=backend.info.name, model=backend.model)
     revisions = registry.revisions(backend.info, opened)
@@ -224,6 +197,46 @@ def learn(
     return learned
 
 
+def _info(opening: Opening) -> BackendInfo:
+    return registry.backend_info(opening.backend or registry.DEFAULT_BACKEND)
+
+
+def _checked(settings: Settings, keeping: Keeping, opening: Opening, info: BackendInfo) -> Work:
+    """What memory is planned for. UsageError, before any work is done, for what this backend cannot
+    do and for what does not go together."""
+    if settings.instant and keeping.previews is not None:
+        raise UsageError(
+            "an instant concept has no checks to paint previews at",
+            hint="leave out --previews; --samples 4 paints pictures of it",
+        )
+    registry.check_lesson_size(info, opening.lesson_size)
+    return Work(
+        verb="learn",
+        batch=settings.batch_size or 0,
+        at_once=settings.lessons_at_once or 0,
+        depth=settings.hyperparameters(info).depth,
+    )
+
+
+def _gathered(
+    subject: Subject,
+    settings: Settings,
+    info: BackendInfo,
+    learned_from: Collection[str],
+    *,
+    on_step: OnStep | None = None,
+) -> Material:
+    return gather(
+        subject,
+        seed=settings.seed,
+        backend=info.name,
+        unknown_answer=info.unknown_answer,
+        learned_from=learned_from,
+        lessons=not settings.instant,
+        on_step=on_step,
+    )
+
+
 def _doubts(backend: Backend, material: Material) -> Iterator[str]:
     """What the backend says against the photos; those that are not of its kind are pointed to the
     installed backends for others."""
@@ -248,7 +261,7 @@ def _gone_on(
     if not keeping.more:
         return subject, opening, ()
     found = earlier(subject, settings, keeping, opening, backend.info.name if backend else "")
-    return with_what_is_known(subject, found.pack), found.opening, found.seen
+    return with_what_is_known(subject, found.pack), found.opening, found.learned_from
 
 
 def _samples(keeping: Keeping, settings: Settings) -> int:

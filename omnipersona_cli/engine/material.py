@@ -107,13 +107,13 @@ def gather(
     seed: int,
     backend: str,
     unknown_answer: str = "I do not know",
-    seen: Collection[str] = (),
+    learned_from: Collection[str] = (),
     lessons: bool = True,
     on_step: OnStep | None = None,
 ) -> Material:
     """Open the photos, collect negatives, build the lessons (none without ``lessons``, and then no
-    subject is looked for). Photos of the digests ``seen`` were learned from before, and are not
-    held out. Deterministic on ``seed``; ``on_step`` counts photos.
+    subject is looked for). No photo is held out whose digest is among ``learned_from``.
+    Deterministic on ``seed``; ``on_step`` counts photos.
 
     Negatives are the user's, then those that plugins bring for ``backend``; ``unknown_answer`` is
     what it answers where nobody told. Raises PhotoError when
@@ -124,7 +124,7 @@ def gather(
         subject.photos,
         seed=seed,
         held_out=HELD_OUT,
-        seen=seen,
+        learned_from=learned_from,
         finder=registry.find_subject if lessons else None,
         kind=subject.kind or subject.class_word,
         on_step=on_step,

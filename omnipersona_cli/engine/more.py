@@ -38,13 +38,13 @@ class Earlier:
     opening: Opening
 
     @property
-    def seen(self) -> frozenset[str]:
+    def learned_from(self) -> frozenset[str]:
         """The digests of the photos that its tokens on this backend were learned from."""
         return frozenset(
             digest
             for slot in self.pack.slots.values()
             if slot.about.get("backend") == self.opening.backend
-            and isinstance(told := slot.about.get("seen"), list)
+            and isinstance(told := slot.about.get("photo_digests"), list)
             for digest in told
             if isinstance(digest, str)
         )

@@ -2,16 +2,19 @@
 
 Its first step of learning makes the file ``learning`` in OMNIPERSONA_HOME and waits for ``go``.
 With SLOW_LEARNER=cut the process dies as soon as the pack is in the library; with "encoding" or
-"checking" it is that which makes the file and waits, a little for every lesson.
+"checking" it is that which makes the file and waits, a little for every lesson; with "starting"
+the import of the engine.
 """
 
 import os
 import time
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import counted
+from omnipersona_cli.cli import output
 from omnipersona_cli.cli.main import cli
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.testing import SketchBackend, SketchPlugin
@@ -43,6 +46,14 @@ def slow_answers(backend, lessons, tokens):
     return answer_losses(backend, lessons, tokens)
 
 
+@contextmanager
+def slow_start():
+    (home / "learning").touch()
+    while not (home / "go").exists():
+        time.sleep(0.02)
+    yield
+
+
 def cut(*words, **more):
     save_learned(*words, **more)
     os._exit(137)
@@ -54,6 +65,8 @@ if __name__ == "__main__":
         sketch.counted = slowly
     elif mode == "checking":
         SketchBackend.answer_losses = slow_answers
+    elif mode == "starting":
+        output.starting = slow_start
     else:
         optimise.draw = waiting
     if mode == "cut":

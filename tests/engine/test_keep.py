@@ -81,9 +81,10 @@ def facts_of(library, name):
     return {fact.text for fact in library.header(name).facts}
 
 
-def test_facts_that_are_stated_while_it_is_learned_again_are_kept(taught, home, photos):
+@pytest.mark.parametrize("mode", ["", "starting"])
+def test_facts_that_are_stated_while_it_is_learned_again_are_kept(taught, home, photos, mode):
     before = taught.header("bo").slots["sketch"].hash
-    with learning(home, photos, "--force") as process:
+    with learning(home, photos, "--force", mode=mode) as process:
         assert op("concepts", "facts", "bo", "add", "<bo> sleeps").returncode == 0
     code, out, err = ended(process)
     assert code == 0 and out == str(taught.path("bo")), err
@@ -93,9 +94,10 @@ def test_facts_that_are_stated_while_it_is_learned_again_are_kept(taught, home, 
     assert runs() == ()
 
 
-def test_a_concept_that_is_renamed_while_it_is_learned_stays_one(taught, home, photos):
+@pytest.mark.parametrize("mode", ["", "starting"])
+def test_a_concept_that_is_renamed_while_it_is_learned_stays_one(taught, home, photos, mode):
     before = taught.header("bo").slots["sketch"].hash
-    with learning(home, photos, "--force") as process:
+    with learning(home, photos, "--force", mode=mode) as process:
         assert op("concepts", "rename", "bo", "rex").returncode == 0
     code, out, err = ended(process)
     assert code == 0 and out == str(taught.path("rex")), err

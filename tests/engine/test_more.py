@@ -125,7 +125,7 @@ def test_a_new_fact_that_contradicts_one_that_is_known_is_refused_and_both_are_n
 def test_no_photo_that_was_learned_from_is_held_out_later(
     started, sketch, bo, photos, tmp_path, library
 ):
-    seen = set(slot_of(library.load("bo")).about["seen"])
+    seen = set(slot_of(library.load("bo")).about["photo_digests"])
     new = tmp_path / "new"
     new.mkdir()
     for seed in range(20, 24):
@@ -134,7 +134,7 @@ def test_no_photo_that_was_learned_from_is_held_out_later(
     for seed in range(5):  # whatever the seed holds out
         keeping = more(library, out=tmp_path / f"{seed}.opconcept")
         pack = learn(both, Settings(steps=1, seed=seed), keeping, backend=sketch).pack
-        assert seen <= set(slot_of(pack).about["seen"])
+        assert seen <= set(slot_of(pack).about["photo_digests"])
         assert pack.provenance["photos"] == 14 and pack.provenance["held_out"] == 4
 
 
