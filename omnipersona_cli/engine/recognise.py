@@ -40,7 +40,7 @@ def odds_of(request: Request, image: Image) -> dict[str, float]:
     return {tokens.name: presence(request, tokens, image)[1] for tokens in request.concepts}
 
 
-def seen_in(backend: Backend, instruction: Instruction, image: Image) -> float:
+def odds_of_answer(backend: Backend, instruction: Instruction, image: Image) -> float:
     """The log-odds (nats) of the answer that shows that an edit was done, to the question that
     `Instruction.question` puts to the picture alone."""
     prompt = Prompt(turns=(Turn(text=instruction.question),))

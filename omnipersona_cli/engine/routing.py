@@ -10,7 +10,7 @@ from PIL import ImageChops, ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.engine.recognise import can_recognise, presence, seen_in
+from omnipersona_cli.engine.recognise import can_recognise, presence, odds_of_answer
 from omnipersona_cli.engine.region import box_mask, grown, likely_boxes, place_box, reached
 from omnipersona_cli.engine.replay import Trace
 from omnipersona_cli.engine.request import Request
@@ -81,7 +81,7 @@ def odds_of_edit(
     named = (*instruction.present, *instruction.absent)
     found = {name: value for name, value in odds.items() if name in named}
     if instruction.question and can_recognise(request):
-        found["answer"] = seen_in(request.backend, instruction, image)
+        found["answer"] = odds_of_answer(request.backend, instruction, image)
     return found
 
 
