@@ -10,7 +10,7 @@ from PIL import ImageChops, ImageOps
 from PIL.Image import Image
 
 from omnipersona_cli import registry
-from omnipersona_cli.engine.recognise import can_recognise, presence, odds_of_answer
+from omnipersona_cli.engine.recognise import can_recognise, odds_of_answer, presence
 from omnipersona_cli.engine.region import box_mask, grown, likely_boxes, place_box, reached
 from omnipersona_cli.engine.replay import Trace
 from omnipersona_cli.engine.request import Request
