@@ -117,7 +117,7 @@ class Library:
         from omnipersona_cli.concepts.merge import merge
 
         with self.changing():
-            now = self._today(learned.name, before)
+            now = self.today(learned.name, before)
             if before is None or now is None or now.hash == before.hash:
                 data = pack.to_bytes(learned, large=large)
                 return self._put(learned.name, data, force=before is not None), ""
@@ -271,8 +271,10 @@ class Library:
         undo.take_away(self.folder, path, renamed=new)
         return target
 
-    def _today(self, name: str, before: PackHeader | None) -> PackHeader | None:
-        """What the concept of ``before`` is now; None where there is still none."""
+    def today(self, name: str, before: PackHeader | None) -> PackHeader | None:
+        """What the concept of ``before`` is now, perhaps under another name; None where there was
+        none and ``name`` is still free. Raises PersonaError for one that was removed, and for a
+        name that was taken."""
         if before is None:
             if container.is_taken(self._file(name)):
                 raise _taken(name, hint="--force replaces it; another --name keeps both")

@@ -39,6 +39,9 @@ KEPT = 2
 LEARNED = "learned.opconcept"
 """The pack of a run, beside its checkpoints."""
 
+BEGUN = "begun.opconcept"
+"""The concept as it was when a run began, beside its checkpoints."""
+
 _FILE = r"checkpoint-[0-9]{8}\.safetensors"
 _DIGEST = rb'"digest":"([0-9a-f]{64})"'
 _ZEROS = "0" * 64
@@ -90,18 +93,34 @@ def write_checkpoint(checkpoint: RunState, folder: Path, *, concept: str = "") -
     data = save(tensors, metadata={"run": run, "digest": _ZEROS})
     digest = sha256(data).hexdigest()
     sealed = data.replace(f'"digest":"{_ZEROS}"'.encode(), f'"digest":"{digest}"'.encode(), 1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_file(folder / f"checkpoint-{checkpoint.step:08d}.safetensors", sealed, overwrite=True)
-    except (OSError, ResourceError) as error:
-        reason = str(error) if isinstance(error, ResourceError) else error.strerror or str(error)
-        raise ResourceError(
-            f"the checkpoint cannot be written to {folder}: {reason}",
-            hint="free some space, or choose another place: export OMNIPERSONA_HOME=FOLDER",
-        ) from error
+    _put(sealed, folder / f"checkpoint-{checkpoint.step:08d}.safetensors")
     with suppress(OSError):
         for older in _files(folder)[KEPT:]:
             older.unlink()
+
+
+def keep_beginning(data: bytes | None, folder: Path) -> None:
+    """Put the bytes of the concept's pack into ``folder``; None where there is no concept yet.
+
+    Raises ResourceError where the folder cannot be written.
+    """
+    if data is not None:
+        _put(data, folder / BEGUN)
+        return
+    with suppress(OSError):
+        (folder / BEGUN).unlink()
+
+
+def _put(data: bytes, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, data, overwrite=True)
+    except (OSError, ResourceError) as error:
+        reason = str(error) if isinstance(error, ResourceError) else error.strerror or str(error)
+        raise ResourceError(
+            f"the checkpoint cannot be written to {path.parent}: {reason}",
+            hint="free some space, or choose another place: export OMNIPERSONA_HOME=FOLDER",
+        ) from error
 
 
 def read_checkpoint(

@@ -24,11 +24,12 @@ from omnipersona_cli.concepts.pack import (
     Slot,
     read_header,
     read_pack,
+    rewrite,
     write_pack,
 )
 from omnipersona_cli.concepts.upkeep import runs
 from omnipersona_cli.config import cache_folder
-from omnipersona_cli.engine.checkpoint import LEARNED
+from omnipersona_cli.engine.checkpoint import BEGUN, LEARNED, keep_beginning
 from omnipersona_cli.engine.examine import PLACES
 from omnipersona_cli.engine.material import Material
 from omnipersona_cli.engine.optimise import Optimised
@@ -201,6 +202,28 @@ def check_resumed(before: Before, keeping: Keeping, folder: Path, slot: str) -> 
         raise before.refusal
     if there.slots[slot].hash != mine.slots[slot].hash:
         raise before.refusal
+
+
+def since_it_began(before: Before, keeping: Keeping, name: str, folder: Path) -> Before:
+    """``before`` as it was when the run in ``folder`` began: what happened to the concept from then
+    on, also while the run lay interrupted, is merged when it ends.
+
+    A run that begins keeps that in ``folder``. One that is taken up reads it, unless the concept
+    was removed meanwhile.
+    """
+    library = keeping.chosen_library
+    if keeping.resume:
+        with suppress(PersonaError):
+            began = read_header(folder / BEGUN)
+            library.today(name, began)
+            return replace(before, header=began)
+    data = None
+    if before.header is not None:
+        with suppress(PersonaError):  # one that is gone is told of when this run ends
+            now = library.today(name, before.header) or before.header
+            data = rewrite(library.read_bytes(now.name), name=name, facts=before.header.facts)
+    keep_beginning(data, folder)
+    return before
 
 
 def check_learned(

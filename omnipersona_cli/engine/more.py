@@ -16,15 +16,12 @@ from typing import Any
 from omnipersona_cli.backend import Opening
 from omnipersona_cli.concepts.library import NoConceptError
 from omnipersona_cli.concepts.pack import Pack, PackHeader, read_header, read_pack, write_pack
-from omnipersona_cli.engine.checkpoint import LEARNED, forget_checkpoints
+from omnipersona_cli.engine.checkpoint import BEGUN, LEARNED, forget_checkpoints
 from omnipersona_cli.engine.keep import Before, Keeping
 from omnipersona_cli.engine.material import Subject
 from omnipersona_cli.engine.request import choose
 from omnipersona_cli.engine.settings import Settings
 from omnipersona_cli.errors import MissingError, PersonaError, SlotError, UsageError, shell_word
-
-BEGUN = "begun.opconcept"
-"""The pack that a run goes on from, beside its checkpoints."""
 
 MOST_RUNS = 100
 """The most runs that a slot goes on telling of, the last ones."""

@@ -17,7 +17,7 @@ from omnipersona_cli.engine.checkpoint import (
     write_checkpoint,
 )
 from omnipersona_cli.engine.examine import PLACES
-from omnipersona_cli.engine.keep import Before, Keeping, check_resumed
+from omnipersona_cli.engine.keep import Before, Keeping, check_resumed, since_it_began
 from omnipersona_cli.engine.material import Material, captioned
 from omnipersona_cli.engine.more import begun
 from omnipersona_cli.engine.optimise import CHECKS, Optimised, optimise
@@ -62,6 +62,8 @@ def run(
     check_resumed(before, keeping, folder, slot_name(backend))
     if keeping.more:
         before = begun(before, folder, slot_name(backend), resume=keeping.resume)
+    elif keeping.out is None:
+        before = since_it_began(before, keeping, material.name, folder)
     resumed = _interrupted_run(folder, keeping, on_progress)
     groups, held_out = prepare(backend, material, on_step=counting(on_progress, "encoding"))
     agreed = checked_gradients(backend, groups, start, force=keeping.force)

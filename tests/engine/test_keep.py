@@ -165,6 +165,30 @@ def test_a_fact_stated_between_the_cut_and_resume_stays(home, photos):
     assert "<bo> sleeps" in facts_of(Library(), "bo")
 
 
+@pytest.mark.parametrize("change", ["fact", "name", "removed"])
+def test_what_changes_while_a_run_lies_interrupted_is_merged_by_resume(
+    taught, home, photos, change
+):
+    with learning(home, photos, "--force") as process:
+        assert op("concepts", "facts", "bo", "add", "<bo> sleeps").returncode == 0
+        process.kill()
+        process.communicate(timeout=120)
+    word = {
+        "fact": ("facts", "bo", "add", "<bo> dreams"),
+        "name": ("rename", "bo", "rex"),
+        "removed": ("rm", "bo", "--yes"),
+    }[change]
+    assert op("concepts", *word).returncode == 0
+    code, out, err = finished(home, photos, "--force", "--resume")
+    name = "rex" if change == "name" else "bo"
+    assert code == 0 and out == str(taught.path(name)), err
+    assert taught.names() == (name,) and runs() == ()
+    facts = facts_of(taught, name)
+    assert f"<{name}>'s toy is a red ball" in facts
+    assert (f"<{name}> sleeps" in facts) == (change != "removed")
+    assert ("<bo> dreams" in facts) == (change == "fact")
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a system without hangups")
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signals_that_end_a_program_leave_a_checkpoint_and_say_so(home, photos, sign):
