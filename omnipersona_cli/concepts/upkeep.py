@@ -30,6 +30,9 @@ JOBS = "serve"
 JOB = "job.json"
 """What a job is about, ``name`` among other things."""
 
+ENDED = ".done"
+"""How the folder of a run ends whose pack is where it was wanted, until it is removed."""
+
 _DAY = 24 * 3600
 _BUSY = 600  # seconds: a run that wrote since then is going on
 
@@ -46,12 +49,25 @@ class LibraryFinding:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A learning run that has not ended. ``concept`` is "" where the checkpoint does not say."""
+    """A learning run that has not ended, or what a kill left of one that has. ``concept`` is ""
+    where the checkpoint does not say."""
 
     folder: Path
     concept: str
     size: int
     written: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether its pack is where it was wanted."""
+        return self.folder.name.endswith(ENDED)
+
+    @property
+    def said(self) -> str:
+        """What it is, in words."""
+        about = f" of <{self.concept}>" if self.concept else ""
+        what = "the rest of an ended run" if self.ended else "an unfinished run"
+        return f"{what}{about} from {_day(self.written)}, {_said(self.size)}"
 
 
 def check_library(library: Library, *, repair: bool = False) -> tuple[LibraryFinding, ...]:
@@ -73,14 +89,7 @@ def check_library(library: Library, *, repair: bool = False) -> tuple[LibraryFin
             found += _check_pack(library, name, repair=False)
     found += _check_undo(library.folder, repair=repair)
     for run in runs():
-        about = f" of <{run.concept}>" if run.concept else ""
-        found.append(
-            LibraryFinding(
-                what=f"an unfinished run{about} from {_day(run.written)}, {_said(run.size)}: "
-                f"{run.folder}",
-                bad=False,
-            )
-        )
+        found.append(LibraryFinding(what=f"{run.said}: {run.folder}", bad=False))
     return tuple(found)
 
 
@@ -97,10 +106,9 @@ def sweep(library: Library, *, days: float = KEPT_DAYS) -> tuple[str, ...]:
     else:
         gone = []
     for run in runs():
-        if time.time() - run.written > max(days * _DAY, _BUSY):
+        if run.ended or time.time() - run.written > max(days * _DAY, _BUSY):
             shutil.rmtree(run.folder, ignore_errors=True)
-            about = f" of <{run.concept}>" if run.concept else ""
-            gone.append(f"an unfinished run{about} from {_day(run.written)}, {_said(run.size)}")
+            gone.append(run.said)
     return tuple(gone)
 
 
@@ -149,7 +157,7 @@ def mentioned_by(library: Library, name: str) -> tuple[str, ...]:
 
 
 def runs() -> tuple[Run, ...]:
-    """The learning runs that have not ended, the oldest first."""
+    """The learning runs that have not ended, and what is left of others, the oldest first."""
     from omnipersona_cli.config import cache_folder
 
     found = []

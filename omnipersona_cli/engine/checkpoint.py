@@ -27,6 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.concepts.upkeep import ENDED
 from omnipersona_cli.config import cache_folder
 from omnipersona_cli.engine.heldout import Check
 from omnipersona_cli.errors import PersonaError, ResourceError
@@ -46,7 +47,6 @@ _FILE = r"checkpoint-[0-9]{8}\.safetensors"
 _DIGEST = rb'"digest":"([0-9a-f]{64})"'
 _ZEROS = "0" * 64
 _HEADER_LIMIT = 1 << 24
-_DONE = ".done"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +155,11 @@ def forget_checkpoints(folder: Path) -> None:
 def forget_run(folder: Path) -> None:
     """Remove a run whose pack is where it was wanted: all of it, or, after a cut, what
     `sweep_done` removes."""
-    done = folder.with_name(folder.name + _DONE)
-    with suppress(OSError):
+    done = folder.with_name(folder.name + ENDED)
+    try:
         os.rename(folder, done)
+    except OSError:
+        done = folder
     shutil.rmtree(done, ignore_errors=True)
 
 
@@ -165,7 +167,7 @@ def sweep_done() -> None:
     """Remove what is left of runs that were done when they were cut."""
     with suppress(OSError):
         for folder in (cache_folder() / "runs").iterdir():
-            if folder.name.endswith(_DONE):
+            if folder.name.endswith(ENDED):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.container import write_file
-from omnipersona_cli.concepts.upkeep import JOB
+from omnipersona_cli.concepts.upkeep import JOB, runs
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 JobState = Literal["draft", "waiting", "learning", "done", "stopped", "failed"]
 STATES: tuple[JobState, ...] = get_args(JobState)
 
+CARD = "card.html"
 MOST_JOBS = 32
 MOST_LOSSES = 600
 """How many points of the loss curve are kept; beyond it every second one is dropped."""
@@ -85,7 +86,7 @@ class Job:
     @property
     def card(self) -> Path:
         """The report card, with the photos in it; there once the job is done."""
-        return self.folder / "card.html"
+        return self.folder / CARD
 
     def tell(self, event: dict[str, Any]) -> None:
         """Hand an event to everybody who watches."""
@@ -314,39 +315,56 @@ def _follow(job: Job, event: Progress) -> None:
 
 
 def _left_behind(folder: Path) -> list[Job]:
-    """Jobs of an earlier server; drafts, and what cannot be read, are deleted."""
-    if not folder.is_dir():
-        return []
+    """Jobs of an earlier server, the oldest first; drafts, and what is no job, are deleted. What
+    the disk does not give now stays for a later server."""
     found = []
-    for path in sorted(folder.iterdir(), key=lambda entry: entry.stat().st_mtime):
-        if not _ID.fullmatch(path.name):
-            continue
-        try:
-            record: Any = read_json(path / JOB, Origin(name=JOB))
-            teaching = Teaching(
-                photos=path / "photos",
-                name=check_name(record["name"]),
-                kind=str(record["kind"]),
-                facts=tuple(str(fact) for fact in record["facts"]),
-                steps=record["steps"],
-                seed=int(record["seed"]),
-                force=bool(record["force"]),
-            )
-            state: JobState = record["state"] if record["state"] in STATES else "stopped"
-        except (OSError, ValueError, KeyError, TypeError, PersonaError):
-            shutil.rmtree(path, ignore_errors=True)
-            continue
-        job = Job(
-            id=path.name,
-            folder=path,
-            teaching=teaching,
-            state="stopped" if state in ("waiting", "learning") else state,
-            photos=int(record.get("photos", 0)),
-            grade=str(record.get("grade", "")),
-            error=str(record.get("error", "")),
-        )
-        found.append(job)
+    with suppress(OSError):
+        dated = ((path.stat().st_mtime, path) for path in folder.iterdir())
+        for _, path in sorted(dated):
+            if not _ID.fullmatch(path.name):
+                continue
+            try:
+                found.append(_job_in(path))
+            except (ValueError, KeyError, TypeError, PersonaError) as error:
+                if not isinstance(error.__cause__, OSError):
+                    shutil.rmtree(path, ignore_errors=True)
     return found
+
+
+def _job_in(folder: Path) -> Job:
+    """The job that was kept in ``folder``. Raises MissingError for a draft, PersonaError caused by
+    an OSError where the disk fails, and ValueError, KeyError, TypeError or PersonaError for what is
+    no job."""
+    record: Any = read_json(folder / JOB, Origin(name=JOB))
+    teaching = Teaching(
+        photos=folder / "photos",
+        name=check_name(record["name"]),
+        kind=str(record["kind"]),
+        facts=tuple(str(fact) for fact in record["facts"]),
+        steps=record["steps"],
+        seed=int(record["seed"]),
+        force=bool(record["force"]),
+    )
+    state: JobState = record["state"] if record["state"] in STATES else "stopped"
+    if state in ("waiting", "learning"):
+        state = "done" if _has_learned(teaching.name, folder / CARD) else "stopped"
+    if state == "done":
+        shutil.rmtree(teaching.photos, ignore_errors=True)
+    return Job(
+        id=folder.name,
+        folder=folder,
+        teaching=teaching,
+        state=state,
+        photos=int(record.get("photos", 0)),
+        grade=str(record.get("grade", "")),
+        error=str(record.get("error", "")),
+    )
+
+
+def _has_learned(name: str, card: Path) -> bool:
+    """Whether the job was killed between the end of its run, which writes the card last, and its
+    own."""
+    return card.is_file() and not any(run.concept == name and not run.ended for run in runs())
 
 
 def _write(job: Job) -> None:

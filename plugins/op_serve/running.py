@@ -87,7 +87,11 @@ def served_for(serving: Serving) -> Served:
     shown = Shown(library=library, only=serving.only)
 
     def open_backend() -> Backend:
-        """The model, with room for all that may be asked of it; what is not usual is logged."""
+        """The model, with room for all that may be asked of it; what is not usual is logged, and
+        what killed servers left of ended runs is removed."""
+        from omnipersona_cli.engine.checkpoint import sweep_done
+
+        sweep_done()
         room = work.room_for(opening, teaches=serving.only is None)
         for note in room.notes:
             log.warning("%s", note)

@@ -1,14 +1,14 @@
 """Fail, or die at, the n-th call that touches the disk, for every n until a command makes no more.
 
 `make faults` runs all of it: every command that writes, with each of EIO, ENOSPC and EINTR, and
-killed before and after each call (a write is cut in its middle). `op learn`, `op gen` and `op edit`
-run on the sketch backend; the photos they read are not disturbed. After each try:
+killed before and after each call (a write is cut in its middle). What needs a model runs on the
+sketch backend; photos and data sets that are only read are not disturbed. After each try:
 
 - no traceback, only a sentence;
 - every pack in the library is sound, and no concept is lost: it is a pack or an undo copy;
 - the same command again, on a healthy disk, comes to the same end as one that nothing disturbed
-  (of `op learn`, with --resume); of a state of the disk that an earlier try left as well, to the
-  byte, this is known already;
+  (`op learn` with --resume, `op serve` started anew); of a state of the disk that an earlier try
+  left as well, to the byte, this is known already;
 - nothing half-written is left.
 """
 
@@ -35,37 +35,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from click.testing import CliRunner
+from faulty_commands import COMMANDS, Command, photos, prepare
 
-from omnipersona_cli import engine, registry
-from omnipersona_cli.cli.main import cli
+from omnipersona_cli import registry
 from omnipersona_cli.concepts import undo
-from omnipersona_cli.concepts.library import Library
-from omnipersona_cli.concepts.pack import Fact, Pack, Slot, to_bytes, verify
-from omnipersona_cli.testing import SketchPlugin, drawing
+from omnipersona_cli.concepts.pack import verify
+from omnipersona_cli.concepts.upkeep import JOBS
+from omnipersona_cli.testing import SketchPlugin
 
 CALLS = (
     *("open", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir"),
     *("scandir", "listdir", "stat", "lstat"),
 )
+WRITING = os.O_WRONLY | os.O_RDWR
 CUT = 137
 """The exit code of a process that was killed here."""
 MODES = ("EIO", "ENOSPC", "EINTR", "killed before", "killed after")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """What is tried. ``codes`` are the exit codes that doing it again may have; with ``toggles``
-    doing it twice is not doing it once, so that only soundness is looked at; ``grows`` is how many
-    more files it makes each time, and what was there stays."""
-
-    words: tuple[str, ...]
-    group: tuple[str, ...] = ("concepts",)
-    codes: tuple[int, ...] = (0,)
-    toggles: bool = False
-    grows: int = 0
-    before: Callable[[Path], None] = lambda home: None
 
 
 @dataclass(kw_only=True)
@@ -83,142 +69,6 @@ class Tally:
         """Count another's as well."""
         for name in ("tried", "again", "refused", "lost", "tracebacks", "wrong"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-def concept(name: str, *facts: str, seed: int = 0) -> Pack:
-    """A small concept."""
-    chance = np.random.default_rng(seed)
-    rows = {"id": 1, "und": 2, "gen": 2}
-    return Pack(
-        name=name,
-        class_word="dog",
-        facts=tuple(Fact(text=text) for text in facts),
-        slots={
-            "nano": Slot(
-                tensors={k: chance.normal(size=(n, 4)).astype(np.float32) for k, n in rows.items()},
-                about={"base": "embedded"},
-            )
-        },
-    )
-
-
-def prepare(home: Path) -> None:
-    """Two concepts in the library, and another <bo> and a new <kit> outside of it."""
-    library = Library(home / "data" / "concepts")
-    library.save(concept("bo", "<bo> is brown", "<bo> likes <mam>"))
-    library.save(concept("mam", "<mam> is old", seed=1))
-    (home / "kit.opconcept").write_bytes(to_bytes(concept("kit", seed=2)))
-    (home / "bo.opconcept").write_bytes(to_bytes(concept("bo", "<bo> is new", seed=3)))
-    (home / "taken.opconcept").write_bytes(b"taken")
-
-
-def photos(place: Path) -> None:
-    """Photos to learn from and a picture to edit, outside of what is disturbed."""
-    (place / "photos").mkdir()
-    for seed in range(3):
-        drawing("red", seed).save(place / "photos" / f"{seed}.png")
-    drawing("blue", 5).save(place / "blue.png")
-
-
-def _learned(home: Path) -> None:
-    subject = engine.Subject(photos=[home.parent / "photos"], name="disc")
-    library = Library(home / "data" / "concepts")
-    opening = engine.Opening(backend="sketch")
-    keeping = engine.Keeping(library=library, samples=0)
-    engine.learn(subject, engine.Settings(steps=1), keeping, opening=opening)
-    shutil.rmtree(home / "cache", ignore_errors=True)
-
-
-def _changed(home: Path) -> None:
-    Library(home / "data" / "concepts").change_facts("bo", lambda facts: facts[:1])
-
-
-def _removed(home: Path) -> None:
-    Library(home / "data" / "concepts").remove("bo")
-
-
-def _renamed(home: Path) -> None:
-    Library(home / "data" / "concepts").rename("bo", "rex")
-
-
-def _broken(home: Path) -> None:
-    _changed(home)
-    path = home / "data" / "concepts" / "bo.opconcept"
-    path.write_bytes(path.read_bytes()[:-1])
-    (path.parent / ".bo.opconcept.0123456789ab.tmp").write_bytes(b"half")
-
-
-def _measured(home: Path) -> None:
-    """A results folder as `op bench run` leaves it, with one item in it."""
-    from omnipersona_cli.bench.results import Results
-
-    results = Results(home / "results")
-    setting = {"methods": ["full"], "concepts": ["bo"], "seeds": 1, "tasks": ["generation"]}
-    about = {"method": "full", "concept": "bo", "seed": 0, "item": "1", "task": "generation"}
-    said = {"prompt": "<bo>", "rewritten": "<bo>", "answer": "", "picture": None, "gold": ""}
-    with results.held():
-        results.begin({**setting, "backend": "sketch", "profile": "strict", "judges": {}})
-        results.append({**about, **said, "kind": "prompt", "scores": {"rec": 1.0}, "failed": []})
-
-
-def _learning(name: str) -> tuple[str, ...]:
-    numbers = ("--steps", "2", "--samples", "0", "--resume")
-    return "learn", "../photos", "--name", name, "-b", "sketch", *numbers
-
-
-_PAINTING = ("-b", "sketch", "--seed", "1", "--tries", "1", "-o", "out.png")
-
-COMMANDS = {
-    "facts add": Command(words=("facts", "bo", "add", "<bo> sleeps")),
-    "facts rm": Command(words=("facts", "bo", "rm", "<bo> is brown"), codes=(0, 3)),
-    "rename": Command(words=("rename", "bo", "rex")),
-    "rm": Command(words=("rm", "bo", "mam", "--yes")),
-    "import": Command(words=("import", "kit.opconcept")),
-    "import as": Command(words=("import", "kit.opconcept", "--name", "cat")),
-    "import --force": Command(words=("import", "bo.opconcept", "--force")),
-    "export": Command(words=("export", "bo", "-o", "out.opconcept"), codes=(0, 1)),
-    "export --force": Command(words=("export", "bo", "-o", "taken.opconcept", "--force")),
-    "undo a change": Command(words=("undo",), toggles=True, before=_changed),
-    "undo a removal": Command(words=("undo", "bo"), codes=(0, 3), before=_removed),
-    "undo a renaming": Command(words=("undo",), toggles=True, before=_renamed),
-    "forget": Command(words=("forget", "bo", "--yes"), codes=(0, 3), before=_changed),
-    "fsck --repair": Command(words=("fsck", "--repair"), before=_broken),
-    "gc": Command(words=("gc", "--days", "0"), before=_changed),
-    "learn": Command(words=_learning("disc"), group=(), codes=(0, 1)),
-    "learn --force": Command(words=(*_learning("bo"), "--force"), group=()),
-    "learn -o": Command(words=(*_learning("disc"), "-o", "new.opconcept"), group=(), codes=(0, 1)),
-    "learn --report": Command(
-        words=(*_learning("disc"), "--report", "page.html", "--previews", "previews"),
-        group=(),
-        codes=(0, 1),
-    ),
-    "gen": Command(
-        words=("gen", "<disc> here", *_PAINTING), group=(), codes=(0, 1), before=_learned
-    ),
-    "gen -n": Command(
-        words=("gen", "<disc> here", *_PAINTING[:-1], "pictures/", "-n", "2"),
-        group=(),
-        grows=2,
-        before=_learned,
-    ),
-    "gen -n --force": Command(
-        words=("gen", "<disc> here", *_PAINTING, "-n", "2", "--force"), group=(), before=_learned
-    ),
-    "toy photos": Command(
-        words=("toy", "photos", "drawn", "--seed", "3", "--count", "2", "--size", "16"),
-        group=(),
-        codes=(0, 1),
-    ),
-    "bench report": Command(
-        words=("bench", "report", "results", "--html", "page.html"), group=(), before=_measured
-    ),
-    "edit": Command(
-        words=("edit", "../blue.png", "add <disc>", "--box", "8,8,40,40", *_PAINTING, "--force"),
-        group=(),
-        before=_learned,
-    ),
-}
-"""``learn`` on a name that is taken, once the call before was done, has nothing left to do."""
 
 
 @contextmanager
@@ -244,18 +94,19 @@ def faults(root: Path, at: int, mode: str) -> Iterator[list[str]]:
             half()
         os._exit(CUT)
 
-    def is_ours(target: object) -> bool:
+    def is_ours(target: object, *, read: bool = False) -> bool:
         if isinstance(target, int):
             return target in ours
         try:
-            return Path(os.path.abspath(os.fsdecode(os.fspath(target)))).is_relative_to(root)  # type: ignore[call-overload]
+            path = Path(os.path.abspath(os.fsdecode(os.fspath(target))))  # type: ignore[call-overload]
         except TypeError:
             return False
+        return path.is_relative_to(root) and not (read and path.match("photos/*.png"))
 
     def wrap(name: str) -> Callable[..., Any]:
         def call(*words: Any, **more: Any) -> Any:
             target = words[0] if words else "."
-            if not is_ours(target):
+            if not is_ours(target, read=name == "open" and not words[1] & WRITING):
                 return real[name](*words, **more)
             found = disturb(name, lambda: real[name](*words, **more))
             if name == "open":
@@ -274,7 +125,7 @@ def faults(root: Path, at: int, mode: str) -> Iterator[list[str]]:
             return int(disturb("write", lambda: super_write(whole), lambda: super_write(cut)))
 
     def opened(file: Any, mode: str = "r", *words: Any, **more: Any) -> Any:
-        if not is_ours(file):
+        if not is_ours(file, read="r" in mode):
             return real_open(file, mode, *words, **more)
         if isinstance(file, int):
             return Written(file, mode) if "w" in mode else real_open(file, mode, *words, **more)
@@ -291,8 +142,8 @@ def faults(root: Path, at: int, mode: str) -> Iterator[list[str]]:
             setattr(os, name, real[name])
 
 
-def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tuple[int, int, str]:
-    """`op` in a process of its own: exit code, calls made (-1 when killed), traceback."""
+def run(home: Path, command: Command, at: int = 0, mode: str = "") -> tuple[int, int, str]:
+    """``command`` in a process of its own: exit code, calls made (-1 when killed), traceback."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -302,7 +153,8 @@ def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tupl
             os.chdir(home)
             os.environ["OMNIPERSONA_HOME"] = str(home)
             with faults(home, at, mode) as made:
-                done = CliRunner().invoke(cli, list(words))
+                words = [*command.group, *command.words]
+                done = CliRunner().invoke(command.program, words)
             code = done.exit_code
             bug = ""
             if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -322,12 +174,13 @@ def run(home: Path, words: tuple[str, ...], at: int = 0, mode: str = "") -> tupl
 
 
 def state(home: Path) -> dict[str, bytes]:
-    """All packs, in the library and outside, and pictures. A page tells of the run that wrote it:
-    that it is there, and whole, is all that is alike."""
+    """All packs, in the library and outside, pictures and the bench's results. A page tells of the
+    run that wrote it: that it is there, and whole, is all that is alike."""
     found = {
         str(path.relative_to(home)): path.read_bytes()
-        for path in sorted((*home.rglob("*.opconcept"), *home.rglob("*.png")))
-        if undo.FOLDER not in path.parts
+        for kind in ("*.opconcept", "*.png", "results.jsonl")
+        for path in sorted(home.rglob(kind))
+        if undo.FOLDER not in path.parts and JOBS not in path.parts
     }
     pages = {path.name: path.read_bytes() for path in home.glob("*.html")}
     return found | {name: page.rstrip()[-7:] for name, page in pages.items()}
@@ -365,7 +218,9 @@ def tensors_of(path: Path) -> bytes:
 
 def leftovers(home: Path) -> list[str]:
     runs = home / "cache" / "runs"
-    return [path.name for path in (*home.rglob("*.tmp"), *home.rglob("*.part"), *runs.glob("*"))]
+    sent = (home / "cache" / JOBS).glob("*/photos")
+    halves = (*home.rglob("*.tmp"), *home.rglob("*.part"))
+    return [path.name for path in (*halves, *runs.glob("*"), *sent)]
 
 
 @contextmanager
@@ -390,18 +245,17 @@ def attack(name: str, modes: tuple[str, ...] = MODES, stride: int = 1) -> Tally:
         clean.mkdir()
         prepare(clean)
         photos(clean.parent)
-        words = (*command.group, *command.words)
         command.before(clean)
         kept = {tensors_of(p): p.name for p in (clean / "data" / "concepts").glob("*.opconcept")}
         shutil.copytree(clean, goal, symlinks=True)
-        code, calls, bug = run(goal, words)
+        code, calls, bug = run(goal, command)
         assert code == 0 and not bug, (name, code, bug)
         met: dict[str, str] = {}
         for mode in modes:
             for at in range(1, calls + 1, stride):
                 shutil.rmtree(home, ignore_errors=True)
                 shutil.copytree(clean, home, symlinks=True)
-                code, _, bug = run(home, words, at, mode)
+                code, _, bug = run(home, command, at, mode)
                 problem = _look(command, home, goal, name, kept, tally, code, bug, met)
                 if problem:
                     tally.wrong.append(f"{name}, {mode} at call {at} of {calls}: {problem}")
@@ -440,7 +294,7 @@ def _look(
 def _again(command: Command, home: Path, goal: Path, tally: Tally) -> str:
     """What is wrong when the same command is given again; empty when nothing."""
     before = state(home)
-    code, _, bug = run(home, (*command.group, *command.words))
+    code, _, bug = run(home, command)
     if bug:
         tally.tracebacks += 1
         return f"again: {bug}"

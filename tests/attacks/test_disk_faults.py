@@ -24,3 +24,11 @@ def test_no_failing_disk_and_no_kill_loses_a_concept(command: str, stride: int) 
     assert tally.tried > 10
     assert tally.refused > 5
     assert tally.wrong == []
+
+
+@pytest.mark.parametrize("command", ["bench run", "serve"])
+def test_nor_does_what_takes_longest(command: str) -> None:
+    tally = attack(command, modes=("EIO", "killed after"), stride=83)
+    assert tally.tried >= 4
+    assert tally.refused >= 2
+    assert tally.wrong == []
