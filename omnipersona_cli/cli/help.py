@@ -49,9 +49,10 @@ A setting is looked for in this order, and the first one found wins:
   4. config.yaml                 yours; `op doctor` shows where it lives
   5. the default
 
-Settings at the top of a file are for all commands: backend, model, device, dtype, seed, offline.
-A section is for one command and takes any of its long options, and a variable is called after the
-command and the option; what fills no option is told, with its file and line:
+Settings at the top of a file are for all commands: backend, model, device, dtype, memory, offload,
+quantize, seed, offline. A section is for one command and takes any of its long options, and a
+variable is called after the command and the option; what fills no option is told, with its file and
+line:
 
   backend: nano
   gen:
