@@ -31,6 +31,7 @@ from omnipersona_cli.errors import (
     nearest,
     shell_word,
 )
+from omnipersona_cli.family.download import brought, fetch_file, is_resumable
 from omnipersona_cli.family.revisions import COMMIT, check_files, revision_of
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
@@ -304,7 +305,13 @@ def _fetch_one(info: BackendInfo, repo: str, revision: str, tell: Callable[[str]
         else:
             if repo not in {component.repo for component in info.components}:
                 tell(f"licence: {info.licence}")
-            _check_room(repo, sum(missing), Path(constants.HF_HUB_CACHE), tell)
+            there = brought(_cached(repo))
+            if there:
+                tell(f"{there / 1e9:.1f} GB of {repo} were brought before, and are gone on with")
+            _check_room(repo, sum(missing) - there, Path(constants.HF_HUB_CACHE), tell)
+        for file in files:
+            if file.will_download and is_resumable(file.file_size or 0):
+                fetch_file(repo, file.filename, file.commit_hash, folder=_cached(repo))
         folder = snapshot_download(repo, revision=at, allow_patterns=wanted)
         count = check_files(repo, Path(folder), wanted, again=again, tell=tell)
     except (OSError, HFValidationError, unreachable) as error:

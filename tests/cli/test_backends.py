@@ -1,14 +1,20 @@
 """`op backends`."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import pytest
 from click.testing import CliRunner
 from hub import Hub, serving
+from huggingface_hub import constants
 
 from omnipersona_cli.cli.main import cli
+from omnipersona_cli.family.download import PART
 
 REPOSITORIES = (
     "deepseek-community/Janus-Pro-1B",
@@ -160,6 +166,30 @@ def test_show_says_which_weights_a_task_needs() -> None:
     _, text, _ = op("show", "emu3")
     assert "BAAI/Emu3-Chat-hf to understand" in text
     assert "BAAI/Emu3-Gen-hf to generate" in text and "BAAI/Emu3-Gen-hf to edit" in text
+
+
+def test_what_a_killed_fetch_brought_is_not_brought_again(tmp_path: Path, hub: Hub) -> None:
+    large = tmp_path / "repository" / "model.safetensors"
+    large.write_bytes(os.urandom(24_000_000))
+    hub.cut["model.safetensors"], hub.held = 22_000_000, Event()
+    command = [sys.executable, "-m", "omnipersona_cli", "backends", "fetch", "janus"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    env |= {"HF_ENDPOINT": constants.ENDPOINT, "HF_HOME": str(tmp_path / "hub")}
+    fetching = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+    while not any(part.stat().st_size for part in (tmp_path / "hub").rglob(f"*{PART}")):
+        assert fetching.poll() is None
+        Event().wait(0.05)
+    fetching.kill()
+    fetching.wait()
+    (left,) = (tmp_path / "hub").rglob(f"*{PART}")
+    there = left.stat().st_size
+    hub.held.set()
+    hub.cut.clear()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "are gone on with" in done.stderr, done.stderr
+    assert hub.parts == [there] and not left.exists()
+    (kept,) = (tmp_path / "hub").rglob("snapshots/*/model.safetensors")
+    assert kept.read_bytes() == large.read_bytes()
 
 
 def test_fetch_brings_all_weights_that_the_default_is_made_of(hub: Hub) -> None:

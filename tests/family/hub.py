@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,13 +18,16 @@ import pytest
 class Hub:
     """What it serves: folders by repository, and every state of them that it was asked for, by
     commit. ``status`` answers every question with that status (and ``code``), ``cut`` is how many
-    bytes it sends of a file before it hangs up, ``forged`` what it sends instead of a file."""
+    bytes of a file it has before it hangs up, or, with ``held``, waits; ``forged`` is what it sends
+    instead of a file. ``parts`` are the places in files from which on they were asked for."""
 
     repositories: Mapping[str, Path]
     status: int = 200
     code: str = ""
     cut: dict[str, int] = field(default_factory=dict)
     forged: dict[str, bytes] = field(default_factory=dict)
+    held: Event | None = None
+    parts: list[int] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     states: dict[tuple[str, str], dict[str, bytes]] = field(default_factory=dict)
 
@@ -77,14 +80,22 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             pass
 
         def answer(self, body: bytes, headers: Mapping[str, str], *, sent: int | None = None):
-            self.send_response(hub.status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            asked = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            first = int(asked[1]) if asked else 0
+            more = {"Content-Length": str(len(body) - first)}
+            if asked:
+                hub.parts.append(first)
+                more["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
+            self.send_response(206 if asked else hub.status)
+            for name, value in {**headers, **more}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body[:sent])
+                self.wfile.write(body[first:sent])
                 if sent is not None:
                     self.wfile.flush()
+                    if hub.held is not None:
+                        hub.held.wait(60)
                     self.close_connection = True
 
         def do_GET(self) -> None:

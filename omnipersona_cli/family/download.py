@@ -1,0 +1,74 @@
+"""A large file from the hub, so that what was brought before an interruption is not brought again.
+
+The hub's client writes every file under a name of its process alone, and begins it anew in the next
+one. Here a file has one name until it is whole, beside the client's own, and under the client's own
+lock.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+LARGE = 8 << 20
+"""Bytes from which on a file is brought in this way."""
+
+PART = ".op.incomplete"
+"""How a file ends that is not whole yet; the hub's own tools know the last word."""
+
+_DIGEST = r"[0-9a-f]{40}|[0-9a-f]{64}"
+
+
+def is_resumable(size: int) -> bool:
+    """Whether a file of ``size`` bytes is brought by `fetch_file`; the hub gives the largest to its
+    own client only."""
+    from huggingface_hub import constants
+
+    return LARGE <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE
+
+
+def brought(folder: Path) -> int:
+    """Bytes of files that are not whole yet, of the repository that the cache keeps in
+    ``folder``."""
+    return sum(part.stat().st_size for part in (folder / "blobs").glob(f"*{PART}"))
+
+
+def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
+    """Bring the file ``name`` of a commit into ``folder``, that of ``repo`` in the hub's cache,
+    where the hub's client finds it. Its digest is not compared.
+
+    Raises what the hub's client raises; the part that was brought stays.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, utils
+    from huggingface_hub.file_download import http_get
+
+    untyped: Any = utils
+    url = hf_hub_url(repo, name, revision=revision, endpoint=constants.ENDPOINT)
+    about = get_hf_file_metadata(url)
+    if about.etag is None or not re.fullmatch(_DIGEST, about.etag) or about.size is None:
+        return
+    headers = untyped.build_hf_headers()
+    if urlsplit(about.location).netloc != urlsplit(url).netloc:
+        headers.pop("authorization", None)
+    blob = folder / "blobs" / about.etag
+    lock = folder.parent / ".locks" / folder.name / f"{about.etag}.lock"
+    for place in (blob.parent, lock.parent):
+        place.mkdir(parents=True, exist_ok=True)
+    with untyped.WeakFileLock(lock):
+        if blob.exists():
+            return
+        part = blob.with_name(about.etag + PART)
+        if part.exists() and part.stat().st_size > about.size:
+            part.unlink()
+        with part.open("ab") as file:
+            http_get(
+                about.location,
+                file,
+                resume_size=file.tell(),
+                headers=headers,
+                expected_size=about.size,
+                displayed_filename=name,
+            )
+        part.replace(blob)
