@@ -296,14 +296,13 @@ class BagelBackend:
         with torch.inference_mode():
             full = self._context(prompt, None)
         yield from paint(
+            self,
             self.bagel,
             Contexts(full=full),
             grid,
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
-            steps=self.info.steps if steps is None else steps,
-            shift=self.shift,
-            solver=self.solver,
+            steps=steps,
             shown=partial(self._decode, grid=grid),
             on_step=on_step,
             on_estimate=on_estimate,
@@ -345,14 +344,13 @@ class BagelBackend:
                 no_text = full.beginning(no_text)
             no_image = self.bagel.prefill([request], cache=prefix)
         yield from paint(
+            self,
             self.bagel,
             Contexts(full=full, no_text=no_text, no_image=no_image),
             grid,
             seeds=seeds,
             guidance=with_scale(self.edit_guidance, guidance),
-            steps=self.info.steps if steps is None else steps,
-            shift=self.shift,
-            solver=self.solver,
+            steps=steps,
             shown=shown,
             on_step=on_step,
             on_estimate=on_estimate,

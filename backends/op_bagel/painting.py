@@ -45,10 +45,12 @@ class Contexts:
 
 
 class Painter(Protocol):
-    """A backend that paints with a solver, in the steps that its description says."""
+    """A backend that paints with a solver, in the steps that its description says; ``shift`` moves
+    those steps towards the noise."""
 
     info: BackendInfo
     solver: Solver
+    shift: float
 
 
 P = TypeVar("P", bound=Painter)
@@ -73,15 +75,14 @@ def with_scale(guidance: Guidance, scale: float | None) -> Guidance:
 
 
 def paint(
+    painter: Painter,
     model: Bagel,
     contexts: Contexts,
     grid: Grid,
     *,
     seeds: Sequence[int],
     guidance: Guidance,
-    steps: int,
-    shift: float,
-    solver: Solver,
+    steps: int | None,
     shown: Callable[[Tensor], Image],
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
@@ -101,9 +102,9 @@ def paint(
                 noise=noise_tokens(grid, model.config.latent_width, some),
                 grid=grid,
                 guidance=guidance,
-                steps=steps,
-                shift=shift,
-                solver=solver,
+                steps=painter.info.steps if steps is None else steps,
+                shift=painter.shift,
+                solver=painter.solver,
                 together=cells < TOGETHER,
                 on_step=_step_of(
                     over_all(on_step, number, len(batches)),

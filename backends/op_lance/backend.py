@@ -307,14 +307,13 @@ class LanceBackend:
             prefix = self._introductions.of(prompt.concepts)
             contexts = self._contexts(self._begun(self.template.painting, prefix), prompt)
         yield from paint(
+            self,
             self.mixture,
             contexts,
             grid,
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
-            steps=self.info.steps if steps is None else steps,
-            shift=self.shift,
-            solver=self.solver,
+            steps=steps,
             shown=partial(self.encoders.decode, grid=grid),
             on_step=on_step,
             on_estimate=on_estimate,
@@ -352,14 +351,13 @@ class LanceBackend:
             place = int(before.positions[0]) - length(clean)
             contexts = self._contexts(before, prompt, source=place)
         yield from paint(
+            self,
             self.mixture,
             contexts,
             grid,
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
-            steps=self.info.steps if steps is None else steps,
-            shift=self.shift,
-            solver=self.solver,
+            steps=steps,
             shown=shown,
             on_step=on_step,
             on_estimate=on_estimate,
