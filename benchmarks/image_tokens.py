@@ -25,6 +25,7 @@ from stopwatch import copied_bytes_per_second, interleaved, table
 from torch import Tensor
 
 from omnipersona_cli.family.speculative import WINDOW
+from op_janus import prompts
 from op_janus.backend import JanusBackend
 from op_janus.sampling import guided, sample
 
@@ -35,11 +36,11 @@ def ours(
     backend: JanusBackend, ids: Tensor, *, static: bool | None = None, window: int = 0, seed: int
 ) -> Tensor:
     """Codes [N] of one picture."""
-    rows = backend.table(ids[0])
+    rows = backend.llm.table(ids[0])
     return sample(
         backend.janus,
-        lambda **inputs: backend._run("generate", (), **inputs),
-        torch.stack([rows, backend._without(rows)]),
+        lambda **inputs: backend.llm.run("generate", (), **inputs),
+        torch.stack([rows, prompts.without(backend.llm, rows)]),
         weights=guided(5.0),
         generator=torch.Generator().manual_seed(seed),
         static=static,
@@ -50,7 +51,7 @@ def ours(
 def forwards(backend: JanusBackend, ids: Tensor, *, window: int) -> int:
     """How often the language model runs for one picture that is drawn ahead."""
     runs: list[None] = []
-    handle = backend.language.register_forward_hook(lambda *_: runs.append(None))
+    handle = backend.llm.decoder.register_forward_hook(lambda *_: runs.append(None))
     try:
         ours(backend, ids, window=window, seed=0)
     finally:
@@ -81,7 +82,7 @@ def bytes_of_a_step(backend: JanusBackend) -> float:
     """Weights of the language model and the image head, and half the cache of two rows."""
     model: Any = backend.janus.model
     read = [*model.language_model.layers.parameters(), *model.generation_head.parameters()]
-    text, size = backend.janus.config.get_text_config(), backend.table.weight.element_size()
+    text, size = backend.janus.config.get_text_config(), backend.llm.table.weight.element_size()
     cached = 2 * text.num_hidden_layers * text.hidden_size * size  # keys and values of a position
     positions = 2 * (PROMPT + backend.count / 2)
     return sum(tensor.numel() * tensor.element_size() for tensor in read) + positions * cached

@@ -26,9 +26,11 @@ from torch.nn import functional
 
 from omnipersona_cli.backend import ConceptTokens, Lesson
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
+from omnipersona_cli.family.language import PreparedLesson
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import drawing
-from op_janus.backend import JanusBackend, PreparedLesson
+from op_janus import pictures, prompts
+from op_janus.backend import JanusBackend
 
 LossAndGradients = tuple[float, dict[str, Tensor]]
 """The loss, and the gradient of each part of the tokens."""
@@ -50,14 +52,14 @@ def plain_loss(backend: JanusBackend, taught: Sequence[Lesson], tokens: ConceptT
     """Encode, call the model, heads everywhere."""
     janus, (paint, ask) = backend.janus, backend.prepare(taught)
     codes = cast(Tensor, paint.codes)
-    prompt = backend._request(paint.request, (tokens,), "generate")
-    rows = torch.cat([prompt, backend._paint_rows(codes[:-1])])[None]
+    prompt = prompts.request(backend.llm, paint.request, (tokens,), "generate")
+    rows = torch.cat([prompt, pictures.code_rows(backend.janus, codes[:-1])])[None]
     found = janus(inputs_embeds=rows, use_cache=False, output_hidden_states=True)
     logits = janus.model.generation_head(found.hidden_states[-1])[0, len(prompt) - 1 :]
     painted = functional.cross_entropy(logits.float(), codes)
-    asked = torch.cat(backend._question((ask.request,), (tokens,), ask.features))
-    answer = backend._answer(ask.answer)
-    rows = torch.cat([asked, backend.table(answer)])[None]
+    asked = torch.cat(prompts.question(backend.llm, (ask.request,), (tokens,), ask.picture))
+    answer = backend.llm.answer(ask.answer)
+    rows = torch.cat([asked, backend.llm.table(answer)])[None]
     labels = functional.pad(answer, (len(asked), 0), value=-100)[None]
     told: Tensor = janus(inputs_embeds=rows, labels=labels, use_cache=False).loss
     return painted + told

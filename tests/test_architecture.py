@@ -80,9 +80,8 @@ SAME_MEANING = {  # public class names that several files define, each for its o
     "DecoderConfig": {"backends/op_bagel/config.py", "backends/op_showo/config.py"},
     "PreparedLesson": {  # what `Backend.prepare` of the family makes of a lesson
         "backends/op_bagel/lineage.py",
-        "backends/op_emu3/lessons.py",
-        "backends/op_janus/backend.py",
         "backends/op_showo/backend.py",
+        "omnipersona_cli/family/language.py",
     },
 }
 

@@ -12,7 +12,6 @@ answers, and by edits, which show it too, on the other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
@@ -20,8 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
-from PIL.Image import Image, Resampling
+from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import (
@@ -40,44 +38,20 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family import experts
-from omnipersona_cli.family.codes import (
-    filled_up,
-    kept_codes,
-    over_all,
-    seen_through,
-    told_over_all,
-    veiled,
-)
-from omnipersona_cli.family.deep import joined_rows, run_layers
+from omnipersona_cli.family.codes import changed_codes, kept_codes, paint_codes
 from omnipersona_cli.family.device import choose_device, choose_dtype
+from omnipersona_cli.family.language import PreparedLesson, Question
 from omnipersona_cli.family.offload import check_offload
 from omnipersona_cli.family.pictures import Encoded
-from omnipersona_cli.family.pieces import in_pieces, settled
-from omnipersona_cli.family.prefix import SharedPrefix
 from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.speculative import WINDOW
-from omnipersona_cli.family.text import (
-    answered,
-    cross_entropies,
-    log_probabilities,
-    mean_losses,
-    padded,
-    stream,
-    with_answer,
-)
 from omnipersona_cli.family.tokens import start_tokens, usual_length
 from omnipersona_cli.family.weights import place_of
 from op_emu3 import INFO, layout, loading, pictures, prompts
-from op_emu3.lessons import PreparedLesson
+from op_emu3.lessons import codes_loss
 from op_emu3.loading import CheckpointFiles, LoadedCheckpoint
-from op_emu3.sampling import OnCodes, sample
+from op_emu3.sampling import sample
 
-DROPPED = 0.05
-"""Share of image lessons without a prompt, where an expert is learned: it runs in the unconditional
-branch too. Tokens alone are absent from that branch, so that such a row would teach nothing (the
-authors' trainer)."""
-LONG = 1024
-"""From this many positions on, learning keeps no activations but those between layers."""
 TOGETHER = 4608
 """Positions of one forward of learning: a picture of 512 pixels, 4,163 positions in each of 32
 layers, and its prompt. The graphs of a whole batch fit nowhere."""
@@ -111,7 +85,6 @@ class Emu3Backend:
         self.fingerprint = loading.fingerprint_of(sources)
         self.width = next(iter(sources.values())).width
         self._read: dict[Path, LoadedCheckpoint] = {}
-        self._prefix: dict[Path, SharedPrefix] = {}
         self._codes: dict[tuple[Path, tuple[int, int]], Encoded] = {}
 
     @cached_property
@@ -169,17 +142,16 @@ class Emu3Backend:
             understand=understand,
             generate=generate,
             seed=seed,
-            length=usual_length(reader.table, reader.first),
-            codes_length=usual_length(painter.table, painter.first),
+            length=usual_length(reader.llm.table, reader.first),
+            codes_length=usual_length(painter.llm.table, painter.first),
         )
 
     def new_experts(self, *, seed: int) -> dict[str, Tensor]:
         """One LoRA per task, at zero effect: "lora.<task>.<linear>.<A or B>"."""
         found: dict[str, Tensor] = {}
         for task in self.sources:
-            own = experts.ADAPTERS[task]
-            language = self.opened(task).language
-            found |= experts.new_experts(language, experts.LLAMA_LINEARS, tasks=(own,), seed=seed)
+            llm = self.opened(task).llm
+            found |= llm.new_experts(tasks=(experts.ADAPTERS[task],), seed=seed)
         return found
 
     @torch.no_grad()
@@ -187,7 +159,8 @@ class Emu3Backend:
         """The mean of the codes' embeddings in the checkpoint that understands, [n, d]."""
         model = self.opened("understand" if "understand" in self.sources else "generate")
         codes = (self._look(model, image).flatten() for image in images)
-        return torch.stack([model.table(one + model.first).float().mean(0) for one in codes]).cpu()
+        rows = (model.llm.table(one + model.first) for one in codes)
+        return torch.stack([one.float().mean(0) for one in rows]).cpu()
 
     def prepare(
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
@@ -208,9 +181,10 @@ class Emu3Backend:
             grid = None if shown is None else self._lesson_grid(model, shown)
             here = None if shown is None or grid is None else codes(model, shown, grid)
             free = None
+            if lesson.task == "generate" and here is not None:
+                free = torch.ones_like(here, dtype=torch.bool)
             if lesson.task == "edit" and lesson.image is not None and here is not None and grid:
-                changed = here != codes(model, lesson.image, grid)
-                free = changed if bool(changed.any()) else torch.ones_like(changed)
+                free = changed_codes(here, codes(model, lesson.image, grid))
             found.append(
                 PreparedLesson(
                     task=lesson.task,
@@ -226,11 +200,7 @@ class Emu3Backend:
     def loss(
         self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
     ) -> Mapping[Task, Tensor]:
-        """Mean cross-entropy of answers' tokens, and of codes (of those that an edit changed).
-
-        Ends of lines are not asked for, as nobody draws them when painting, and codes compete with
-        codes alone, as in painting.
-        """
+        """Mean cross-entropy of answers' tokens, and of codes (of those that an edit changed)."""
         lessons = cast("Sequence[PreparedLesson]", batch)  # they came out of `prepare`
         draw = torch.Generator().manual_seed(seed)
         found: dict[Task, Tensor] = {}
@@ -238,102 +208,26 @@ class Emu3Backend:
             mine = [lesson for lesson in lessons if lesson.task == task]
             if mine and task == "understand":
                 found[task] = self._answers_loss(mine, tokens, at_once)
-            elif mine:  # pictures are of several sizes: one at a time
-                found[task] = self._codes_loss(mine, tokens, task, draw)
+            elif mine:
+                found[task] = codes_loss(self.opened(task), mine, tokens, task, draw)
         return found
 
     def _answers_loss(
         self, lessons: Sequence[PreparedLesson], tokens: ConceptTokens, at_once: int
     ) -> Tensor:
-        model = self.opened("understand")
-        answers = [prompts.answer(model, lesson.answer) for lesson in lessons]
-        count = sum(len(ids) for ids in answers)
-        sizes = [1 if lesson.picture is None else lesson.picture.numel() for lesson in lessons]
-        parts = []
-        both = list(zip(lessons, answers, strict=True))
-        for piece in in_pieces(both, sizes, most=TOGETHER, at_once=at_once):
-            pairs = []
-            for lesson, ids in piece:
-                asked = prompts.question(model, (lesson.request,), (tokens,), lesson.picture)
-                pairs.append(with_answer(joined_rows(asked), ids, model.table))
-            with _running(model, (tokens,), "understand"):
-                loss = _cross_entropies(model, pairs).sum() / count
-                parts.append(settled(loss, tokens.parameters()))
-        return torch.stack(parts).sum()
+        lengths = [1 if lesson.picture is None else lesson.picture.numel() for lesson in lessons]
+        return self.opened("understand").llm.answers_loss(
+            lessons, tokens, self._ask, lengths=lengths, most=TOGETHER, at_once=at_once
+        )
 
-    @torch.no_grad()
     def answer_losses(self, lessons: Sequence[Prepared], tokens: ConceptTokens) -> Tensor:
         """Lessons about one picture go on from one reading of it."""
+        mine = cast("Sequence[PreparedLesson]", lessons)  # they came out of `prepare`
+        return self.opened("understand").llm.answer_losses(mine, tokens, self._ask)
+
+    def _ask(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Question:
         model = self.opened("understand")
-        of_picture: dict[int, list[int]] = {}
-        for number, lesson in enumerate(cast("Sequence[PreparedLesson]", lessons)):
-            of_picture.setdefault(id(lesson.picture), []).append(number)
-        found = torch.zeros(len(lessons), device=tokens.id.device)
-        for numbers in of_picture.values():
-            mine = [cast(PreparedLesson, lessons[number]) for number in numbers]
-            asked = [prompts.question(model, (it.request,), (tokens,), it.picture) for it in mine]
-            answers = [prompts.answer(model, one.answer) for one in mine]
-            rows = [rest for _, rest in asked]
-            losses = self._answered(model, asked[0][0], rows, answers, (tokens,))
-            found[numbers] = mean_losses(losses, answers).to(found)
-        return found
-
-    def _answered(
-        self,
-        model: LoadedCheckpoint,
-        shared: Tensor,
-        asked: Sequence[Tensor],
-        answers: Sequence[Tensor],
-        concepts: Sequence[ConceptTokens],
-    ) -> Tensor:
-        """Cross-entropies [K] of answers' tokens, each after ``shared`` [P, d] and its own rows of
-        ``asked``."""
-        run = partial(_run, model, concepts)
-        cache = self._prefix_of(model).read(shared, run, count=len(asked), concepts=concepts)
-        pairs = [
-            with_answer(rows, ids, model.table) for rows, ids in zip(asked, answers, strict=True)
-        ]
-        rows = padded([row for row, _ in pairs])
-        states = run(rows, past_key_values=cache, use_cache=True)
-        return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)
-
-    def _prefix_of(self, model: LoadedCheckpoint) -> SharedPrefix:
-        return self._prefix.setdefault(model.source.folder, SharedPrefix(model.language.config))
-
-    def _codes_loss(
-        self,
-        lessons: Sequence[PreparedLesson],
-        tokens: ConceptTokens,
-        task: Task,
-        draw: torch.Generator,
-    ) -> Tensor:
-        model = self.opened(task)
-        wanted = [
-            torch.ones_like(cast(Tensor, lesson.codes), dtype=torch.bool)
-            if lesson.free is None
-            else lesson.free
-            for lesson in lessons
-        ]
-        count = sum(int(free.sum()) for free in wanted)
-        parts = []
-        for lesson, free in zip(lessons, wanted, strict=True):
-            codes = cast(Tensor, lesson.codes)
-            grid = (codes.shape[0], codes.shape[1])
-            bare = tokens.has_experts and float(torch.rand((), generator=draw)) < DROPPED
-            prompt = (
-                prompts.wordless(model, grid, "")
-                if bare
-                else prompts.request(model, lesson.request, (tokens,), task, grid)
-            )
-            ids = prompts.lines_of(model, codes)
-            asked = F.pad(free, (0, 1)).flatten().nonzero()[:, 0]  # ends of lines are not free
-            rows = joined_rows([prompt, model.table(ids[: int(asked[-1])])])
-            with _running(model, (tokens,), task):
-                states = _states(model, rows[None])[0, len(prompt) - 1 :]
-                logits = (states[asked] @ model.head.T).float()
-                loss = F.cross_entropy(logits, codes[free], reduction="sum") / count
-                parts.append(settled(loss, tokens.parameters()))
-        return torch.stack(parts).sum()
+        return prompts.question(model, (lesson.request,), (tokens,), lesson.picture)
 
     # -- answering -----------------------------------------------------------------------------
 
@@ -347,39 +241,27 @@ class Emu3Backend:
         seed: int = 0,
     ) -> Iterator[str]:
         """Token by token, with a cache."""
-        model = self.opened("understand")
-        run = partial(_run, model, prompt.concepts)
-        with torch.no_grad():
-            codes = None if image is None else self._look(model, image)
-            shared, asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
-            cache = self._prefix_of(model).read(shared, run, concepts=prompt.concepts)
-
-        def scores_after(token: int | None) -> Tensor:
-            rows = asked
-            if token is not None:
-                rows = model.table(torch.tensor([token], device=model.device))
-            states = run(rows[None], past_key_values=cache, use_cache=True)
-            scores: Tensor = model.emu3.lm_head(states[0, -1])
-            return scores
-
-        end = model.end_of_text
-        ids = answered(scores_after, end=end, most=max_tokens, temperature=temperature, seed=seed)
-        yield from stream(
-            ids, lambda known: str(model.tokenizer.decode(known, skip_special_tokens=True)).lstrip()
+        llm = self.opened("understand").llm
+        yield from llm.say(
+            self._question(prompt, image),
+            prompt.concepts,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
         )
 
-    @torch.no_grad()
     def score(
         self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
     ) -> Tensor:
-        """Log-probability of each answer, its end included; the picture is read once for all, and
-        for the next question about it."""
+        """Log-probability of each answer, its end included."""
+        llm = self.opened("understand").llm
+        return llm.score(self._question(prompt, image), prompt.concepts, answers)
+
+    @torch.no_grad()
+    def _question(self, prompt: Prompt, image: Image | None) -> Question:
         model = self.opened("understand")
         codes = None if image is None else self._look(model, image)
-        shared, asked = prompts.question(model, prompt.turns, prompt.concepts, codes)
-        ids = [prompts.answer(model, answer) for answer in answers]
-        losses = self._answered(model, shared, [asked] * len(ids), ids, prompt.concepts)
-        return log_probabilities(losses, ids)
+        return prompts.question(model, prompt.turns, prompt.concepts, codes)
 
     # -- painting ------------------------------------------------------------------------------
 
@@ -419,13 +301,7 @@ class Emu3Backend:
         own = image.width * image.height
         area = min(model.source.areas, key=lambda trained: abs(trained - own))
         grid = layout.grid_for(image.size, area)
-        free = ~kept_codes(mask, grid).view(grid)
-        known = self._encode(model, image, grid)
-
-        def sized(picture: Image) -> Image:
-            return picture.resize(image.size, Resampling.BICUBIC)
-
-        for picture in self._paint(
+        yield from self._paint(
             model,
             prompt,
             "edit",
@@ -433,11 +309,11 @@ class Emu3Backend:
             guidance,
             seeds,
             on_step,
-            seen_through(on_estimate, sized),
-            known,
-            free,
-        ):
-            yield sized(picture)
+            on_estimate,
+            known=self._encode(model, image, grid),
+            free=~kept_codes(mask, grid).view(grid),
+            size=image.size,
+        )
 
     def _paint(
         self,
@@ -449,10 +325,11 @@ class Emu3Backend:
         seeds: Sequence[int],
         on_step: OnStep | None,
         on_estimate: OnEstimate | None,
+        *,
         known: Tensor | None = None,
         free: Tensor | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Iterator[Image]:
-        """One picture after the other, so that a seed means the same alone and among others."""
         with torch.no_grad():
             wanted = prompts.request(model, prompt.turns[-1], prompt.concepts, task, grid)
             both = (wanted, prompts.wordless(model, grid, layout.UNWANTED))
@@ -461,23 +338,35 @@ class Emu3Backend:
                 f"the request is too long for a picture of {grid[0] * grid[1]:,} codes",
                 hint="say less, or paint a smaller --size",
             )
-        for number, seed in enumerate(seeds):
-            with _running(model, prompt.concepts, task):
-                codes = sample(
+        scale = self.info.guidance if guidance is None else guidance
+
+        def drawn(**how: Any) -> Tensor:
+            with model.llm.using(task, prompt.concepts):
+                return sample(
                     model,
                     both,
                     grid,
-                    guidance=self.info.guidance if guidance is None else guidance,
-                    generator=torch.Generator().manual_seed(seed),
+                    guidance=scale,
                     known=known,
                     free=free,
                     window=self.window,
-                    on_step=over_all(on_step, number, len(seeds)),
-                    on_codes=_shown(
-                        told_over_all(on_estimate, number, len(seeds)), model, grid, known
-                    ),
+                    **how,
                 )
-            yield pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
+
+        def decode(codes: Tensor) -> Image:
+            pixels = pictures.decode(model.emu3, codes.view(grid).to(model.llm.device))
+            return pictures.to_image(pixels, model.processor)
+
+        yield from paint_codes(
+            drawn,
+            decode,
+            grid,
+            seeds=seeds,
+            known=known,
+            size=size,
+            on_step=on_step,
+            on_estimate=on_estimate,
+        )
 
     # -- pictures ------------------------------------------------------------------------------
 
@@ -515,50 +404,11 @@ def _features(model: LoadedCheckpoint, looked: Sequence[Tensor], seed: int) -> T
     """Embeddings [n, d] of the photos' codes, or of so many of them as a start needs."""
     codes = torch.cat([one.flatten() for one in looked])
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
-    rows: Tensor = model.table(codes[order[:STARTING].to(codes.device)] + model.first)
+    rows: Tensor = model.llm.table(codes[order[:STARTING].to(codes.device)] + model.first)
     return rows
 
 
-# -- running it ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _running(
-    model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], task: Task
-) -> Iterator[None]:
-    """The language model under the concepts' experts of this task."""
-    with experts.using(
-        model.language, experts.LLAMA_LINEARS, [tokens.extra for tokens in concepts], task
-    ):
-        yield
-
-
-def _run(
-    model: LoadedCheckpoint, concepts: Sequence[ConceptTokens], rows: Tensor, **more: Any
-) -> Tensor:
-    """Last hidden states [B, L, d] of the checkpoint that answers."""
-    with _running(model, concepts, "understand"):
-        return run_layers(model.language, rows, **more)
-
-
-def _states(model: LoadedCheckpoint, rows: Tensor) -> Tensor:
-    """Last hidden states [B, L, d] of whole sequences.
-
-    Layers forget their activations only in training mode, which changes nothing else here: dropout
-    is zero, and the image tokenizer, whose statistics would move, stays out of it.
-    """
-    frugal = torch.is_grad_enabled() and rows.shape[1] >= LONG
-    model.language.train(frugal)
-    try:
-        return run_layers(model.language, rows, use_cache=False)
-    finally:
-        model.language.train(False)
-
-
-def _cross_entropies(model: LoadedCheckpoint, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Cross-entropies [K] of the answers in pairs of rows and labels."""
-    states = _states(model, padded([rows for rows, _ in pairs]))
-    return cross_entropies(states, [labels for _, labels in pairs], model.emu3.lm_head)
+# -- opening it ------------------------------------------------------------------------------------
 
 
 def open_backend(opening: Opening) -> Backend:
@@ -590,26 +440,3 @@ def open_backend(opening: Opening) -> Backend:
         offloaded=opening.offload,
         lesson_size=opening.lesson_size,
     )
-
-
-def _shown(
-    on_estimate: OnEstimate | None,
-    model: LoadedCheckpoint,
-    grid: tuple[int, int],
-    known: Tensor | None,
-) -> OnCodes | None:
-    """Codes on the way as a picture: the rest of it is that of the source, or nothing yet."""
-    if on_estimate is None:
-        return None
-    count = grid[0] * grid[1]
-
-    def picture(drawn: Sequence[int]) -> Image:
-        rest = torch.full((count,), drawn[-1]) if known is None else known.flatten()
-        codes = filled_up(drawn, rest.to(model.device)).view(grid)
-        image = pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
-        return image if known is not None else veiled(image, grid, len(drawn))
-
-    def told(done: int, total: int, codes: Sequence[int]) -> None:
-        on_estimate(done, total, lambda: picture(codes))
-
-    return told

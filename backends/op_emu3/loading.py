@@ -38,10 +38,14 @@ from omnipersona_cli.backend import TASKS, OnStep, Task
 from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
+from omnipersona_cli.family.language import LanguageModel
 from omnipersona_cli.family.offload import keep_home
+from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tokens import NORMS
 from op_emu3 import INFO, layout
 
+LONG = 1024
+"""From this many positions on, learning keeps no activations but those between layers."""
 PAINTING: tuple[Task, ...] = ("generate", "edit")
 TABLE = "model.text_model.embed_tokens.weight"
 NEEDED_TENSORS = {
@@ -83,24 +87,16 @@ class LoadedCheckpoint:
 
     source: CheckpointFiles
     emu3: Emu3ForConditionalGeneration
-    tokenizer: PreTrainedTokenizerFast
+    llm: LanguageModel
     processor: Emu3ImageProcessor
-    table: torch.nn.Embedding
-    language: Any
     first: int
     end_of_line: int
-    end_of_text: int
 
     @property
     def head(self) -> Tensor:
         """A view, not a copy: there are 32,768 rows of 4,096."""
         weight: Tensor = self.emu3.lm_head.weight
         return weight[self.first : self.first + self.source.codes]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.table.weight.device
 
 
 def sources(
@@ -184,23 +180,21 @@ def read(
     if dtype != torch.float32:
         checkpoint.restore_float32(emu3.model.vqmodel, source.files, "vqmodel")
     emu3 = emu3.requires_grad_(False).train(False)
-    language = emu3.model.text_model
+    decoder = emu3.model.text_model
     if offloaded:
-        keep_home(emu3, language.layers, device)
+        keep_home(emu3, decoder.layers, device)
     else:
         emu3 = emu3.to(device)
-        language.activation_checkpointing_enable({"use_reentrant": False})  # in training mode alone
+        recompute(decoder.layers, least=LONG)
     number = partial(_number, tokenizer)
+    table, end = emu3.get_input_embeddings(), number(layout.EOS)
     return LoadedCheckpoint(
         source=source,
         emu3=emu3,
-        tokenizer=tokenizer,
+        llm=LanguageModel(decoder, table, emu3.lm_head, tokenizer, end=end),
         processor=_processor(source.folder, source.name),
-        table=cast(torch.nn.Embedding, emu3.get_input_embeddings()),
-        language=language,
         first=number(layout.visual(0)),
         end_of_line=number(layout.EOL),
-        end_of_text=number(layout.EOS),
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.codes import OnCodes
 from omnipersona_cli.family.deep import joined_rows, level, run_layers
 from omnipersona_cli.family.speculative import draw_ahead
 from op_emu3.layout import length
@@ -16,9 +17,6 @@ from op_emu3.loading import LoadedCheckpoint
 
 LIKELIEST = 2048
 """A code is drawn from this many, as the authors do (Emu3's README)."""
-
-OnCodes = Callable[[int, int, Sequence[int]], None]
-"""Called with (codes known, codes in all, the codes known so far, in reading order)."""
 
 
 @torch.no_grad()
@@ -50,7 +48,7 @@ def sample(
     """
     rows, columns = grid
     count = rows * columns
-    language, device = model.language, model.device
+    decoder, device = model.llm.decoder, model.llm.device
     if guidance == 1.0:
         prompts = prompts[:1]  # u + 1 * (c - u) is c
     if window:
@@ -61,7 +59,7 @@ def sample(
         )
         return torch.tensor(drawn.codes, device=device).view(rows, columns + 1)[:, :-1]
     state, mask = side_by_side(prompts)
-    settings = language.config
+    settings = decoder.config
     roomy = device.type != "cpu" if static is None else static
     cache = (
         StaticCache(config=settings, max_cache_len=state.shape[1] + length(grid))
@@ -77,21 +75,21 @@ def sample(
     for index in range(count):
         if asked[index]:
             if unread:
-                more = model.table(torch.tensor(unread, device=device))
+                more = model.llm.table(torch.tensor(unread, device=device))
                 state = joined_rows([state, more.expand(len(prompts), -1, -1)], dim=1)
                 fresh = last + torch.arange(1, len(unread) + 1, device=device)
                 places, last = torch.cat([places, fresh], dim=1), fresh[:, -1:]
                 mask = torch.cat([mask, torch.ones_like(fresh)], dim=1)
                 unread = []
             read = run_layers(
-                language,
+                decoder,
                 state,
                 attention_mask=mask,
                 position_ids=places.clamp(min=0),
                 past_key_values=cache,
                 use_cache=True,
             )
-            state, places = state[:, :0, : model.table.embedding_dim], places[:, :0]
+            state, places = state[:, :0, : model.llm.table.embedding_dim], places[:, :0]
             logits = (read[:, -1] @ model.head.T).float()
             codes.append(_drawn(_guided(logits, guidance), temperature, generator))
             if on_step:
@@ -133,7 +131,7 @@ class _Reader:
         temperature: float,
     ) -> None:
         self.model, self.guidance, self.temperature = model, guidance, temperature
-        self.cache = DynamicCache(config=model.language.config)
+        self.cache = DynamicCache(config=model.llm.decoder.config)
         state, self.mask = side_by_side(prompts)
         places = self.mask.cumsum(1) - 1
         self.last = places[:, -1:]
@@ -144,8 +142,8 @@ class _Reader:
         model, count = self.model, len(codes)
         end = len(model.head)
         ids = [model.end_of_line if code == end else model.first + code for code in codes]
-        rows = model.table(torch.tensor(ids, device=model.device))
-        places = self.last + torch.arange(1, count + 1, device=model.device)
+        rows = model.llm.table(torch.tensor(ids, device=model.llm.device))
+        places = self.last + torch.arange(1, count + 1, device=model.llm.device)
         self.last = places[:, -1:]
         self.mask = torch.cat([self.mask, torch.ones_like(places)], dim=1)
         return self._chances(rows.expand(len(places), -1, -1), places, count)
@@ -158,7 +156,7 @@ class _Reader:
 
     def _chances(self, rows: Tensor, places: Tensor, count: int) -> Tensor:
         read = run_layers(
-            self.model.language,
+            self.model.llm.decoder,
             rows,
             attention_mask=self.mask,
             position_ids=places,

@@ -25,7 +25,8 @@ from omnipersona_cli.family.offload import check_offload, keep_home
 from omnipersona_cli.family.quantize import refuse_quantize
 from omnipersona_cli.family.recompute import recompute
 from op_janus import INFO, original
-from op_janus.backend import BOI, EOI, JanusBackend
+from op_janus.backend import JanusBackend
+from op_janus.prompts import BOI, EOI, PROMPT
 
 NEEDED = ("<image_placeholder>", BOI, EOI, "<|User|>", "<|Assistant|>")
 NEEDED_TENSORS = {
@@ -36,10 +37,6 @@ NEEDED_TENSORS = {
 EDITORS = ("janus-4o",)
 """Names of models that learned to edit from a source picture. Their files are like those of models
 that did not, so that the name is all there is to go by."""
-
-
-PROMPT = 100
-"""Positions of a prompt with its concepts, for counting memory."""
 
 
 def open_backend(opening: Opening) -> Backend:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -45,6 +47,13 @@ def encode(model: JanusForConditionalGeneration, pixels: Tensor) -> Tensor:
     directions = F.normalize(weight, dim=-1)
     similar = torch.einsum("bchw,kc->bkhw", F.normalize(states, dim=1), directions)
     return similar.argmax(1).flatten(1)
+
+
+def code_rows(model: JanusForConditionalGeneration, codes: Tensor) -> Tensor:
+    """Codes [n] as the language model's input rows [n, d]."""
+    rows: Tensor = model.prepare_embeddings_for_image_generation(codes[None])[0]
+    table = cast(torch.nn.Embedding, model.get_input_embeddings())
+    return rows.to(table.weight.dtype)
 
 
 @torch.no_grad()

@@ -10,14 +10,12 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, JanusForConditionalGeneration, StaticCache
 
 from omnipersona_cli.backend import OnStep
+from omnipersona_cli.family.codes import OnCodes
 from omnipersona_cli.family.deep import joined_rows
 from omnipersona_cli.family.speculative import draw_ahead
 
 RunLayers = Callable[..., Tensor]
 """The language model: (rows [B, L, d] or wide ones, cache) -> last hidden states [B, L, d]."""
-
-OnCodes = Callable[[int, int, Sequence[Tensor]], None]
-"""Called with (codes drawn, codes in all, the codes drawn so far)."""
 
 SOURCE_GUIDANCE = 5.0
 """How much more the branch counts that sees a source picture without its codes (Janus-4o)."""

@@ -12,7 +12,9 @@ offload      weights that are on a card only while they are used
 quantize     weights in 8 or 4 bits
 tokens       concept tokens: their start, their norms, their places in a prompt
 text         answers: choosing and streaming tokens, and the loss of given answers
-codes        pictures as grids of codes: which of them a mask leaves alone
+prefix       what several requests begin with is read once
+language     a language model that answers about pictures: its rows, its losses, its answers
+codes        pictures as grids of codes: which of them a mask leaves alone, and painting them
 experts      a low-rank expert for each task
 ===========  =====================================================================================
 

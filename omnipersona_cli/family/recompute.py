@@ -17,20 +17,21 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(layers: Iterable[nn.Module]) -> None:
-    """From now on, each of ``layers`` keeps its inputs alone wherever gradients are on.
+def recompute(layers: Iterable[nn.Module], *, least: int = 0) -> None:
+    """From now on, each of ``layers`` keeps its inputs [B, L, d] alone wherever gradients are on,
+    from ``least`` positions L on.
 
     A layer must give the same twice: no dropout, and a cache that it reads and does not grow. What
     is switched on around it, as low-rank experts are, must be on again on the way back.
     """
     for layer in layers:
-        layer.forward = _forgetful(layer.forward)
+        layer.forward = _forgetful(layer.forward, least)
 
 
-def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _forgetful(forward: Callable[..., Any], least: int) -> Callable[..., Any]:
     @wraps(forward)
     def run(*inputs: Any, **named: Any) -> Any:
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or (least and inputs[0].shape[1] < least):
             return forward(*inputs, **named)
         return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
 

@@ -56,6 +56,15 @@ def written(turn: Turn, names: Sequence[str]) -> list[Piece]:
     return joined([*pieces, turn.text[done:]])
 
 
+def conversation(turns: Sequence[Turn], names: Sequence[str]) -> list[Piece]:
+    """All turns, a line each, as `written` has them."""
+    pieces: list[Piece] = []
+    for number, turn in enumerate(turns):
+        pieces += ["\n"] if number else []
+        pieces += written(turn, names)
+    return pieces
+
+
 def introduced(names: Sequence[str], task: Task) -> list[Piece]:
     """ "<sks> is und_1 … und_n." for each name, a line each; nothing without names."""
     pieces: list[Piece] = []

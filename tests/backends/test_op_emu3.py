@@ -63,7 +63,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture
     def text_table(self, model: LoadedCheckpoint) -> Tensor:
-        return model.table.weight
+        return model.llm.table.weight
 
     @pytest.fixture
     def again(self, folder: Path) -> Callable[[Opening], Backend]:
@@ -114,7 +114,7 @@ def constrained(model: LoadedCheckpoint, folder: Path, grid: tuple[int, int]) ->
     )
     assert inputs["image_sizes"] == [list(grid)]
     names = (layout.EOL, layout.EOF, layout.EOI, layout.EOS)
-    line, frame, end, text_end = model.tokenizer.convert_tokens_to_ids(list(names))
+    line, frame, end, text_end = model.llm.tokenizer.convert_tokens_to_ids(list(names))
     start = inputs["input_ids"].shape[1]
     visual = list(range(model.first, model.first + model.source.codes))
 
@@ -202,7 +202,7 @@ def test_a_request_that_leaves_no_room_for_the_picture_is_refused(emu3: Emu3Back
 def test_guidance_one_leaves_the_other_branch_out(model: LoadedCheckpoint) -> None:
     grid = (4, 4)
     read: list[int] = []
-    hook = model.language.layers[0].register_forward_hook(lambda *it: read.append(len(it[1][0])))
+    hook = model.llm.decoder.layers[0].register_forward_hook(lambda *it: read.append(len(it[1][0])))
     try:
         generator = torch.Generator().manual_seed(0)
         sample(model, both(model, SCENE, grid), grid, guidance=1.0, generator=generator)
@@ -224,10 +224,10 @@ def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(
     with torch.no_grad():
         for id in prompts.lines_of(model, one.codes):
             if id != model.end_of_line:
-                states = model.language(inputs_embeds=rows, use_cache=False).last_hidden_state
+                states = model.llm.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state
                 logits = model.emu3.lm_head(states[0, -1])[model.first :][: model.source.codes]
                 found.append(F.cross_entropy(logits, id - model.first))
-            rows = torch.cat([rows, model.table(id)[None, None]], dim=1)
+            rows = torch.cat([rows, model.llm.table(id)[None, None]], dim=1)
     assert len(found) == one.codes.numel()
     assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=1e-5)
 
@@ -253,9 +253,9 @@ def test_codes_outside_the_region_stay_and_a_step_is_a_free_code(model: LoadedCh
     rows = both(model, SCENE, grid)
     for index in free.flatten().nonzero()[:, 0].tolist():
         row, column = divmod(index, grid[1])
-        read = model.table(prompts.lines_of(model, fast)[: row * (grid[1] + 1) + column])
+        read = model.llm.table(prompts.lines_of(model, fast)[: row * (grid[1] + 1) + column])
         logits = [
-            model.language(inputs_embeds=torch.cat([it, read])[None]).last_hidden_state[0, -1]
+            model.llm.decoder(inputs_embeds=torch.cat([it, read])[None]).last_hidden_state[0, -1]
             @ model.head.T
             for it in rows
         ]
@@ -286,7 +286,7 @@ def test_an_answer_about_a_picture_is_that_of_transformers(emu3: Emu3Backend, fo
     text = processor.apply_chat_template(said, add_generation_prompt=True)
     inputs = processor(images=[photo], text=[text], return_tensors="pt")
     ids = model.emu3.generate(**inputs, max_new_tokens=6, do_sample=False)
-    theirs = model.tokenizer.decode(
+    theirs = model.llm.tokenizer.decode(
         ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True
     )
     prompt = Prompt(turns=(to_turn("what is it?"),))
@@ -295,14 +295,14 @@ def test_an_answer_about_a_picture_is_that_of_transformers(emu3: Emu3Backend, fo
     with torch.no_grad():
         rows = torch.cat(prompts.question(model, prompt.turns, (), codes_of(model, photo)))
         logits = model.emu3(**inputs).logits[0, -1]
-        found = model.language(inputs_embeds=rows[None]).last_hidden_state[0, -1]
+        found = model.llm.decoder(inputs_embeds=rows[None]).last_hidden_state[0, -1]
     assert torch.allclose(model.emu3.lm_head(found), logits, atol=1e-4)
 
 
 def test_scores_are_one_forward_and_those_of_each_answer_alone(emu3: Emu3Backend) -> None:
     model = emu3.opened("understand")
     calls: list[int] = []
-    hook = model.language.norm.register_forward_hook(lambda *_: calls.append(1))
+    hook = model.llm.decoder.norm.register_forward_hook(lambda *_: calls.append(1))
     answers = ["yes", "no", "a rather long answer"]
     try:
         together = emu3.score(SCENE, answers, image=photos()[0])

@@ -60,7 +60,7 @@ def test_trap_the_image_tokenizer_is_in_float32_as_in_the_file(
     folder: Path, model: LoadedCheckpoint
 ) -> None:
     half = opened(folder, "bfloat16").opened("generate")
-    assert half.table.weight.dtype == torch.bfloat16
+    assert half.llm.table.weight.dtype == torch.bfloat16
     whole = model.emu3.model.vqmodel.state_dict()
     for name, value in half.emu3.model.vqmodel.state_dict().items():
         assert torch.equal(value, whole[name]), f"{name} went through bfloat16"
@@ -77,30 +77,29 @@ def test_trap_learning_in_bfloat16_keeps_tokens_in_float32(folder: Path) -> None
     assert tokens.gen.grad.dtype == torch.float32
 
 
-def test_trap_training_mode_has_no_dropout_and_leaves_the_image_tokenizer_alone(
+def test_long_lessons_keep_no_activations_and_leave_the_image_tokenizer_alone(
     emu3: Emu3Backend, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
-    assert config["text_config"]["attention_dropout"] > 0, "the checkpoint sets the trap"
-    model = emu3.opened("generate")
+    assert config["text_config"]["attention_dropout"] > 0, "training mode would drop some"
+    monkeypatch.setattr("op_emu3.loading.LONG", 1)
+    frugal = opened(folder)
     tokens = taught(emu3)
-    batch = emu3.prepare([lesson("generate", target=photos()[0])])
-    plain = emu3.loss(batch, tokens, seed=0)["generate"]
-    (wanted,) = torch.autograd.grad(plain, tokens.gen)
-    monkeypatch.setattr("op_emu3.backend.LONG", 1)
-    modes: list[tuple[bool, bool]] = []
-    vq = model.emu3.model.vqmodel
-    hook = model.language.layers[0].self_attn.register_forward_hook(
-        lambda *_: modes.append((model.language.training, vq.training))
-    )
-    try:
-        frugal = emu3.loss(batch, tokens, seed=0)["generate"]
-    finally:
+    found, modes = [], []
+    for backend in (emu3, frugal):
+        model = backend.opened("generate")
+        layer, vq = model.llm.decoder.layers[0], model.emu3.model.vqmodel
+        hook = layer.self_attn.register_forward_hook(
+            lambda *_, layer=layer, vq=vq: modes.append((layer.training, vq.training))
+        )
+        batch = backend.prepare([lesson("generate", target=photos()[0])])
+        loss = backend.loss(batch, tokens, seed=0)["generate"]
+        found.append((loss, *torch.autograd.grad(loss, tokens.gen)))
         hook.remove()
-    (found,) = torch.autograd.grad(frugal, tokens.gen)
-    assert modes == [(True, False), (False, False)], "once forth, once more on the way back"
-    assert torch.allclose(plain, frugal, atol=1e-6) and torch.allclose(wanted, found, atol=1e-6)
-    assert not any(module.training for module in model.emu3.modules())
+    assert modes == [(False, False)] * 3, (
+        "once, and where nothing is kept once more on the way back"
+    )
+    assert all(torch.equal(plain, other) for plain, other in zip(*found, strict=True))
 
 
 def test_trap_pictures_of_several_sizes_are_encoded_one_at_a_time(
@@ -134,12 +133,12 @@ def test_trap_an_image_lesson_scores_codes_alone_and_never_the_whole_head(
 def test_trap_the_unwanted_prompt_opens_a_picture_too(model: LoadedCheckpoint) -> None:
     rows = prompts.wordless(model, (4, 4), layout.UNWANTED)
     text = layout.BOS + layout.UNWANTED + "<|image start|>4*4<|image token|>"
-    ids = model.tokenizer.encode(text, add_special_tokens=False)
-    assert torch.equal(rows, model.table(torch.tensor(ids)))
+    ids = model.llm.tokenizer.encode(text, add_special_tokens=False)
+    assert torch.equal(rows, model.llm.table(torch.tensor(ids)))
 
 
 def test_trap_heads_are_not_tied(model: LoadedCheckpoint) -> None:
-    head, table = model.emu3.lm_head.weight, model.table.weight
+    head, table = model.emu3.lm_head.weight, model.llm.table.weight
     assert head.data_ptr() != table.data_ptr() and not torch.equal(head, table)
 
 
@@ -221,7 +220,8 @@ def test_a_settled_loss_has_the_gradients_of_the_plain_one(
     found = {}
     for way in ("settled", "plain"):
         if way == "plain":
-            monkeypatch.setattr("op_emu3.backend.settled", lambda loss, parameters: loss)
+            for module in ("op_emu3.lessons", "omnipersona_cli.family.language"):
+                monkeypatch.setattr(f"{module}.settled", lambda loss, parameters: loss)
         for value in tokens.parameters():
             value.grad = None
         losses = emu3.loss(batch, tokens, seed=0)
@@ -260,12 +260,12 @@ def test_each_lesson_moves_only_the_expert_of_its_task(folder: Path) -> None:
 def test_experts_are_learned_without_activations_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emu3 = opened(folder)
-    tokens = with_experts(emu3)
-    (one,) = emu3.prepare([lesson("generate", target=photos()[0])])
+    tokens = with_experts(opened(folder))
     found = []
     for long in (10_000, 1):
-        monkeypatch.setattr("op_emu3.backend.LONG", long)
+        monkeypatch.setattr("op_emu3.loading.LONG", long)
+        emu3 = opened(folder)
+        (one,) = emu3.prepare([lesson("generate", target=photos()[0])])
         for value in tokens.parameters():
             value.grad = None
         emu3.loss([one], tokens, seed=3)["generate"].backward()

@@ -22,7 +22,7 @@ from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_ten
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
-from op_janus import pictures
+from op_janus import pictures, prompts
 from op_janus.backend import JanusBackend
 from op_janus.loading import open_backend
 from op_janus.sampling import guided, sample, sampled
@@ -92,7 +92,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture
     def text_table(self, janus: JanusBackend) -> Tensor:
-        return janus.table.weight
+        return janus.llm.table.weight
 
     @pytest.fixture
     def again(self, folder: Path) -> Callable[[Opening], Backend]:
@@ -110,15 +110,15 @@ class TestContract(BackendContract):
 
 
 def prompt_rows(janus: JanusBackend, prompt: Prompt) -> Tensor:
-    rows = janus._request(prompt.turns[-1], prompt.concepts, "generate")
-    return torch.stack([rows, janus._without(rows)])
+    rows = prompts.request(janus.llm, prompt.turns[-1], prompt.concepts, "generate")
+    return torch.stack([rows, prompts.without(janus.llm, rows)])
 
 
 def greedy(janus: JanusBackend, rows: Tensor, **more: Tensor | bool) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return sample(
         janus.janus,
-        lambda rows, **more: janus._run("generate", (), rows, **more),
+        lambda rows, **more: janus.llm.run("generate", (), rows, **more),
         rows,
         weights=guided(5.0),
         generator=generator,
@@ -131,7 +131,7 @@ def test_greedy_codes_equal_those_of_transformers(janus: JanusBackend) -> None:
     text = (
         "<｜begin▁of▁sentence｜><|User|>: a red ball at the beach\n\n<|Assistant|>:<begin_of_image>"  # noqa: RUF001
     )
-    ids = torch.tensor([janus._ids(text)])
+    ids = torch.tensor([janus.llm.ids(text)])
     # trap: what `save_pretrained` wrote of this is lost on the way back
     janus.janus.generation_config.generation_kwargs = {"boi_token_id": int(ids[0, -1])}
     theirs = janus.janus.generate(
@@ -148,14 +148,14 @@ def test_the_loss_equals_the_scores_of_the_sampler_step_by_step(janus: JanusBack
     tokens = taught(janus)
     (one,) = janus.prepare([lesson("generate", target=photos()[0])])
     loss = janus.loss([one], tokens, seed=0)["generate"]
-    rows = janus._request(one.request, (tokens,), "generate")[None]
+    rows = prompts.request(janus.llm, one.request, (tokens,), "generate")[None]
     found = []
     with torch.no_grad():
         for code in one.codes:
-            states = janus._run("generate", (tokens,), rows, use_cache=False)
+            states = janus.llm.run("generate", (tokens,), rows, use_cache=False)
             logits = janus.janus.model.generation_head(states[0, -1]).float()
             found.append(F.cross_entropy(logits, code))
-            rows = torch.cat([rows, janus._paint_rows(code[None])[None]], dim=1)
+            rows = torch.cat([rows, pictures.code_rows(janus.janus, code[None])[None]], dim=1)
     assert loss.item() == pytest.approx(torch.stack(found).mean().item(), abs=1e-5)
 
 
@@ -165,7 +165,7 @@ def test_codes_outside_the_region_stay_and_are_read_at_once(janus: JanusBackend)
     free[[6, 7, 10]] = True
     rows = prompt_rows(janus, SCENE)
     runs: list[int] = []
-    handle = janus.language.register_forward_hook(lambda *_: runs.append(1))
+    handle = janus.llm.decoder.register_forward_hook(lambda *_: runs.append(1))
     try:
         fast = greedy(janus, rows, known=known, free=free)
     finally:
@@ -173,8 +173,8 @@ def test_codes_outside_the_region_stay_and_are_read_at_once(janus: JanusBackend)
     assert torch.equal(fast[~free], known[~free]) and len(runs) == 3
     slow = known.clone()
     for place in free.nonzero()[:, 0].tolist():
-        before = janus._paint_rows(slow[:place])[None].expand(2, -1, -1)
-        states = janus._run("generate", (), torch.cat([rows, before], 1))
+        before = pictures.code_rows(janus.janus, slow[:place])[None].expand(2, -1, -1)
+        states = janus.llm.run("generate", (), torch.cat([rows, before], 1))
         one, without = janus.janus.model.generation_head(states[:, -1])
         slow[place] = (without + 5.0 * (one - without)).argmax()
     assert torch.equal(fast, slow)
@@ -230,7 +230,7 @@ def test_trap_heads_are_not_tied_although_the_configuration_says_so(
     path.write_text(json.dumps(config))
     opened = open_backend(Opening(model=str(path.parent), device="cpu"))
     assert isinstance(opened, JanusBackend)
-    head, table = opened.janus.lm_head.weight, opened.table.weight
+    head, table = opened.janus.lm_head.weight, opened.llm.table.weight
     assert head.data_ptr() != table.data_ptr() and not torch.equal(head, table)
 
 
@@ -252,7 +252,7 @@ def test_trap_the_image_tokenizer_stays_in_float32(folder: Path) -> None:
     half = open_backend(Opening(model=str(folder), device="cpu", dtype="bfloat16"))
     assert isinstance(half, JanusBackend)
     assert {it.dtype for it in half.janus.model.vqmodel.parameters()} == {torch.float32}
-    assert half.table.weight.dtype == torch.bfloat16
+    assert half.llm.table.weight.dtype == torch.bfloat16
     tokens = taught(half)
     assert tokens.und.dtype == torch.float32
     batch = half.prepare([lesson("generate", target=photos()[0])])
@@ -292,7 +292,7 @@ def test_trap_guidance_of_one_is_no_error_and_runs_one_branch(janus: JanusBacken
 
     def run(rows: Tensor, **more: Any) -> Tensor:
         widths.append(len(rows))
-        return janus._run("generate", (), rows, **more)
+        return janus.llm.run("generate", (), rows, **more)
 
     given: dict[str, Any] = {"weights": guided(1.0), "temperature": 0.0}
     generator = torch.Generator().manual_seed(0)
@@ -322,7 +322,7 @@ def test_trap_wide_pictures_get_no_grey_bars() -> None:
 def test_trap_a_row_like_the_placeholder_is_a_row_like_any_other(janus: JanusBackend) -> None:
     """transformers finds where a picture goes by comparing rows with the placeholder's."""
     tokens = taught(janus)
-    row = janus.table.weight[janus.tokenizer.convert_tokens_to_ids("<image_placeholder>")]
+    row = janus.llm.table.weight[janus.llm.tokenizer.convert_tokens_to_ids("<image_placeholder>")]
     like = replace(tokens, id=row.detach().clone()[None])
     prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(like,))
     assert torch.isfinite(janus.score(prompt, ["yes", "no"], image=photos()[0])).all()
@@ -337,7 +337,7 @@ def test_a_picture_is_read_once_for_all_answers_and_for_the_next_question(
     def note(module: object, words: object, inputs: Mapping[str, Tensor]) -> None:
         read.append(tuple(inputs["inputs_embeds"].shape[:2]))
 
-    hook = janus.language.register_forward_pre_hook(note, with_kwargs=True)
+    hook = janus.llm.decoder.register_forward_pre_hook(note, with_kwargs=True)
     try:
         first, second = (
             janus.score(Prompt(turns=(to_turn(asked),), concepts=(tokens,)), answers, image=photo)
@@ -352,7 +352,7 @@ def test_a_picture_is_read_once_for_all_answers_and_for_the_next_question(
     whole = [(rows, length) for rows, length in read if length > 1]
     assert [rows for rows, _ in whole] == [1, 2, 1, 1], "the picture, and three questions"
     assert whole[0][1] > janus.count
-    janus.prefix._last = None
+    janus.llm.prefix._last = None
     again = janus.score(
         Prompt(turns=(to_turn("do you see <bo>?"),), concepts=(tokens,)), ("no",), image=photo
     )
@@ -360,24 +360,26 @@ def test_a_picture_is_read_once_for_all_answers_and_for_the_next_question(
 
 
 def test_trap_answers_start_with_a_space_and_requests_with_none(janus: JanusBackend) -> None:
-    said = janus.tokenizer.decode(janus._answer("yes"))
-    assert said == f" yes{janus.tokenizer.eos_token}"
+    said = janus.llm.tokenizer.decode(janus.llm.answer("yes"))
+    assert said == f" yes{janus.llm.tokenizer.eos_token}"
     turn = to_turn("a red ball")
     asked = f"{BOS}<|User|>: a red ball\n\n<|Assistant|>:"
     for rows, text in (
-        (janus._question((turn,), (), None)[1], asked),
-        (janus._request(turn, (), "generate"), f"{asked}{BOI}"),
+        (prompts.question(janus.llm, (turn,), (), None)[1], asked),
+        (prompts.request(janus.llm, turn, (), "generate"), f"{asked}{BOI}"),
     ):
-        ids = janus.tokenizer.encode(text, add_special_tokens=False)
-        assert torch.equal(rows, janus.table.weight[ids])
+        ids = janus.llm.tokenizer.encode(text, add_special_tokens=False)
+        assert torch.equal(rows, janus.llm.table.weight[ids])
 
 
 def test_trap_rows_of_the_table_that_are_no_token_are_never_said(folder: Path) -> None:
     janus = opened(folder)
     with torch.no_grad():
-        janus.janus.lm_head.weight[len(janus.tokenizer) :] *= 100.0
-    ids = janus.tokenizer.encode("".join(janus.say(SCENE, max_tokens=4)), add_special_tokens=False)
-    assert all(it < len(janus.tokenizer) for it in ids)
+        janus.janus.lm_head.weight[len(janus.llm.tokenizer) :] *= 100.0
+    ids = janus.llm.tokenizer.encode(
+        "".join(janus.say(SCENE, max_tokens=4)), add_special_tokens=False
+    )
+    assert all(it < len(janus.llm.tokenizer) for it in ids)
 
 
 def test_trap_experts_stay_float32_on_a_bfloat16_model(folder: Path) -> None:

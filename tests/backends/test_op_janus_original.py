@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,9 +18,10 @@ from omnipersona_cli.backend import Backend, Lesson, Opening, Prompt
 from omnipersona_cli.errors import MissingError, UsageError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
-from op_janus import original
-from op_janus.backend import JanusBackend, SourcePicture
+from op_janus import original, pictures, prompts
+from op_janus.backend import JanusBackend
 from op_janus.loading import edits_natively, open_backend
+from op_janus.prompts import SourcePicture
 from op_janus.sampling import SOURCE_GUIDANCE, guided_by_source, sample
 
 TURN = to_turn("make it snow")
@@ -78,7 +80,7 @@ class TestContract(BackendContract):
 
     @pytest.fixture
     def text_table(self, janus: JanusBackend) -> Tensor:
-        return janus.table.weight
+        return janus.llm.table.weight
 
     @pytest.fixture
     def again(self, folder: Path) -> Callable[[Opening], Backend]:
@@ -155,7 +157,7 @@ def test_trap_the_image_tokenizer_is_not_rounded_on_its_way_in(folder: Path) -> 
     name = "encoder.conv_in.weight"
     kept = load_file(folder / "model.safetensors")[f"gen_vision_model.{name}"]
     assert torch.equal(half.janus.model.vqmodel.state_dict()[name], kept)
-    assert half.table.weight.dtype == torch.bfloat16
+    assert half.llm.table.weight.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("lost", ["gen_vision_model.quant_conv.bias", "aligner.layers.2.bias"])
@@ -247,21 +249,23 @@ def edited(janus: JanusBackend, mask: Image | None) -> list[Image]:
 
 def source_of(janus: JanusBackend) -> SourcePicture:
     photo = drawing("blue", 1)
-    return SourcePicture(features=janus._look(photo), codes=janus._encode(photo))
+    return SourcePicture(
+        features=janus._look(photo), codes=pictures.code_rows(janus.janus, janus._encode(photo))
+    )
 
 
 def branches_of(janus: JanusBackend) -> Tensor:
     source = source_of(janus)
-    full = janus._request(TURN, (), "edit", source)
-    part = janus._request(TURN, (), "edit", source, detailed=False)
-    return torch.stack([full, part, janus._without(full)])
+    full = prompts.request(janus.llm, TURN, (), "edit", source)
+    part = prompts.request(janus.llm, TURN, (), "edit", source, detailed=False)
+    return torch.stack([full, part, prompts.without(janus.llm, full)])
 
 
 def spelled(janus: JanusBackend, rows: Tensor) -> str:
     """The text of rows that stand in the embedding table; * for every other row."""
-    near = (rows[:, None] - janus.table.weight[None]).abs().amax(-1)
+    near = (rows[:, None] - janus.llm.table.weight[None]).abs().amax(-1)
     ids = [int(row.argmin()) if row.min() == 0 else -1 for row in near]
-    return "".join("*" if it < 0 else str(janus.tokenizer.decode([it])) for it in ids)
+    return "".join("*" if it < 0 else str(janus.llm.tokenizer.decode([it])) for it in ids)
 
 
 def test_the_source_stands_first_in_the_users_turn_seen_and_in_codes(janus: JanusBackend) -> None:
@@ -284,11 +288,11 @@ def test_three_branches_are_mixed_as_the_authors_do(janus: JanusBackend) -> None
             shown = (full + SOURCE_GUIDANCE * part) / (1 + SOURCE_GUIDANCE)
             code = (without + 5.0 * (shown - without)).argmax()
             found.append(int(code))
-            more = janus._paint_rows(code[None])[None].expand(3, -1, -1)
+            more = pictures.code_rows(janus.janus, code[None])[None].expand(3, -1, -1)
             rows = torch.cat([rows, more], dim=1)
     ours = sample(
         janus.janus,
-        lambda rows, **more: janus._run("edit", (), rows, **more),
+        lambda rows, **more: janus.llm.run("edit", (), rows, **more),
         branches_of(janus),
         weights=guided_by_source(5.0),
         generator=torch.Generator().manual_seed(0),
@@ -310,8 +314,6 @@ def test_a_mask_still_limits_it(janus: JanusBackend, monkeypatch: pytest.MonkeyP
     mask = images.new("L", (80, 50), 0)
     mask.paste(255, (0, 0, 5, 5))
     drawn: list[Tensor] = []
-    from op_janus import pictures
-
     decode = pictures.decode
     monkeypatch.setattr(
         pictures, "decode", lambda model, codes: (drawn.append(codes), decode(model, codes))[1]
@@ -332,13 +334,19 @@ def test_an_edit_lesson_shows_the_source_and_at_times_hides_its_codes(
         target=drawing("red", 1),
     )
     (one,) = janus.prepare([lesson])
-    assert one.source is not None and torch.equal(one.source.codes, source_of(janus).codes)
+    assert one.source is not None and one.picture is not None
+    wanted = source_of(janus)
+    assert torch.equal(pictures.code_rows(janus.janus, one.source), wanted.codes)
+    assert torch.equal(one.picture, wanted.features)
     tokens = janus.new_tokens("bo", understand=2, generate=2, photos=[drawing("red", 1)], seed=0)
     shown: list[bool] = []
-    request = JanusBackend._request
-    monkeypatch.setattr(
-        JanusBackend, "_request", lambda *given: (shown.append(given[-1]), request(*given))[1]
-    )
+    request = prompts.request
+
+    def noted(*given: Any, detailed: bool) -> Tensor:
+        shown.append(detailed)
+        return request(*given, detailed=detailed)
+
+    monkeypatch.setattr(prompts, "request", noted)
     for seed in range(12):
         janus.loss([one], tokens, seed=seed)
     assert 2 <= sum(shown) <= 10
