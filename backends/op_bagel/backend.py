@@ -32,7 +32,7 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.family.deep import wide_rows
-from omnipersona_cli.family.pictures import Encoded
+from omnipersona_cli.family.pictures import Encoded, once
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
@@ -171,25 +171,19 @@ class BagelBackend:
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
     ) -> Sequence[PreparedLesson]:
         """ViT features, latents and ids, each picture once."""
-        features: dict[int, Tensor] = {}
-        latents: dict[int, tuple[Tensor, Grid]] = {}
-        # pictures are told apart by identity: the lessons keep them alive
-        for lesson in counted(lessons, on_step):
-            look, target = lesson.image, lesson.target
-            if look is not None and id(look) not in features:
-                features[id(look)] = self._features(look, learn=True)
-            if look is not None and lesson.task == "edit" and id(look) not in latents:
-                latents[id(look)] = self._encode(look, learn=True)
-            if target is not None and id(target) not in latents:
-                latents[id(target)] = self._encode(target, learn=True)
-        return [self._prepared(lesson, features, latents) for lesson in lessons]
+        features = once(partial(self._features, learn=True))
+        latents = once(partial(self._encode, learn=True))
+        return [self._prepared(lesson, features, latents) for lesson in counted(lessons, on_step)]
 
     def _prepared(
-        self, lesson: Lesson, features: dict[int, Tensor], latents: dict[int, tuple[Tensor, Grid]]
+        self,
+        lesson: Lesson,
+        features: Callable[[Image], Tensor],
+        latents: Callable[[Image], tuple[Tensor, Grid]],
     ) -> PreparedLesson:
         ids, at = ids_of(lesson.request, self.tokenizer)
         edited = lesson.image if lesson.task == "edit" else None
-        target, grid = latents[id(lesson.target)] if lesson.target is not None else (None, (0, 0))
+        target, grid = (None, (0, 0)) if lesson.target is None else latents(lesson.target)
         return PreparedLesson(
             task=lesson.task,
             request=ids,
@@ -197,8 +191,8 @@ class BagelBackend:
             answer=self.tokenizer.encode(
                 re.sub(r"<[\w-]+>", self.tokenizer.unnamed, lesson.answer)
             ),
-            features=None if lesson.image is None else features[id(lesson.image)],
-            source=None if edited is None else latents[id(edited)][0],
+            features=None if lesson.image is None else features(lesson.image),
+            source=None if edited is None else latents(edited)[0],
             target=target,
             grid=grid,
         )

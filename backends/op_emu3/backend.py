@@ -166,36 +166,27 @@ class Emu3Backend:
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
     ) -> Sequence[PreparedLesson]:
         """The image tokenizer runs here, once for each picture and shape, and nowhere else."""
-        known: dict[tuple[int, Path, tuple[int, int]], Tensor] = {}
+        return [self._prepared(lesson) for lesson in counted(lessons, on_step)]
 
-        def codes(model: LoadedCheckpoint, image: Image, grid: tuple[int, int]) -> Tensor:
-            key = (id(image), model.source.folder, grid)
-            if key not in known:
-                known[key] = self._encode(model, image, grid)
-            return known[key]
-
-        found = []
-        for lesson in counted(lessons, on_step):
-            model = self.opened(lesson.task)
-            shown = lesson.image if lesson.task == "understand" else lesson.target
-            grid = None if shown is None else self._lesson_grid(model, shown)
-            here = None if shown is None or grid is None else codes(model, shown, grid)
-            free = None
-            if lesson.task == "generate" and here is not None:
-                free = torch.ones_like(here, dtype=torch.bool)
-            if lesson.task == "edit" and lesson.image is not None and here is not None and grid:
-                free = changed_codes(here, codes(model, lesson.image, grid))
-            found.append(
-                PreparedLesson(
-                    task=lesson.task,
-                    request=lesson.request,
-                    answer=lesson.answer,
-                    picture=here if lesson.task == "understand" else None,
-                    codes=None if lesson.task == "understand" else here,
-                    free=free,
-                )
-            )
-        return found
+    def _prepared(self, lesson: Lesson) -> PreparedLesson:
+        model = self.opened(lesson.task)
+        picture = codes = free = None
+        if lesson.task == "understand" and lesson.image is not None:
+            picture = self._encode(model, lesson.image, self._lesson_grid(model, lesson.image))
+        if lesson.target is not None:
+            grid = self._lesson_grid(model, lesson.target)
+            codes = self._encode(model, lesson.target, grid)
+            free = torch.ones_like(codes, dtype=torch.bool)
+            if lesson.task == "edit" and lesson.image is not None:
+                free = changed_codes(codes, self._encode(model, lesson.image, grid))
+        return PreparedLesson(
+            task=lesson.task,
+            request=lesson.request,
+            answer=lesson.answer,
+            picture=picture,
+            codes=codes,
+            free=free,
+        )
 
     def loss(
         self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0

@@ -298,14 +298,7 @@ def _source(name: str, revisions: Mapping[str, str] = MappingProxyType({})) -> C
 
 
 def _configuration(folder: Path) -> Any:
-    """The configuration, without the dropout that training mode would switch on: it sits on the
-    residual stream too."""
-
-    def made() -> Any:
-        found: Any = Emu3Config.from_pretrained(folder, local_files_only=True)
-        found.text_config.attention_dropout = 0.0
-        return found
-
+    made = partial(Emu3Config.from_pretrained, folder, local_files_only=True)
     with silently():
         return configured(made, folder, backend="emu3")
 

@@ -8,7 +8,7 @@ EOI`; the other Janus models know no such prompt and repaint a region of the cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -34,7 +34,7 @@ from omnipersona_cli.backend import (
 from omnipersona_cli.family.codes import changed_codes, kept_codes, paint_codes
 from omnipersona_cli.family.deep import level
 from omnipersona_cli.family.language import LanguageModel, PreparedLesson, Question
-from omnipersona_cli.family.pictures import Encoded
+from omnipersona_cli.family.pictures import Encoded, once
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.speculative import WINDOW
 from omnipersona_cli.family.tokens import norm_limit, start_tokens, usual_length
@@ -128,38 +128,27 @@ class JanusBackend:
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
     ) -> Sequence[PreparedLesson]:
         """SigLIP and the image tokenizer run here, once for each picture, and nowhere else."""
-        shown: dict[int, Image] = {}
-        painted: dict[int, Image] = {}
-        for lesson in lessons:
-            looks = lesson.task == "understand" or (lesson.task == "edit" and self.edits)
-            if looks and lesson.image is not None:
-                shown[id(lesson.image)] = lesson.image
-            for image in (lesson.target, lesson.image) if lesson.task != "understand" else ():
-                if image is not None:
-                    painted[id(image)] = image
-        features: dict[int, Tensor] = {}
-        codes: dict[int, Tensor] = {}
-        for key in counted([*shown, *(key for key in painted if key not in shown)], on_step):
-            if key in shown:
-                features[key] = self._look(shown[key])
-            if key in painted:
-                codes[key] = self._encode(painted[key])
-        return [self._prepared(lesson, features, codes) for lesson in lessons]
+        features, codes = once(self._look), once(self._encode)
+        return [self._prepared(lesson, features, codes) for lesson in counted(lessons, on_step)]
 
     def _prepared(
-        self, lesson: Lesson, features: Mapping[int, Tensor], codes: Mapping[int, Tensor]
+        self, lesson: Lesson, features: Callable[[Image], Tensor], codes: Callable[[Image], Tensor]
     ) -> PreparedLesson:
+        picture = target = free = source = None
         looks = lesson.task == "understand" or (lesson.task == "edit" and self.edits)
-        target = None if lesson.task == "understand" else codes[id(lesson.target)]
-        free = None if target is None else torch.ones_like(target, dtype=torch.bool)
-        source = codes[id(lesson.image)] if lesson.task == "edit" else None
-        if target is not None and source is not None:
+        if looks and lesson.image is not None:
+            picture = features(lesson.image)
+        if lesson.target is not None:
+            target = codes(lesson.target)
+            free = torch.ones_like(target, dtype=torch.bool)
+        if lesson.task == "edit" and lesson.image is not None and target is not None:
+            source = codes(lesson.image)
             free = changed_codes(target, source)
         return PreparedLesson(
             task=lesson.task,
             request=lesson.request,
             answer=lesson.answer,
-            picture=features.get(id(lesson.image)) if looks else None,
+            picture=picture,
             codes=target,
             free=free,
             source=source if self.edits else None,

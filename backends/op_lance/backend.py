@@ -29,6 +29,7 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.family.deep import wide_rows
+from omnipersona_cli.family.pictures import once
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
@@ -142,48 +143,37 @@ class LanceBackend:
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
     ) -> Sequence[PreparedLesson]:
         """Features, latents and ids, each picture once for each way of looking at it."""
-        sizes = self.lesson_sizes
-        asked: dict[int, tuple[Tensor, Grid]] = {}
-        edited: dict[int, tuple[Tensor, Grid]] = {}
-        latents: dict[int, tuple[Tensor, Grid]] = {}
-        # pictures are told apart by identity: the lessons keep them alive
-        for lesson in counted(lessons, on_step):
-            look, target = lesson.image, lesson.target
-            if look is not None and lesson.task != "edit" and id(look) not in asked:
-                asked[id(look)] = self.encoders.asked(look, sizes)
-            if look is not None and lesson.task == "edit" and id(look) not in edited:
-                edited[id(look)] = self.encoders.edited(look, sizes)
-            encoded = (look if lesson.task == "edit" else None, target)
-            for picture in encoded:
-                if picture is not None and id(picture) not in latents:
-                    latents[id(picture)] = self.encoders.encode(picture, sizes)
+        asked, edited, latents = (
+            once(partial(encode, sizes=self.lesson_sizes))
+            for encode in (self.encoders.asked, self.encoders.edited, self.encoders.encode)
+        )
         found = []
-        for lesson in lessons:
-            seen = edited if lesson.task == "edit" else asked
-            shown = (None, (0, 0)) if lesson.image is None else seen[id(lesson.image)]
-            painted = (None, (0, 0)) if lesson.target is None else latents[id(lesson.target)]
-            found.append(self._prepared(lesson, shown, painted, latents))
+        for lesson in counted(lessons, on_step):
+            features = edited if lesson.task == "edit" else asked
+            found.append(self._prepared(lesson, features, latents))
         return found
 
     def _prepared(
         self,
         lesson: Lesson,
-        shown: tuple[Tensor | None, Grid],
-        painted: tuple[Tensor | None, Grid],
-        latents: Mapping[int, tuple[Tensor, Grid]],
+        features: Callable[[Image], tuple[Tensor, Grid]],
+        latents: Callable[[Image], tuple[Tensor, Grid]],
     ) -> PreparedLesson:
+        nothing: tuple[None, Grid] = None, (0, 0)
+        looked = nothing if lesson.image is None else features(lesson.image)
+        target, grid = nothing if lesson.target is None else latents(lesson.target)
+        edited = lesson.image if lesson.task == "edit" else None
         ids, at = ids_of(lesson.request, self.tokenizer)
-        edits = lesson.task == "edit" and lesson.image is not None
         return PreparedLesson(
             task=lesson.task,
             request=ids,
             at=[place for place, _ in at],
             answer=self.tokenizer.encode(lesson.answer),
-            features=shown[0],
-            looked=shown[1],
-            source=latents[id(lesson.image)][0] if edits else None,
-            target=painted[0],
-            grid=painted[1],
+            features=looked[0],
+            looked=looked[1],
+            source=None if edited is None else latents(edited)[0],
+            target=target,
+            grid=grid,
         )
 
     def loss(

@@ -30,6 +30,7 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all, seen_through, told_over_all
+from omnipersona_cli.family.pictures import once
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
 from omnipersona_cli.family.text import answered, mean_losses, stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
@@ -136,38 +137,36 @@ class ShowoBackend:
         self, lessons: Sequence[Lesson], *, on_step: OnStep | None = None
     ) -> Sequence[PreparedLesson]:
         """Codes of every picture, and the keys and values of reading it, as far as memory goes."""
-        observed: dict[int, Observed] = {}
-        codes: dict[int, Tensor] = {}
-        # pictures are told apart by identity: the lessons keep them alive
-        for lesson in counted(lessons, on_step):
-            if lesson.task == "understand" and id(lesson.image) not in observed:
-                one = observed[id(lesson.image)] = self.pictures.see(lesson.image)
-                if not self.pictures.full:
-                    self.pictures.prefix(one)
-            painted = (lesson.target, lesson.image if lesson.task == "edit" else None)
-            for image in painted:
-                if image is not None and id(image) not in codes:
-                    codes[id(image)] = self.pictures.encode(image)[0]
-        return [self._prepared(lesson, observed, codes) for lesson in lessons]
+        observed, codes = once(self._observed), once(self.pictures.encode)
+        return [self._prepared(lesson, observed, codes) for lesson in counted(lessons, on_step)]
+
+    def _observed(self, image: Image | None) -> Observed:
+        one = self.pictures.see(image)
+        if not self.pictures.full:
+            self.pictures.prefix(one)
+        return one
 
     def _prepared(
-        self, lesson: Lesson, observed: Mapping[int, Observed], codes: Mapping[int, Tensor]
+        self,
+        lesson: Lesson,
+        observed: Callable[[Image | None], Observed],
+        codes: Callable[[Image], Tensor],
     ) -> PreparedLesson:
-        target = None if lesson.target is None else codes[id(lesson.target)]
+        target = None if lesson.target is None else codes(lesson.target)[0]
         region = None
-        if lesson.task == "edit" and lesson.image is not None and lesson.target is not None:
+        if lesson.task == "edit" and lesson.image and lesson.target and target is not None:
             config = self.net.config
             source, painted = (
                 fit(picture.convert("RGB"), config.resolution)
                 for picture in (lesson.image, lesson.target)
             )
             region = changed(source, painted, config.side)
-            target = torch.where(region, codes[id(lesson.target)], codes[id(lesson.image)])
+            target = torch.where(region, target, codes(lesson.image)[0])
         return PreparedLesson(
             task=lesson.task,
             request=lesson.request,
             answer=lesson.answer,
-            observed=observed[id(lesson.image)] if lesson.task == "understand" else None,
+            observed=observed(lesson.image) if lesson.task == "understand" else None,
             target=target,
             region=region,
         )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import blake2b
+from typing import TypeVar
 
 from PIL.Image import Image
 from torch import Tensor
+
+Looked = TypeVar("Looked", bound=Image | None)
+T = TypeVar("T")
 
 MOST = 256 << 20
 """Bytes that are remembered; what was used longest ago goes first."""
@@ -38,3 +42,15 @@ class Encoded:
     def clear(self) -> None:
         """Forget all pictures."""
         self._kept.clear()
+
+
+def once(encode: Callable[[Looked], T]) -> Callable[[Looked], T]:
+    """``encode``, run once for each picture: for a batch of lessons, which keeps them alive."""
+    known: dict[int, T] = {}
+
+    def encoded(image: Looked) -> T:
+        if id(image) not in known:
+            known[id(image)] = encode(image)
+        return known[id(image)]
+
+    return encoded
