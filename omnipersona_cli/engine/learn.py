@@ -15,10 +15,7 @@ from dataclasses import dataclass, replace
 from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, BackendInfo, OnStep, Work
 from omnipersona_cli.engine.batches import group_sizes
-from omnipersona_cli.engine.checkpoint import (
-    forget_run,
-    sweep_done,
-)
+from omnipersona_cli.engine.checkpoint import forget_run, sweep_done
 from omnipersona_cli.engine.examine import PLACES, examine
 from omnipersona_cli.engine.keep import (
     Keeping,
@@ -115,11 +112,10 @@ def learn(
 
     Without ``keeping.force``, the same photos on another backend add a slot to the pack that is
     there, and everything else that would be lost is refused before any work is done. With
-    ``keeping.more`` it goes on from the concept that is there. What happens
-    to the concept while it is learned is merged; where that cannot be, the error names the file
-    with what was learned. On KeyboardInterrupt a checkpoint is left and nothing else. Raises
-    PhotoError, UsageError, PersonaError for a name that is taken, ResourceError for a disk or
-    memory that is full.
+    ``keeping.more`` it goes on from the concept that is there. What happens to the concept while it
+    is learned is merged; where that cannot be, the error names the file with what was learned. On
+    KeyboardInterrupt a checkpoint is left and nothing else. Raises PhotoError, UsageError,
+    PersonaError for a name that is taken, ResourceError for a disk or memory that is full.
     """
     began = time.monotonic()
     on_progress = on_progress or _silent
@@ -138,27 +134,15 @@ def learn(
     opened = replace(opening, backend=backend.info.name, model=backend.model)
     revisions = registry.revisions(backend.info, opened)
     doubts = tuple(_doubts(backend, material))
-    notes = (*material.notes, *backend.remarks(texts=[fact.text for fact in material.facts]))
-    notes = (*notes, *doubts)
+    remarks = backend.remarks(texts=[fact.text for fact in material.facts])
+    notes = (*material.notes, *remarks, *doubts)
     tell(on_progress, notes)
     hyper = settings.hyperparameters(backend.info)
     previews = Previews(backend, keeping, on_progress)
     with memory_errors(backend.info.name):
         start = start_of(backend, material, settings, before, keeping, on_progress)
-        if hyper.steps:
-            found = run(
-                backend,
-                opening,
-                material,
-                hyper,
-                before,
-                keeping,
-                start,
-                previews,
-                on_progress,
-            )
-        else:
-            found = instant(backend, opening, material, hyper, before, keeping, start)
+        given = backend, opening, material, hyper, before, keeping, start
+        found = run(*given, previews, on_progress) if hyper.steps else instant(*given)
         optimised, before = found.optimised, found.before
         on_progress(Progress(phase="examining"))
         if hyper.steps:
