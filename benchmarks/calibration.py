@@ -116,13 +116,13 @@ def pictures(seed: int) -> list[tuple[Any, bool]]:
 
     rng = random.Random(f"{seed}:calibration")
     character = draw_character(seed, held_out=True)
-    shown = [((character,), True)] * POSITIVES
-    shown += [((one_attribute_away(character, rng),), False) for _ in range(ALIKE)]
-    shown += [
+    pictures = [((character,), True)] * POSITIVES
+    pictures += [((one_attribute_away(character, rng),), False) for _ in range(ALIKE)]
+    pictures += [
         ((draw_character(rng.randrange(1 << 40), held_out=True),), False) for _ in range(OTHERS)
     ]
-    shown += [((), False)] * EMPTY
-    return [(render(draw_picture(rng, characters)), there) for characters, there in shown]
+    pictures += [((), False)] * EMPTY
+    return [(render(draw_picture(rng, characters)), there) for characters, there in pictures]
 
 
 def raw_score(backend: Any, tokens: Any, image: Any) -> float:

@@ -143,13 +143,13 @@ def measure(seed: int, *, setting: dict[str, Any], judge_file: Path) -> dict[str
                 source, job.instruction, tries=setting["tries"], backend=backend,
                 seed=(seed * 100 + number) % 2**32,
             )  # fmt: skip
-            seen = read([made.image], judge_file)[0]
-            done = all(seen.matches(job.wanted, job.done).values())
+            judged = read([made.image], judge_file)[0]
+            done = all(judged.matches(job.wanted, job.done).values())
             if job.kind == "side":
                 done = _stands(made.image, render(replace(job.source, characters=()))) == (
                     job.wanted.place
                 )
-            kept = list(seen.matches(job.wanted, job.kept).values())
+            kept = list(judged.matches(job.wanted, job.kept).values())
             verdict = engine.ask(f"is <{NAME}> here?", image=made.image, backend=backend).verdict
             for name, value in {
                 "done": done,

@@ -115,23 +115,25 @@ class Exam:
         from op_toy.world import draw_character, draw_picture, one_attribute_away
 
         rng = self.dice("recognition")
-        shown = [("the character", draw_picture(rng, (self.character,))) for _ in range(POSITIVES)]
-        shown += [
+        pictures = [
+            ("the character", draw_picture(rng, (self.character,))) for _ in range(POSITIVES)
+        ]
+        pictures += [
             ("look-alikes", draw_picture(rng, (one_attribute_away(self.character, rng),)))
             for _ in range(ALIKE)
         ]
-        shown += [
+        pictures += [
             (
                 "others",
                 draw_picture(rng, (draw_character(rng.randrange(1 << 40), held_out=True),)),
             )
             for _ in range(OTHERS)
         ]
-        shown += [("empty scenes", draw_picture(rng, ())) for _ in range(EMPTY)]
+        pictures += [("empty scenes", draw_picture(rng, ())) for _ in range(EMPTY)]
         answered: dict[bool, list[bool]] = {True: [], False: []}
         by_threshold: dict[bool, list[bool]] = {True: [], False: []}
         scores: dict[bool, list[float]] = {True: [], False: []}
-        for group, picture in shown:
+        for group, picture in pictures:
             image, present = render(picture), group == "the character"
             verdict = self.verdict(image)
             score = recognition_score(self.backend, self.tokens, image)

@@ -61,8 +61,8 @@ def plain_loss(backend: JanusBackend, taught: Sequence[Lesson], tokens: ConceptT
     answer = backend.llm.answer(ask.answer)
     rows = torch.cat([asked, backend.llm.table(answer)])[None]
     labels = functional.pad(answer, (len(asked), 0), value=-100)[None]
-    told: Tensor = janus(inputs_embeds=rows, labels=labels, use_cache=False).loss
-    return painted + told
+    understood: Tensor = janus(inputs_embeds=rows, labels=labels, use_cache=False).loss
+    return painted + understood
 
 
 def our_loss(

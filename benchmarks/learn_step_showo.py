@@ -164,14 +164,14 @@ def read_row(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same of a lesson of understanding."""
     assert lesson.image is not None  # for the type checker
-    seen = backend.pictures.encode(lesson.image)
+    codes = backend.pictures.encode(lesson.image)
     asked = backend._question((lesson.request,), concepts)
-    said = [*placing.answer_ids(lesson.answer, concepts, backend.tokenizer), MID.vocab.eos]
+    answer = [*placing.answer_ids(lesson.answer, concepts, backend.tokenizer), MID.vocab.eos]
     ids = torch.cat(
-        (prompts.understanding_ids(seen, MID), torch.tensor([asked + said[:-1]])), dim=1
+        (prompts.understanding_ids(codes, MID), torch.tensor([asked + answer[:-1]])), dim=1
     )
     labels = torch.full_like(ids, prompts.IGNORE)
-    labels[0, -len(said) :] = torch.tensor(said)
+    labels[0, -len(answer) :] = torch.tensor(answer)
     return ids, labels, prompts.reading_attend(ids.shape[1], slice(0, MID.image_tokens + 3))
 
 

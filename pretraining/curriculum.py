@@ -202,26 +202,26 @@ class Teacher:
 
     def _questions(self, family: int) -> Taught:
         picture = self.rng.randrange(10)
-        shown = self.pool.families[family].pictures[picture]
-        asked = [phrases.picture_question(shown, self.rng) for _ in range(3)]
+        composition = self.pool.families[family].pictures[picture]
+        asked = [phrases.picture_question(composition, self.rng) for _ in range(3)]
         return [self._look(family, picture), *self._ask(asked, {})]
 
     def _caption(self, family: int) -> Taught:
         picture = self.rng.randrange(PICTURES)
-        shown = self.pool.families[family].pictures[picture]
+        composition = self.pool.families[family].pictures[picture]
         text = phrases.caption(
-            shown,
-            [phrases.mention(character, self.rng) for character in shown.characters],
+            composition,
+            [phrases.mention(character, self.rng) for character in composition.characters],
             self.rng,
         )
-        return [*self._prompt(self._placed(text, shown), {}), self._draw(family, picture)]
+        return [*self._prompt(self._placed(text, composition), {}), self._draw(family, picture)]
 
-    def _placed(self, text: str, shown: Composition) -> str:
+    def _placed(self, text: str, composition: Composition) -> str:
         """A caption or an addition that sometimes says where a single character stands: the
         largest thing that it otherwise leaves open."""
-        if len(shown.characters) != 1 or self.rng.random() >= 0.4:
+        if len(composition.characters) != 1 or self.rng.random() >= 0.4:
             return text
-        return f"{text.rstrip('.')}, {side(shown.place)}"
+        return f"{text.rstrip('.')}, {side(composition.place)}"
 
     def _prompt(self, text: str, rows: dict[str, Tensor]) -> list[Segment]:
         if self.rng.random() < 0.1:
@@ -258,8 +258,8 @@ class Teacher:
 
     def _drawn_as(self, family: int, rows: dict[str, Tensor]) -> Taught:
         picture = self.rng.choice((0, 1, 2, 3, POSED, MOVED))
-        shown = self.pool.families[family].pictures[picture]
-        text = self._placed(phrases.caption(shown, [SKS], self.rng), shown)
+        composition = self.pool.families[family].pictures[picture]
+        text = self._placed(phrases.caption(composition, [SKS], self.rng), composition)
         return [*self._prompt(text, rows), self._draw(family, picture)]
 
     def _is_here(self, family: int, rows: dict[str, Tensor]) -> list[Segment]:
@@ -273,14 +273,14 @@ class Teacher:
             picture = rng.choice((ALIKE, ALIKE, CHANGED, REPLACED, EMPTY))
             if picture == EMPTY:
                 at, picture = rng.randrange(len(self.pool.families)), rng.randrange(10)
-        shown = self.pool.families[at].pictures[picture]
+        composition = self.pool.families[at].pictures[picture]
         asked = [
             phrases.Exchange(
                 question=phrases.recognise_question(SKS, rng), answer="yes" if here else "no"
             )
         ]
-        if len(shown.characters) < 2 and rng.random() < 0.5:
-            asked.insert(rng.randrange(2), phrases.picture_question(shown, rng))
+        if len(composition.characters) < 2 and rng.random() < 0.5:
+            asked.insert(rng.randrange(2), phrases.picture_question(composition, rng))
         return [self._look(at, picture), *self._ask(asked, rows)]
 
     def _recognise(self, family: int, rows: dict[str, Tensor]) -> Taught:
@@ -338,8 +338,8 @@ class Teacher:
         rows = {SKS: slots[0, :1], "<two>": slots[1, :1]}
         turns: list[Segment] = [introduce(slots[0]), introduce(slots[1])]
         if rng.random() < 0.7:
-            shown = self.pool.families[family].pictures[TWO]
-            text = phrases.caption(shown, rng.sample(list(rows), 2), rng)
+            composition = self.pool.families[family].pictures[TWO]
+            text = phrases.caption(composition, rng.sample(list(rows), 2), rng)
             return [*turns, *self._prompt(text, rows), self._draw(family, TWO)]
         picture = rng.choice((0, 1, TWO))
         asked = [

@@ -123,11 +123,11 @@ def paint(
         layout, latents=noised.flatten(0, 1).to(bagel.device), times=time.to(bagel.device)
     )
     velocity, rows = forward(packed, pick(cache, again.to(bagel.device)))
-    seen = ((pool.vit[at].float() - pool.mean) / pool.std)[again].to(bagel.device)
+    target = ((pool.vit[at].float() - pool.mean) / pool.std)[again].to(bagel.device)
     wanted = (noise - clean).to(bagel.device)
     return PaintLosses(
         mse=(velocity - wanted).square().mean((1, 2)),
-        misaligned=aligner(rows, seen).mean(1),
+        misaligned=aligner(rows, target).mean(1),
         behind=which[again] >= 0,
     )
 

@@ -144,13 +144,13 @@ class BagelBackend:
     ) -> ConceptTokens:
         """Starts from k-means centres of the photos' features in both experts' eyes, at the size
         that they are learned from: `prepare` finds them encoded."""
-        seen = (
+        encoded = (
             (self._features(photo, learn=True), self._encode(photo, learn=True)[0])
             for photo in counted(photos, on_step)
         )
         return started_tokens(
             name,
-            seen,
+            encoded,
             self.bagel,
             understand=understand,
             generate=generate,
@@ -297,7 +297,7 @@ class BagelBackend:
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
             steps=steps,
-            shown=partial(self._decode, grid=grid),
+            decode=partial(self._decode, grid=grid),
             on_step=on_step,
             on_estimate=on_estimate,
         )
@@ -322,7 +322,7 @@ class BagelBackend:
         source, grid = self._encode(image)
         restored = self._decode(source, grid)
 
-        def shown(tokens: Tensor) -> Image:
+        def decode(tokens: Tensor) -> Image:
             return keep_unchanged(image, restored, self._decode(tokens, grid))
 
         pictures: list[Segment] = [Latent(source, grid), Vit(features=self._features(image))]
@@ -345,7 +345,7 @@ class BagelBackend:
             seeds=seeds,
             guidance=with_scale(self.edit_guidance, guidance),
             steps=steps,
-            shown=shown,
+            decode=decode,
             on_step=on_step,
             on_estimate=on_estimate,
         )
@@ -385,9 +385,9 @@ class BagelBackend:
     def _context(self, prompt: Prompt, image: Image | None) -> Cache:
         """Concepts, earlier turns, the picture, the request."""
         *before, request = self._turns(prompt)
-        shown: list[Segment] = [] if image is None else [Vit(features=self._features(image))]
+        picture: list[Segment] = [] if image is None else [Vit(features=self._features(image))]
         return self.bagel.prefill(
-            [*before, *shown, request], cache=self._introductions.of(prompt.concepts)
+            [*before, *picture, request], cache=self._introductions.of(prompt.concepts)
         )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:
@@ -401,8 +401,8 @@ class BagelBackend:
         return Text(lesson.request, soft=soft)
 
     def _answered(self, lesson: PreparedLesson, tokens: ConceptTokens) -> Sample:
-        shown = [] if lesson.features is None else [Vit(features=lesson.features)]
-        return [*shown, self._request(lesson, tokens), Text(lesson.answer, loss=True)]
+        picture = [] if lesson.features is None else [Vit(features=lesson.features)]
+        return [*picture, self._request(lesson, tokens), Text(lesson.answer, loss=True)]
 
     def _painted(
         self, lesson: PreparedLesson, tokens: ConceptTokens, draw: torch.Generator

@@ -55,17 +55,17 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)
     width, height = size or INFO.sizes[0]
     painted = (width // STRIDE) * (height // STRIDE)
-    seen = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
+    features = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
     side = opening.lesson_size or LESSON
-    small, small_seen = (side // STRIDE) ** 2, (side // PATCH) ** 2
+    small, small_features = (side // STRIDE) ** 2, (side // PATCH) ** 2
     return Footprint(
         model=name,
         here=bool(shapes),
         libraries=0.2,
         parts=_parts(shapes, layers),
         layers=layers,
-        passes=passes_of(painted, seen, prompt=PROMPT, words=WORDS, branches=3),
-        lessons=lessons_of(small, small_seen, prompt=PROMPT, words=WORDS),
+        passes=passes_of(painted, features, prompt=PROMPT, words=WORDS, branches=3),
+        lessons=lessons_of(small, small_features, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
         batch=INFO.batch,
@@ -80,12 +80,12 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
 
 
 def passes_of(
-    painted: int, seen: int, *, prompt: int, words: int, branches: int
+    painted: int, features: int, *, prompt: int, words: int, branches: int
 ) -> dict[Activity, tuple[Pass, ...]]:
-    """Passes of the lineage: ``painted`` latent tokens, ``seen`` ones of the vision tower, behind
+    """Passes of the lineage: ``painted`` latent tokens, ``features`` of the vision tower, after
     ``prompt`` positions, and ``branches`` of guidance in an edit."""
-    context = painted + seen + prompt
-    read = Pass(positions=seen + prompt, cached=seen + prompt, scores=words, masked=True)
+    context = painted + features + prompt
+    read = Pass(positions=features + prompt, cached=features + prompt, scores=words, masked=True)
     return {
         "ask": (read,),
         "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * prompt, masked=True),),
@@ -96,12 +96,12 @@ def passes_of(
     }
 
 
-def lessons_of(painted: int, seen: int, *, prompt: int, words: int) -> dict[Task, Taught]:
-    """Lessons of the lineage, of a picture of ``painted`` latent tokens and ``seen`` ones."""
+def lessons_of(painted: int, features: int, *, prompt: int, words: int) -> dict[Task, Taught]:
+    """Lessons of the lineage, of a picture of ``painted`` latent tokens and ``features``."""
     return {
-        "understand": Taught(positions=seen + prompt, scored=4, scores=words, masked=True),
+        "understand": Taught(positions=features + prompt, scored=4, scores=words, masked=True),
         "generate": Taught(positions=NOISES * painted + prompt, masked=True),
-        "edit": Taught(positions=(NOISES + 1) * painted + seen + prompt, masked=True),
+        "edit": Taught(positions=(NOISES + 1) * painted + features + prompt, masked=True),
     }
 
 

@@ -154,11 +154,11 @@ def _losses(
         found["understand"] = outputs.ce
     painted = [lesson for lesson in lessons if lesson.task != "understand"]
     if painted:
-        outputs, drawn = run(painted, tokens.for_painting().with_still("und"))
+        outputs, lesson_of = run(painted, tokens.for_painting().with_still("und"))
         tasks: tuple[Task, ...] = ("generate", "edit")
         for task in tasks:
-            of_task = torch.tensor([one.task == task for one in painted], device=drawn.device)
-            mine = of_task[drawn]
+            of_task = torch.tensor([one.task == task for one in painted], device=lesson_of.device)
+            mine = of_task[lesson_of]
             if mine.any():
                 found[task] = outputs.mse[mine]
     return found
@@ -191,7 +191,7 @@ def answer_losses(
 
 def started_tokens(
     name: str,
-    seen: Iterable[tuple[Tensor, Tensor]],
+    encoded: Iterable[tuple[Tensor, Tensor]],
     model: Bagel,
     *,
     understand: int,
@@ -199,10 +199,11 @@ def started_tokens(
     seed: int,
     norm_limit: float,
 ) -> ConceptTokens:
-    """Tokens that start from k-means centres of what both experts see: of each photo in ``seen``
-    features [n, D] and latent tokens [m, latent width], as these enter the generation expert."""
+    """Tokens that start from k-means centres of what both experts see: ``encoded`` are features
+    [n, D] and latent tokens [m, latent width] of each photo, as these enter the generation expert.
+    """
     with torch.inference_mode():
-        features, latents = (torch.cat(rows) for rows in zip(*seen, strict=True))
+        features, latents = (torch.cat(rows) for rows in zip(*encoded, strict=True))
         rows = model.vae2llm(latents.to(model.dtype))
     und = kmeans(features.float(), understand, seed)
     gen = kmeans(rows.float(), generate, seed)

@@ -237,8 +237,8 @@ class ExpertsAttention(nn.Module):
         found = []
         for b, n in enumerate(rows):
             own, all_of_it = slice(b, b + 1), past + n
-            seen = mask[own, :, :n, :all_of_it]
-            one = self.attend(q[own, :n], k[own, :all_of_it], v[own, :all_of_it], seen)
+            visible = mask[own, :, :n, :all_of_it]
+            one = self.attend(q[own, :n], k[own, :all_of_it], v[own, :all_of_it], visible)
             found.append(F.pad(one, (0, 0, 0, length - n)))
         return torch.cat(found)
 

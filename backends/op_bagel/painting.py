@@ -83,11 +83,11 @@ def paint(
     seeds: Sequence[int],
     guidance: Guidance,
     steps: int | None,
-    shown: Callable[[Tensor], Image],
+    decode: Callable[[Tensor], Image],
     on_step: OnStep | None = None,
     on_estimate: OnEstimate | None = None,
 ) -> Iterator[Image]:
-    """A picture for each seed, a few painted at once; ``shown`` makes one of its latent tokens
+    """A picture for each seed, a few painted at once; ``decode`` makes one of its latent tokens
     [n, latent width]. A seed means the same alone and among others."""
     cells = grid[0] * grid[1]
     few = max(1, AT_ONCE // cells)
@@ -109,14 +109,14 @@ def paint(
                 on_step=_step_of(
                     over_all(on_step, number, len(batches)),
                     told_over_all(on_estimate, number, len(batches)),
-                    shown,
+                    decode,
                 ),
             )
-        yield from map(shown, tokens)
+        yield from map(decode, tokens)
 
 
 def _step_of(
-    on_step: OnStep | None, on_estimate: OnEstimate | None, shown: Callable[[Tensor], Image]
+    on_step: OnStep | None, on_estimate: OnEstimate | None, decode: Callable[[Tensor], Image]
 ) -> Callable[[SamplingStep], None] | None:
     """The sampler's report as those want it who count the steps, and those who look on."""
     if on_step is None and on_estimate is None:
@@ -126,7 +126,7 @@ def _step_of(
         if on_step is not None:
             on_step(step.index + 1, step.total)
         if on_estimate is not None:
-            on_estimate(step.index + 1, step.total, lambda: shown(step.estimate[0]))
+            on_estimate(step.index + 1, step.total, lambda: decode(step.estimate[0]))
 
     return told
 

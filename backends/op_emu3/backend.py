@@ -391,9 +391,9 @@ def _modest(model: LoadedCheckpoint) -> int:
     return min(model.source.areas)
 
 
-def _features(model: LoadedCheckpoint, looked: Sequence[Tensor], seed: int) -> Tensor:
+def _features(model: LoadedCheckpoint, encoded: Sequence[Tensor], seed: int) -> Tensor:
     """Embeddings [n, d] of the photos' codes, or of so many of them as a start needs."""
-    codes = torch.cat([one.flatten() for one in looked])
+    codes = torch.cat([one.flatten() for one in encoded])
     order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(seed))
     rows: Tensor = model.llm.table(codes[order[:STARTING].to(codes.device)] + model.first)
     return rows

@@ -61,8 +61,10 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     width, height = size or INFO.sizes[0]
     side = opening.lesson_size
     learned_from = (side, side) if side else LOOKED_AT
-    seen, painted, codes = (_positions(it) for it in (LOOKED_AT, (width, height), learned_from))
-    whole, lesson = seen + PROMPT, codes + PROMPT
+    looked_at, painted, codes = (
+        _positions(it) for it in (LOOKED_AT, (width, height), learned_from)
+    )
+    whole, lesson = looked_at + PROMPT, codes + PROMPT
     read = Pass(positions=whole, cached=whole, scores=WORDS)
     return Footprint(
         model=name,

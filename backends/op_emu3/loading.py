@@ -38,7 +38,7 @@ from omnipersona_cli.backend import TASKS, OnStep, Task
 from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family import checkpoint, weights
 from omnipersona_cli.family.checkpoint import check_shapes, configured, shapes_of, silently
-from omnipersona_cli.family.language import LanguageModel
+from omnipersona_cli.family.language import CausalLM
 from omnipersona_cli.family.offload import keep_home
 from omnipersona_cli.family.recompute import recompute
 from omnipersona_cli.family.tokens import NORMS
@@ -87,7 +87,7 @@ class LoadedCheckpoint:
 
     source: CheckpointFiles
     emu3: Emu3ForConditionalGeneration
-    llm: LanguageModel
+    llm: CausalLM
     processor: Emu3ImageProcessor
     first: int
     end_of_line: int
@@ -191,7 +191,7 @@ def read(
     return LoadedCheckpoint(
         source=source,
         emu3=emu3,
-        llm=LanguageModel(decoder, table, emu3.lm_head, tokenizer, end=end),
+        llm=CausalLM(decoder, table, emu3.lm_head, tokenizer, end=end),
         processor=_processor(source.folder, source.name),
         first=number(layout.visual(0)),
         end_of_line=number(layout.EOL),

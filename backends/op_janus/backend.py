@@ -33,7 +33,7 @@ from omnipersona_cli.backend import (
 )
 from omnipersona_cli.family.codes import changed_codes, kept_codes, paint_codes
 from omnipersona_cli.family.deep import level
-from omnipersona_cli.family.language import LanguageModel, PreparedLesson, Question
+from omnipersona_cli.family.language import CausalLM, PreparedLesson, Question
 from omnipersona_cli.family.pictures import Encoded, once
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.speculative import WINDOW
@@ -59,7 +59,7 @@ class JanusBackend:
         self.info, self.model, self.fingerprint = info, model, fingerprint
         self.janus = cast("JanusForConditionalGeneration", janus.requires_grad_(False).train(False))
         table = cast(torch.nn.Embedding, janus.get_input_embeddings())
-        self.llm = LanguageModel(
+        self.llm = CausalLM(
             janus.model.language_model,
             table,
             janus.lm_head,

@@ -49,10 +49,10 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         ),
         SMALL if name.endswith("1B") else LARGE,
     )
-    seen = shapes.get("model.vision_model.embeddings.position_embedding.weight", (SEEN,))[0]
+    features = shapes.get("model.vision_model.embeddings.position_embedding.weight", (SEEN,))[0]
     native = "janus-4o" in name.lower()
-    source = 2 * seen if native else 0
-    whole = PROMPT + seen
+    source = 2 * features if native else 0
+    whole = PROMPT + features
     read = Pass(positions=whole, cached=whole, scores=WORDS)
     rows = 3 if native else 2
     return Footprint(
@@ -69,15 +69,17 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         },
         lessons={
             "understand": Taught(positions=whole, scored=4, scores=WORDS),
-            "generate": Taught(positions=whole, scored=seen, scores=CODES),
-            "edit": Taught(positions=whole + source, scored=seen, scores=CODES),
+            "generate": Taught(positions=whole, scored=features, scores=CODES),
+            "edit": Taught(positions=whole + source, scored=features, scores=CODES),
         },
         checkpoints=True,
         pieces=True,
         wide=True,
         batch=INFO.batch,
         stored=stored_size(folder, shapes, 2),
-        pictures=dict.fromkeys(("gen", "edit", "learn"), convolved(seen * 16 * 16, CHANNELS, MAPS)),
+        pictures=dict.fromkeys(
+            ("gen", "edit", "learn"), convolved(features * 16 * 16, CHANNELS, MAPS)
+        ),
     )
 
 

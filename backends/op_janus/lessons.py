@@ -12,7 +12,7 @@ from transformers import JanusForConditionalGeneration
 
 from omnipersona_cli.backend import ConceptTokens, Task
 from omnipersona_cli.family.deep import joined_rows, level, run_layers
-from omnipersona_cli.family.language import LanguageModel, PreparedLesson
+from omnipersona_cli.family.language import CausalLM, PreparedLesson
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.text import padded
 from op_janus import pictures, prompts
@@ -29,7 +29,7 @@ does not see them (Janus-4o's trainer)."""
 
 def codes_loss(
     janus: JanusForConditionalGeneration,
-    llm: LanguageModel,
+    llm: CausalLM,
     lessons: Sequence[PreparedLesson],
     tokens: ConceptTokens,
     task: Task,
@@ -68,7 +68,7 @@ def codes_loss(
 
 def _request(
     janus: JanusForConditionalGeneration,
-    llm: LanguageModel,
+    llm: CausalLM,
     lesson: PreparedLesson,
     tokens: ConceptTokens,
     task: Task,

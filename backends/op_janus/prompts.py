@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnipersona_cli.backend import ConceptTokens, Task, Turn
 from omnipersona_cli.family.deep import joined_rows
-from omnipersona_cli.family.language import LanguageModel, Question
+from omnipersona_cli.family.language import CausalLM, Question
 from omnipersona_cli.family.tokens import Piece, conversation, introduced, written
 
 USER, ASSISTANT = "<|User|>: ", "\n\n<|Assistant|>:"
@@ -29,7 +29,7 @@ class SourcePicture:
 
 
 def question(
-    llm: LanguageModel,
+    llm: CausalLM,
     turns: Sequence[Turn],
     concepts: Sequence[ConceptTokens],
     features: Tensor | None,
@@ -44,7 +44,7 @@ def question(
 
 
 def request(
-    llm: LanguageModel,
+    llm: CausalLM,
     turn: Turn,
     concepts: Sequence[ConceptTokens],
     task: Task,
@@ -66,12 +66,12 @@ def request(
     return joined_rows([*parts, llm.rows([EOI, *asked], concepts)])
 
 
-def without(llm: LanguageModel, rows: Tensor) -> Tensor:
+def without(llm: CausalLM, rows: Tensor) -> Tensor:
     """A prompt of the same length that says nothing: all but BOS and BOI are padding."""
     ends = rows[:, : llm.table.embedding_dim]
     return torch.cat([ends[:1], _padding(llm, len(rows) - 2), ends[-1:]])
 
 
-def _padding(llm: LanguageModel, count: int) -> Tensor:
+def _padding(llm: CausalLM, count: int) -> Tensor:
     row: Tensor = llm.table(torch.tensor(llm.tokenizer.pad_token_id, device=llm.device))
     return row.expand(count, -1)

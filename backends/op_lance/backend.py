@@ -118,10 +118,10 @@ class LanceBackend:
         them encoded."""
         self.need_expert()
         look, encode, sizes = self.encoders.asked, self.encoders.encode, self.lesson_sizes
-        seen = ((look(it, sizes)[0], encode(it, sizes)[0]) for it in counted(photos, on_step))
+        encoded = ((look(it, sizes)[0], encode(it, sizes)[0]) for it in counted(photos, on_step))
         return started_tokens(
             name,
-            seen,
+            encoded,
             self.mixture,
             understand=understand,
             generate=generate,
@@ -135,8 +135,8 @@ class LanceBackend:
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the tower's features, [n, D]."""
-        seen = [self.encoders.asked(image, self.sizes)[0].float().mean(0) for image in images]
-        return torch.stack(seen).cpu()
+        features = [self.encoders.asked(image, self.sizes)[0].float().mean(0) for image in images]
+        return torch.stack(features).cpu()
 
     @torch.no_grad()
     def prepare(
@@ -304,7 +304,7 @@ class LanceBackend:
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
             steps=steps,
-            shown=partial(self.encoders.decode, grid=grid),
+            decode=partial(self.encoders.decode, grid=grid),
             on_step=on_step,
             on_estimate=on_estimate,
         )
@@ -329,7 +329,7 @@ class LanceBackend:
         source, grid = self.encoders.encode(image, self.sizes)
         restored = self.encoders.decode(source, grid)
 
-        def shown(tokens: Tensor) -> Image:
+        def decode(tokens: Tensor) -> Image:
             return keep_unchanged(image, restored, self.encoders.decode(tokens, grid))
 
         features, looked = self.encoders.edited(image, self.sizes)
@@ -348,7 +348,7 @@ class LanceBackend:
             seeds=seeds,
             guidance=with_scale(self.guidance, guidance),
             steps=steps,
-            shown=shown,
+            decode=decode,
             on_step=on_step,
             on_estimate=on_estimate,
         )

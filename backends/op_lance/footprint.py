@@ -51,9 +51,9 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     layers = layers_in(shapes, "language_model.model.layers.") or RELEASED
     width, height = size or INFO.sizes[0]
     painted = (width // STRIDE) * (height // STRIDE)
-    seen = _seen(width, height)
+    features = _features(width, height)
     side = opening.lesson_size or LESSON
-    small, small_seen = (side // STRIDE) ** 2, _seen(side, side)
+    small, small_features = (side // STRIDE) ** 2, _features(side, side)
     decoder = convolved(width * height // FOLDED**2, CHANNELS, MAPS)
     return Footprint(
         model=name,
@@ -61,8 +61,8 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         libraries=0.2,
         parts=_parts(folder, shapes, layers.count * layers.linear),
         layers=normed(layers),
-        passes=passes_of(painted, seen, prompt=PROMPT, words=WORDS, branches=2),
-        lessons=lessons_of(small, small_seen, prompt=PROMPT, words=WORDS),
+        passes=passes_of(painted, features, prompt=PROMPT, words=WORDS, branches=2),
+        lessons=lessons_of(small, small_features, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
         batch=INFO.batch,
@@ -84,7 +84,7 @@ def _folder(place: Path | None) -> Path | None:
     return place / "Lance_3B" if (place / "Lance_3B").is_dir() else place
 
 
-def _seen(width: int, height: int) -> int:
+def _features(width: int, height: int) -> int:
     """Tokens of the tower for a picture that is painted at this size."""
     return round(width * SEEN) // TOKEN * (round(height * SEEN) // TOKEN)
 

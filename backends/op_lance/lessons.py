@@ -26,13 +26,13 @@ def sample_of(
     draw: torch.Generator,
 ) -> Sample:
     """A lesson after its concept's introduction, which takes ``start`` positions."""
-    shown: list[Segment] = []
+    pictures: list[Segment] = []
     if lesson.features is not None:
-        shown.append(Vit(features=lesson.features, grid=lesson.looked))
+        pictures.append(Vit(features=lesson.features, grid=lesson.looked))
     if lesson.task == "understand":
-        head = raw(template.looking if shown else template.talking)
-        said = answered(lesson, tokens, template)
-        return placed([head, *shown, said], start=start, anchor=config.asking_anchor)
+        head = raw(template.looking if pictures else template.talking)
+        exchange = answered(lesson, tokens, template)
+        return placed([head, *pictures, exchange], start=start, anchor=config.asking_anchor)
 
     def kept() -> bool:
         if not torch.is_grad_enabled():  # held-out lessons are read whole
@@ -43,13 +43,13 @@ def sample_of(
     head = raw(template.painting)
     if lesson.source is not None:
         head = raw(template.editing)
-        shown = [*shown, Latent(lesson.source, lesson.grid)] if kept() else []
+        pictures = [*pictures, Latent(lesson.source, lesson.grid)] if kept() else []
     soft = [SoftRows((place,), tokens.id) for place in lesson.at]
     after = raw(template.assistant)
     if kept():
         after = raw([*lesson.request, *template.assistant], soft)
-    drawn = noised(lesson.target, lesson.grid, config.timestep_shift_train, draw)
-    return placed([head, *shown, after, *drawn], start=start, anchor=config.anchor)
+    noised_copies = noised(lesson.target, lesson.grid, config.timestep_shift_train, draw)
+    return placed([head, *pictures, after, *noised_copies], start=start, anchor=config.anchor)
 
 
 def answered(lesson: PreparedLesson, tokens: ConceptTokens, template: Template) -> Text:

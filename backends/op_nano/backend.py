@@ -78,10 +78,10 @@ class NanoBackend(BagelBackend):
         steps that the encoder's own rows take, twenty times as long. Fewer are cut off."""
         chosen = list(photos)[:16]
         with torch.inference_mode():
-            seen = [
+            encoded = [
                 (self._rows(photo), self._encode(photo)[0]) for photo in counted(chosen, on_step)
             ]
-            vit, latents = (torch.stack(rows)[None] for rows in zip(*seen, strict=True))
+            vit, latents = (torch.stack(rows)[None] for rows in zip(*encoded, strict=True))
             slots = self.encoder(vit, latents)[0].clone()
         generator = torch.Generator().manual_seed(seed)
         words = self.bagel.language_model.model.embed_tokens.weight.norm(dim=1).mean()

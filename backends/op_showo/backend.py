@@ -101,8 +101,8 @@ class ShowoBackend:
         """Centres of the embeddings of the photos' codes; the head's row for the identifier starts
         as that of image code 0, where UniCTokens' new row finds itself too."""
         vocab = self.net.config.vocab
-        looked = [self.pictures.encode(photo) for photo in counted(photos, on_step)]
-        codes = torch.cat(looked).flatten()
+        encoded = [self.pictures.encode(photo) for photo in counted(photos, on_step)]
+        codes = torch.cat(encoded).flatten()
         rows = self.net.table[codes.to(self.net.device) + vocab.image_offset].float().cpu()
         und, gen = (
             kmeans(rows, count, seed + number)
@@ -401,17 +401,17 @@ class ShowoBackend:
 
         for number, seed in enumerate(seeds):
             painted = codes
-            told = over_all(on_step, number, len(seeds))
-            shown = told_over_all(on_estimate, number, len(seeds))
+            count_step = over_all(on_step, number, len(seeds))
+            show_estimate = told_over_all(on_estimate, number, len(seeds))
             with torch.no_grad():
                 for step in decode_masked(
                     logits, codes.cpu(), hidden.cpu(), steps=count, chance=Seeded((seed,))
                 ):
                     painted = step.codes
-                    if told is not None:
-                        told(step.index + 1, count)
-                    if shown is not None:
-                        shown(step.index + 1, count, partial(picture, painted))
+                    if count_step is not None:
+                        count_step(step.index + 1, count)
+                    if show_estimate is not None:
+                        show_estimate(step.index + 1, count, partial(picture, painted))
             yield picture(painted)
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     layers = _layers(shapes)
     side = 512 if (size is None and "512" in name) or name not in INFO.models else 256
     codes = (side // 16) ** 2
-    seen, whole = codes + 3, codes + 2 + TEXT
+    observed, whole = codes + 3, codes + 2 + TEXT
     text = counted(shapes) or layers.count * (layers.linear + 10 * layers.width) + 2 * WORDS * 2048
     words = shapes.get("showo.model.embed_tokens.weight", (WORDS, layers.width))
     table = words[0] * words[1]
@@ -58,14 +58,14 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     ]
     if name in CLIP:
         parts.append(Part(name="vision tower", numbers=TOWER))
-    read = Pass(positions=seen, cached=seen, masked=True)
+    read = Pass(positions=observed, cached=observed, masked=True)
     return Footprint(
         model=name,
         here=bool(shapes),
         parts=tuple(parts),
         layers=layers,
         passes={
-            "ask": (read, Pass(positions=ASKED, rows=2, cached=2 * (seen + ASKED), scored=2)),
+            "ask": (read, Pass(positions=ASKED, rows=2, cached=2 * (observed + ASKED), scored=2)),
             "gen": (
                 Pass(
                     positions=codes + 2, rows=2, cached=whole, masked=True, scored=2 * codes,
@@ -81,7 +81,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         },
         lessons={
             "understand": Taught(
-                positions=ASKED, behind=seen, scored=4, scores=WORDS, masked=True
+                positions=ASKED, context=observed, scored=4, scores=WORDS, masked=True
             ),
             "generate": Taught(positions=whole, scored=codes, scores=WORDS, masked=True),
             "edit": Taught(positions=whole, scored=codes, scores=WORDS, masked=True),
@@ -93,7 +93,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pictures=dict.fromkeys(
             ("ask", "gen", "edit", "learn"), convolved(side * side, CHANNELS, MAPS)
         ),
-        remembered=layers.cached(2) * seen,
+        remembered=layers.cached(2) * observed,
         remember=REMEMBER,
         stored=stored_size(folder, shapes, 4),
     )  # fmt: skip

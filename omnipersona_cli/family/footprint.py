@@ -134,11 +134,11 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class Taught:
-    """A lesson, as far as memory goes: ``positions`` that carry a gradient, ``behind`` those before
-    them that carry none, ``scored`` how many get scores over ``scores`` entries."""
+    """A lesson, as far as memory goes: ``positions`` that carry a gradient, ``context`` those
+    before them that carry none, ``scored`` how many get scores over ``scores`` entries."""
 
     positions: int
-    behind: int = 0
+    context: int = 0
     scored: int = 1
     scores: int = 0
     masked: bool = False
@@ -295,7 +295,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
     """Bytes that are kept of one lesson for its way back."""
     size, layers = SIZES[means.dtype], what.layers
     kept = layers.kept_bytes(size) * one.positions
-    kept += 4 * layers.keys * size * one.behind  # beside the others' and beside the new ones
+    kept += 4 * layers.keys * size * one.context  # beside the others' and beside the new ones
     total: float
     if _again(what, means):
         total = float(layers.width * size * one.positions * layers.count)
@@ -304,7 +304,7 @@ def _kept(what: Footprint, one: Taught, means: Means) -> float:
     if what.wide:  # what is added at each layer, lesson by lesson and in the padded batch
         total += 2 * means.depth * layers.width * size * one.positions
     if one.masked:
-        total += one.positions * (one.positions + one.behind) * (1 + size)
+        total += one.positions * (one.positions + one.context) * (1 + size)
     return total + one.scored * one.scores * 4
 
 
@@ -320,7 +320,7 @@ def _way_back(what: Footprint, one: Taught, means: Means) -> float:
     size, layers = SIZES[means.dtype], what.layers
     layer = layers.working(size) * one.positions
     if _again(what, means):
-        layer += layers.kept_bytes(size) * one.positions + 4 * layers.keys * size * one.behind
+        layer += layers.kept_bytes(size) * one.positions + 4 * layers.keys * size * one.context
     return max(layer, one.scored * one.scores * (size + 8))
 
 

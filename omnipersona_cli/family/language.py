@@ -60,7 +60,7 @@ Ask = Callable[[PreparedLesson, ConceptTokens], Question]
 """A lesson's question, with the concept that it is about."""
 
 
-class LanguageModel:
+class CausalLM:
     """``decoder`` are the layers, ``table`` the input embeddings, ``head`` gives scores [..., V] of
     states [..., d]; only the first ``vocabulary`` of them are tokens (None: all are). An answer
     stops before the token ``end``."""

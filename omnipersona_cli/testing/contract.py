@@ -43,13 +43,13 @@ from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import TaskError, UsageError
 from omnipersona_cli.language.mentions import to_turn
-from omnipersona_cli.testing.depth import Depth
-from omnipersona_cli.testing.learning import Learning
-from omnipersona_cli.testing.painting import Painting
+from omnipersona_cli.testing.depth import DepthRules
+from omnipersona_cli.testing.learning import LearningRules
+from omnipersona_cli.testing.painting import PaintingRules
 from omnipersona_cli.testing.uses import edit, paint
 
 
-class BackendContract(Learning, Depth, Painting):
+class BackendContract(LearningRules, DepthRules, PaintingRules):
     """The rules of a backend. Every test is about the fixture ``backend``.
 
     ``PRETRAINED_WITH_TOKENS`` is for a backbone whose pretraining knew concept tokens: its

@@ -25,7 +25,7 @@ from omnipersona_cli.testing.given import Given
 from omnipersona_cli.testing.uses import answers_without_concept, moved_parts, uses
 
 
-class Depth(Given):
+class DepthRules(Given):
     """What deep tokens do, in a backend that takes some; one that takes none refuses them."""
 
     def test_deep_tokens_that_add_nothing_change_nothing(

@@ -16,7 +16,7 @@ from omnipersona_cli.testing.given import Given
 from omnipersona_cli.testing.uses import answers_without_concept, flipped, moved_parts
 
 
-class Learning(Given):
+class LearningRules(Given):
     """How a backend learns."""
 
     def test_an_understanding_lesson_moves_only_the_understanding_part(

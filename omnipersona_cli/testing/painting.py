@@ -19,7 +19,7 @@ from omnipersona_cli.testing.given import Given
 from omnipersona_cli.testing.uses import edit, near, paint
 
 
-class Painting(Given):
+class PaintingRules(Given):
     """How a backend paints and edits."""
 
     def test_same_seed_same_picture(self, backend: Backend, tokens: ConceptTokens) -> None:

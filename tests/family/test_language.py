@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from omnipersona_cli.backend import ConceptTokens
-from omnipersona_cli.family.language import Ask, LanguageModel, PreparedLesson, Question
+from omnipersona_cli.family.language import Ask, CausalLM, PreparedLesson, Question
 from omnipersona_cli.family.tokens import conversation, introduced
 from omnipersona_cli.language.mentions import to_turn
 
@@ -25,7 +25,7 @@ def letters() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def llm() -> LanguageModel:
+def llm() -> CausalLM:
     tokenizer = letters()
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -37,7 +37,7 @@ def llm() -> LanguageModel:
         initializer_range=0.5,
     )
     llama = LlamaForCausalLM(config).requires_grad_(False).eval()
-    return LanguageModel(
+    return CausalLM(
         llama.model,
         llama.model.embed_tokens,
         llama.lm_head,
@@ -68,7 +68,7 @@ def lesson(request: str, answer: str, picture: Tensor | None) -> PreparedLesson:
     )
 
 
-def asker(llm: LanguageModel) -> Ask:
+def asker(llm: CausalLM) -> Ask:
     def ask(one: PreparedLesson, tokens: ConceptTokens) -> Question:
         shown = None if one.picture is None else ("[", one.picture, "]")
         before = [*introduced(["bo"], "understand"), "\n"]
@@ -87,7 +87,7 @@ def lessons() -> Sequence[PreparedLesson]:
     ]
 
 
-def test_a_question_is_the_same_rows_in_two_parts(llm: LanguageModel) -> None:
+def test_a_question_is_the_same_rows_in_two_parts(llm: CausalLM) -> None:
     shared, asked = asker(llm)(lessons()[0], concept())
     tokens = concept()
     whole = llm.rows(["<", "["], ()), llm.rows(["]"], ())
@@ -96,7 +96,7 @@ def test_a_question_is_the_same_rows_in_two_parts(llm: LanguageModel) -> None:
     assert len(asker(llm)(lessons()[2], tokens)[0]) == 0, "nothing is shared without a picture"
 
 
-def test_given_answers_weigh_what_whole_rows_weigh(llm: LanguageModel) -> None:
+def test_given_answers_weigh_what_whole_rows_weigh(llm: CausalLM) -> None:
     tokens = concept()
     losses = llm.answer_losses(lessons(), tokens, asker(llm))
     for one, loss in zip(lessons(), losses, strict=True):
@@ -110,7 +110,7 @@ def test_given_answers_weigh_what_whole_rows_weigh(llm: LanguageModel) -> None:
         assert torch.isclose(scored[0], -wanted.sum(), atol=1e-4)
 
 
-def test_learning_in_pieces_has_the_gradients_of_the_whole(llm: LanguageModel) -> None:
+def test_learning_in_pieces_has_the_gradients_of_the_whole(llm: CausalLM) -> None:
     found = []
     for at_once in (0, 1):
         tokens = concept()
@@ -126,7 +126,7 @@ def test_learning_in_pieces_has_the_gradients_of_the_whole(llm: LanguageModel) -
         assert torch.allclose(whole, piece, atol=1e-5) and bool(whole.abs().sum() > 0)
 
 
-def test_what_is_said_is_the_likeliest_token_each_time(llm: LanguageModel) -> None:
+def test_what_is_said_is_the_likeliest_token_each_time(llm: CausalLM) -> None:
     tokens, one = concept(), lessons()[0]
     with torch.no_grad():
         said = "".join(
