@@ -13,7 +13,6 @@ from PIL.Image import Image
 from omnipersona_cli.backend import Backend, ConceptTokens, FastBackend, Lesson, Part, Task
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.engine.tokens import (
-    copy_of,
     from_slot,
     named_tensors,
     slot_name,
@@ -22,7 +21,14 @@ from omnipersona_cli.engine.tokens import (
 )
 from omnipersona_cli.errors import PackError
 from omnipersona_cli.testing.given import Given
-from omnipersona_cli.testing.uses import answers_without_concept, moved_parts, uses
+from omnipersona_cli.testing.uses import (
+    answers_without_concept,
+    check_answer_losses,
+    check_pieces,
+    moved_parts,
+    prepared,
+    uses,
+)
 
 
 class DepthRules(Given):
@@ -83,22 +89,10 @@ class DepthRules(Given):
     ) -> None:
         if deep is None:
             return
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
-        found = []
-        for at_once in (len(batch), 1):
-            own = copy_of(deep, trainable=True)
-            losses = backend.loss(batch, own, seed=3, at_once=at_once)
-            torch.autograd.backward(torch.stack(list(losses.values())).sum())
-            found.append([value.grad for value in own.parameters()])
-        for one, other in zip(*found, strict=True):
-            assert one is not None and other is not None
-            assert float((one - other).norm()) <= 1e-3 * float(one.norm())
-        asked = [one for one in batch if one.task == "understand"]
-        with torch.no_grad():
-            alone = [backend.loss([one], deep, seed=0)["understand"] for one in asked]
-        if asked:
-            weighed = backend.answer_losses(asked, deep)
-            assert torch.allclose(weighed.cpu(), torch.stack(alone).cpu(), rtol=1e-3, atol=1e-4)
+        batch = prepared(backend, lessons)
+        check_pieces(backend, batch, deep)
+        if asked := [one for one in batch if one.task == "understand"]:
+            check_answer_losses(backend, asked, deep)
 
     def test_a_pack_keeps_deep_tokens_and_those_that_do_not_fit_are_refused(
         self,

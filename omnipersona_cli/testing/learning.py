@@ -13,7 +13,14 @@ from torch import Tensor
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Task
 from omnipersona_cli.engine.tokens import copy_of
 from omnipersona_cli.testing.given import Given
-from omnipersona_cli.testing.uses import answers_without_concept, flipped, moved_parts
+from omnipersona_cli.testing.uses import (
+    answers_without_concept,
+    check_answer_losses,
+    check_pieces,
+    flipped,
+    moved_parts,
+    prepared,
+)
 
 
 class LearningRules(Given):
@@ -39,7 +46,7 @@ class LearningRules(Given):
     def test_a_batch_gives_one_loss_for_each_task_in_it(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
     ) -> None:
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        batch = prepared(backend, lessons)
         losses = backend.loss(batch, tokens, seed=0)
         assert set(losses) == set(lessons)
         for loss in losses.values():
@@ -49,7 +56,7 @@ class LearningRules(Given):
     def test_the_loss_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
     ) -> None:
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        batch = prepared(backend, lessons)
         first, again = (backend.loss(batch, tokens, seed=3) for _ in range(2))
         for task in first:
             assert torch.equal(first[task], again[task])
@@ -57,19 +64,8 @@ class LearningRules(Given):
     def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
     ) -> None:
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
-        found = []
-        for at_once in (len(batch), 1):
-            own = copy_of(tokens, trainable=True)
-            losses = backend.loss(batch, own, seed=3, at_once=at_once)
-            torch.autograd.backward(torch.stack(list(losses.values())).sum())
-            found.append((losses, [value.grad for value in own.parameters()]))
-        (whole, gradients), (pieces, theirs) = found
-        for task in whole:
-            assert torch.allclose(pieces[task], whole[task], rtol=1e-4)
-        for one, other in zip(gradients, theirs, strict=True):
-            assert one is not None and other is not None
-            assert float((one - other).norm()) <= 1e-3 * float(one.norm())
+        batch = prepared(backend, lessons)
+        check_pieces(backend, batch, tokens)
 
     def test_answers_are_weighed_as_their_lessons_are_one_by_one(
         self, backend: Backend, tokens: ConceptTokens, lessons: dict[Task, list[Lesson]]
@@ -81,13 +77,7 @@ class LearningRules(Given):
             for lesson in lessons["understand"]
             for answer in ("yes", "no")
         ]
-        batch = backend.prepare(both)
-        with torch.no_grad():
-            alone = [backend.loss([one], tokens, seed=0)["understand"] for one in batch]
-        found = backend.answer_losses(batch, tokens)
-        assert found.shape == (len(both),) and found.dtype == torch.float32
-        assert not found.requires_grad
-        assert torch.allclose(found.cpu(), torch.stack(alone).cpu(), rtol=1e-3, atol=1e-4)
+        check_answer_losses(backend, backend.prepare(both), tokens)
 
     def test_long_work_counts_its_pictures(
         self, backend: Backend, lessons: dict[Task, list[Lesson]], photos: list[Image]
@@ -132,7 +122,7 @@ class LearningRules(Given):
     ) -> None:
         kept = {name: value.clone() for name, value in weights.items()}
         before = answers_without_concept(backend, photos[0])
-        batch = backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+        batch = prepared(backend, lessons)
         trainable = copy_of(tokens, trainable=True)
         optimiser = torch.optim.AdamW(trainable.parameters(), lr=backend.info.learn_rate)
         losses = []

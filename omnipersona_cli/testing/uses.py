@@ -13,7 +13,7 @@ import torch
 from PIL import Image as images
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, OnStep, Prompt, Task
+from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, OnStep, Prepared, Prompt, Task
 from omnipersona_cli.engine.tokens import copy_of, named_tensors
 from omnipersona_cli.language.mentions import to_turn
 
@@ -59,6 +59,37 @@ def moved_parts(
         and value.grad is not None
         and bool(value.grad.abs().max() > 0)
     }
+
+
+def prepared(backend: Backend, lessons: Mapping[Task, list[Lesson]]) -> Sequence[Prepared]:
+    """Lessons of all tasks as one batch."""
+    return backend.prepare([lesson for task in lessons for lesson in lessons[task]])
+
+
+def check_pieces(backend: Backend, batch: Sequence[Prepared], tokens: ConceptTokens) -> None:
+    """Losses and gradients of a batch are the same at once and lesson by lesson."""
+    found = []
+    for at_once in (len(batch), 1):
+        own = copy_of(tokens, trainable=True)
+        losses = backend.loss(batch, own, seed=3, at_once=at_once)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        found.append((losses, [value.grad for value in own.parameters()]))
+    (whole, gradients), (pieces, theirs) = found
+    for task in whole:
+        assert torch.allclose(pieces[task], whole[task], rtol=1e-4)
+    for one, other in zip(gradients, theirs, strict=True):
+        assert one is not None and other is not None
+        assert float((one - other).norm()) <= 1e-3 * float(one.norm())
+
+
+def check_answer_losses(backend: Backend, batch: Sequence[Prepared], tokens: ConceptTokens) -> None:
+    """Lessons of understanding are weighed as they are one by one."""
+    with torch.no_grad():
+        alone = [backend.loss([one], tokens, seed=0)["understand"] for one in batch]
+    found = backend.answer_losses(batch, tokens)
+    assert found.shape == (len(batch),) and found.dtype == torch.float32
+    assert not found.requires_grad
+    assert torch.allclose(found.cpu(), torch.stack(alone).cpu(), rtol=1e-3, atol=1e-4)
 
 
 def flipped(lesson: Lesson) -> Lesson:
