@@ -33,8 +33,9 @@ from torch import Tensor
 
 from omnipersona_cli.backend import Opening, Prompt
 from omnipersona_cli.language.mentions import to_turn
+from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
-from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Text
 from op_bagel.pictures import unpatchify
 from op_bagel.sampling import Guidance, extrapolated, noise_tokens, sample_latents, time_grid

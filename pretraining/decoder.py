@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from op_bagel.model import Bagel, Cache
+from op_bagel.cache import Cache
+from op_bagel.model import Bagel
 from op_bagel.packing import Text
 from op_bagel.pictures import unpatchify
 from op_bagel.sampling import Guidance, time_grid

@@ -16,8 +16,9 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
-from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.model import Bagel, initialise
 from op_bagel.packing import pack
 from op_bagel.pictures import patchify
 from op_bagel.vae import AutoEncoder

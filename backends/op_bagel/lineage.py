@@ -20,7 +20,8 @@ from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.tokens import kmeans, trainable
-from op_bagel.model import Bagel, Cache, Outputs
+from op_bagel.cache import Cache
+from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import Noise, Sample, pack
 from op_bagel.pictures import Grid
 from op_bagel.sampling import training_time

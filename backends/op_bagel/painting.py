@@ -15,7 +15,8 @@ from torch import Tensor
 
 from omnipersona_cli.backend import BackendInfo, OnEstimate, OnStep, Prompt
 from omnipersona_cli.family.codes import over_all, told_over_all
-from op_bagel.model import Bagel, Cache
+from op_bagel.cache import Cache
+from op_bagel.model import Bagel
 from op_bagel.pictures import Grid, rgb, to_tensor
 from op_bagel.sampling import Guidance, SamplingStep, Solver, noise_tokens, sample_latents
 

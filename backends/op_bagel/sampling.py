@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from op_bagel.model import Bagel, Cache
+from op_bagel.cache import Cache
+from op_bagel.model import Bagel
 from op_bagel.packing import Text, pack
 from op_bagel.pictures import Grid
 

@@ -34,6 +34,7 @@ from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
 from omnipersona_cli.family.text import stream
 from omnipersona_cli.family.tokens import check_width, norm_limit
+from op_bagel.cache import Cache
 from op_bagel.lineage import (
     Introductions,
     PreparedLesson,
@@ -44,7 +45,7 @@ from op_bagel.lineage import (
     started_tokens,
     task_losses,
 )
-from op_bagel.model import Bagel, Cache, Outputs
+from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, pack
 from op_bagel.painting import Contexts, faster, keep_unchanged, paint, to_paint, with_scale
 from op_bagel.pictures import Grid

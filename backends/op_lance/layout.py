@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from op_bagel.model import Bagel, Cache
+from op_bagel.cache import Cache
+from op_bagel.model import Bagel
 from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit
 
 

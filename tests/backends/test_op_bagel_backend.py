@@ -18,9 +18,10 @@ from omnipersona_cli.family.tokens import kmeans
 from omnipersona_cli.language.mentions import to_turn
 from op_bagel import painting
 from op_bagel.backend import BagelBackend, Dropout, Fit
+from op_bagel.cache import Cache
 from op_bagel.config import SpecialTokens
 from op_bagel.lineage import fresh_tokens
-from op_bagel.model import Bagel, Cache, initialise
+from op_bagel.model import Bagel, initialise
 from op_bagel.packing import Latent, Noise, Text, Vit
 from op_bagel.painting import keep_unchanged
 from op_bagel.pictures import rgb

@@ -18,8 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
-from op_bagel.model import Bagel, Cache, Outputs, Rows
+from op_bagel.decoder import Rows
+from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import (
     Latent,
     Noise,

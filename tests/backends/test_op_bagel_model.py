@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from op_bagel import packing
+from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig, SpecialTokens
-from op_bagel.model import GEN, Bagel, Cache, Outputs, initialise
+from op_bagel.model import GEN, Bagel, Outputs, initialise
 from op_bagel.packing import (
     Expert,
     Latent,

@@ -19,7 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from op_bagel.model import Bagel, Cache, Frame, Outputs, Rows
+from op_bagel.cache import Cache
+from op_bagel.decoder import Frame, Rows
+from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import Latent, Noise, Packed, Segment, SoftRows, Text, Vit, pack
 from op_bagel.pictures import Grid, patchify, position_ids, sincos_table_3d, to_tensor, unpatchify
 from op_bagel.sampling import (
