@@ -1,9 +1,10 @@
-"""Which codes a mask leaves alone, and how far painting is."""
+"""Which codes a mask leaves alone, painting them, and how far it is."""
 
 import torch
 from PIL import Image as images
+from PIL.Image import Image, Resampling
 
-from omnipersona_cli.family.codes import kept_codes, over_all
+from omnipersona_cli.family.codes import changed_codes, kept_codes, over_all, paint_codes
 
 
 def test_without_a_mask_nothing_is_kept() -> None:
@@ -37,3 +38,45 @@ def test_steps_count_over_all_pictures() -> None:
     on_step(2, 10)
     assert told == [(12, 30)]
     assert over_all(None, 0, 3) is None
+
+
+def test_an_edit_that_changed_no_code_frees_all() -> None:
+    codes = torch.arange(6).view(2, 3)
+    other = codes.clone()
+    other[1, 2] = 0
+    assert changed_codes(codes, other).nonzero().tolist() == [[1, 2]]
+    assert changed_codes(codes, codes).all()
+
+
+def test_estimates_are_what_is_drawn_over_what_is_known() -> None:
+    def sample(*, generator, on_step, on_codes):  # type: ignore[no-untyped-def]
+        drawn = torch.randint(1, 200, (4,), generator=generator)
+        for done in range(1, 5):
+            on_step(done, 4)
+            on_codes(done, 4, drawn[:done].tolist())
+        return drawn
+
+    def decode(codes: torch.Tensor) -> Image:
+        return images.fromarray(codes.view(2, 2).byte().numpy()).convert("RGB")
+
+    def quiet(*_: object) -> None:
+        pass
+
+    steps, looks = [], []
+    painted = list(
+        paint_codes(
+            sample,
+            decode,
+            (2, 2),
+            seeds=(5, 6),
+            known=torch.zeros(4, dtype=torch.long),
+            size=(4, 4),
+            on_step=lambda *step: steps.append(step),
+            on_estimate=lambda done, total, look: looks.append((done, total, look())),
+        )
+    )
+    assert steps == [(done, 8) for done in range(1, 9)]
+    assert [one.size for one in painted] == [(4, 4)] * 2
+    assert looks[3][2].tobytes() == painted[0].tobytes() != looks[0][2].tobytes()
+    (alone,) = paint_codes(sample, decode, (2, 2), seeds=(6,), on_step=quiet, on_estimate=quiet)
+    assert alone.resize((4, 4), Resampling.BICUBIC).tobytes() == painted[1].tobytes()
