@@ -106,7 +106,7 @@ def contexts(nano: NanoBackend, characters: int) -> list[Cache]:
             photos = [Image.open(file).convert("RGB") for file in files]
         tokens = nano.new_tokens("bo", understand=16, generate=16, photos=photos, seed=0)
         found += [
-            nano._context(Prompt(turns=(to_turn(prompt),), concepts=(tokens,)), None)
+            nano._context(Prompt(turns=(to_turn(prompt),), concepts=(tokens,)), [])
             for prompt in PROMPTS
         ]
     return found

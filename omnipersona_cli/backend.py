@@ -133,8 +133,9 @@ class BackendInfo:
     ``deep_layers`` are the layers after the first that may have tokens of their own, 0 where none
     may, and ``depth`` how many of them are learned where a person names nothing else.
     ``fast`` says how it paints in less time, where it can; such a backend is a `FastBackend`.
-    ``estimates`` says that it shows pictures on their way, as `EstimatingBackend`. ``notes`` are
-    what else a person should know before choosing it, a sentence each.
+    ``estimates`` says that it shows pictures on their way, as `EstimatingBackend`. A question may
+    be about ``most_images`` pictures at once; where these are several, it is a `ComparingBackend`.
+    ``notes`` are what else a person should know before choosing it, a sentence each.
     """
 
     name: str
@@ -169,6 +170,7 @@ class BackendInfo:
     threads: int = 0
     fast: str = ""
     estimates: bool = False
+    most_images: int = 1
     notes: tuple[str, ...] = ()
 
 
@@ -210,11 +212,13 @@ class Opening:
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What a backend is opened for, as far as memory depends on it: the ``verb``, the ``size`` of
-    the pictures (None: the backend's own), and of learning the lessons of a ``batch``, how many of
-    them are held ``at_once`` (0: the backend's own), and the ``depth`` of the tokens."""
+    the pictures (None: the backend's own), how many ``images`` a question is about, and of learning
+    the lessons of a ``batch``, how many of them are held ``at_once`` (0: the backend's own), and
+    the ``depth`` of the tokens."""
 
     verb: Verb
     size: tuple[int, int] | None = None
+    images: int = 1
     batch: int = 0
     at_once: int = 0
     depth: int = 0
@@ -471,6 +475,35 @@ class FastBackend(Backend, Protocol):
         """The same opened backbone, painting faster: nothing is read again, ``info.steps`` are its
         own, and ``info.fast`` is empty; it may show no estimates. All but `gen` and `edit` is the
         same to the bit."""
+
+
+class ComparingBackend(Backend, Protocol):
+    """A backend whose ``info.most_images`` is more than 1: it looks at several pictures in one
+    context. Their order matters: the model sees ``image`` first, then ``more`` as they are given.
+    Who calls gives no more than ``info.most_images`` in all, and ``more`` only after an ``image``.
+    """
+
+    def say(
+        self,
+        prompt: Prompt,
+        *,
+        image: Image | None = None,
+        more: Sequence[Image] = (),
+        max_tokens: int = 100,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """As `Backend.say`."""
+
+    def score(
+        self,
+        prompt: Prompt,
+        answers: Sequence[str],
+        *,
+        image: Image | None = None,
+        more: Sequence[Image] = (),
+    ) -> Tensor:
+        """As `Backend.score`."""
 
 
 class EstimatingBackend(Backend, Protocol):

@@ -27,6 +27,7 @@ INFO = BackendInfo(
     deep_layers=27,
     fast="a solver of second order in 20 steps instead of 49",
     estimates=True,
+    most_images=4,  # up to 4,900 tokens each
 )
 
 

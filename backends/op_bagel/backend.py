@@ -240,13 +240,14 @@ class BagelBackend:
         prompt: Prompt,
         *,
         image: Image | None = None,
+        more: Sequence[Image] = (),
         max_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Iterator[str]:
         """Word by word, greedily at temperature 0."""
         with torch.inference_mode():
-            context = self._context(prompt, image)
+            context = self._context(prompt, [] if image is None else [image, *more])
         generator = torch.Generator().manual_seed(seed)
         names = [span.name for turn in prompt.turns for span in turn.spans]
         names = names or [tokens.name for tokens in prompt.concepts]
@@ -262,10 +263,15 @@ class BagelBackend:
 
     @torch.inference_mode()
     def score(
-        self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
+        self,
+        prompt: Prompt,
+        answers: Sequence[str],
+        *,
+        image: Image | None = None,
+        more: Sequence[Image] = (),
     ) -> Tensor:
         """Log-probability of each answer, its end included."""
-        context = self._context(prompt, image)
+        context = self._context(prompt, [] if image is None else [image, *more])
         ids = [self.tokenizer.encode(answer) for answer in answers]
         return score(self.bagel, context, ids).float().cpu()
 
@@ -289,7 +295,7 @@ class BagelBackend:
         grid = (height // stride, width // stride)
         self._need_rest()
         with torch.inference_mode():
-            full = self._context(prompt, None)
+            full = self._context(prompt, [])
         yield from paint(
             self,
             self.bagel,
@@ -383,12 +389,12 @@ class BagelBackend:
         concepts = {tokens.name: tokens for tokens in prompt.concepts}
         return [self._turn(turn, concepts) for turn in prompt.turns]
 
-    def _context(self, prompt: Prompt, image: Image | None) -> Cache:
-        """Concepts, earlier turns, the picture, the request."""
+    def _context(self, prompt: Prompt, pictures: Sequence[Image]) -> Cache:
+        """Concepts, earlier turns, the pictures, the request."""
         *before, request = self._turns(prompt)
-        picture: list[Segment] = [] if image is None else [Vit(features=self._features(image))]
+        looked_at: list[Segment] = [Vit(features=self._features(one)) for one in pictures]
         return self.bagel.prefill(
-            [*before, *picture, request], cache=self._introductions.of(prompt.concepts)
+            [*before, *looked_at, request], cache=self._introductions.of(prompt.concepts)
         )
 
     def _run(self, samples: Sequence[Sample], tokens: ConceptTokens) -> tuple[Outputs, Tensor]:

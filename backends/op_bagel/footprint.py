@@ -85,7 +85,13 @@ def passes_of(
     """Passes of the lineage: ``painted`` latent tokens, ``features`` of the vision tower, after
     ``prompt`` positions, and ``branches`` of guidance in an edit."""
     context = painted + features + prompt
-    read = Pass(positions=features + prompt, cached=features + prompt, scores=words, masked=True)
+    read = Pass(
+        positions=features + prompt,
+        picture=features,
+        cached=features + prompt,
+        scores=words,
+        masked=True,
+    )
     return {
         "ask": (read,),
         "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * prompt, masked=True),),

@@ -34,6 +34,7 @@ INFO = BackendInfo(
     guidance=4.0,
     fast="a solver of second order in 12 steps instead of 30",
     estimates=True,
+    most_images=8,  # 576 tokens each
     deep_layers=35,
     notes=(
         "code, model card and autoencoder (Wan2.2) say Apache-2.0; vision tower and tokenizer are "

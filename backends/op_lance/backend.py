@@ -221,13 +221,14 @@ class LanceBackend:
         prompt: Prompt,
         *,
         image: Image | None = None,
+        more: Sequence[Image] = (),
         max_tokens: int = 100,
         temperature: float = 0.0,
         seed: int = 0,
     ) -> Iterator[str]:
         """Word by word, greedily at temperature 0."""
         with torch.inference_mode():
-            context = self.context(prompt, [] if image is None else [image])
+            context = self._context(prompt, [] if image is None else [image, *more])
         ids = decode_text(
             self.mixture,
             context,
@@ -240,15 +241,20 @@ class LanceBackend:
 
     @torch.inference_mode()
     def score(
-        self, prompt: Prompt, answers: Sequence[str], *, image: Image | None = None
+        self,
+        prompt: Prompt,
+        answers: Sequence[str],
+        *,
+        image: Image | None = None,
+        more: Sequence[Image] = (),
     ) -> Tensor:
         """Log-probability of each answer, its end included."""
-        context = self.context(prompt, [] if image is None else [image])
+        context = self._context(prompt, [] if image is None else [image, *more])
         ids = [self.tokenizer.encode(answer) for answer in answers]
         found = score(self.mixture, context, ids, first=self.template.assistant[-1])
         return found.float().cpu()
 
-    def context(self, prompt: Prompt, pictures: Sequence[Image]) -> Cache:
+    def _context(self, prompt: Prompt, pictures: Sequence[Image]) -> Cache:
         """Concepts, what is to be done, the pictures, then all turns, but for the last token before
         the answer: `decode_text` and `score` read that."""
         prefix = self._introductions.of(prompt.concepts)

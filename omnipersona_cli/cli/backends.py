@@ -67,6 +67,7 @@ def show(name: str, model: str | None, as_json: bool) -> None:
         ),
         *_weights(info),
         ("pictures", info.pictures),
+        ("questions", f"about {_pictures(info.most_images)}"),
         ("sizes", ", ".join(_size(size) for size in info.sizes)),
         ("model", info.default_model),
         ("also", ", ".join(other for other in info.models if other != info.default_model)),
@@ -166,6 +167,7 @@ def _as_data(info: BackendInfo) -> dict[str, Any]:
         "parts": [{"repo": part.repo, "what": part.what} for part in info.components],
         "sizes": [list(size) for size in info.sizes],
         "pictures": info.pictures,
+        "most_images": info.most_images,
         "licence": info.licence,
         "memory_gb": info.memory_gb,
         "memory_by_model": dict(info.memory_by_model),
@@ -189,6 +191,10 @@ def _depth(info: BackendInfo) -> str:
         return ""
     usual = f", {info.depth} where nothing is said" if info.depth else ""
     return f"up to {info.deep_layers} layers after the first{usual}"
+
+
+def _pictures(most: int) -> str:
+    return "one picture at a time" if most == 1 else f"up to {most} pictures at a time"
 
 
 def _imports(info: BackendInfo) -> list[str]:

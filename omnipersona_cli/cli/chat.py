@@ -115,14 +115,14 @@ def _answering_here(image: str | None, opening: Opening) -> Answering:
 
 def _answering_there(image: str | None, server: Server, asked: Mapping[str, Any]) -> Answering:
     """Answers of a running server."""
-    picture = None if image is None else sent_picture(image)
+    pictures = [] if image is None else [sent_picture(image)]
 
     def answered(question: str, names: Sequence[str], **wanted: Any) -> Mapping[str, Any]:
         with output.progress() as on_progress:
             return ask(
                 server,
                 question,
-                image=picture,
+                images=pictures,
                 bare_names=False,
                 on_progress=on_progress,
                 **wanted,

@@ -11,7 +11,7 @@ import http.client
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -143,13 +143,13 @@ def ask(
     server: Server,
     question: str,
     *,
-    image: bytes | None = None,
+    images: Sequence[bytes] = (),
     on_progress: OnProgress,
     on_text: Callable[[str], None] | None = None,
     **more: Any,
 ) -> Mapping[str, Any]:
     """The answer as plain values, as `op ask --json` tells it; ``more`` are fields of /api/ask."""
-    body = {"question": question, "image": _base64(image), **more}
+    body = {"question": question, "images": [*map(_base64, images)] or None, **more}
     for event in _events(server, "/api/ask", body, on_progress):
         if event["event"] == "piece" and on_text is not None:
             on_text(str(event.get("text", "")))

@@ -29,7 +29,7 @@ from omnipersona_cli.engine.picture import Picture, save_png
 from omnipersona_cli.engine.progress import Looking
 from omnipersona_cli.engine.replay import Trace, TraceStep, replay
 from omnipersona_cli.engine.report import Learned, Report
-from omnipersona_cli.engine.request import Opening, opened_for
+from omnipersona_cli.engine.request import Opening, check_images, opened_for
 from omnipersona_cli.engine.settings import Settings
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "Trace",
     "TraceStep",
     "ask",
+    "check_images",
     "edit",
     "gen",
     "learn",

@@ -7,13 +7,13 @@ sure, else with "I do not know"; all else by the model, with the facts quoted be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend
+from omnipersona_cli.backend import Backend, ComparingBackend, Prompt
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine.calibrate import Verdict, sigmoid
 from omnipersona_cli.engine.memory import recall
@@ -24,6 +24,7 @@ from omnipersona_cli.engine.request import (
     ANY,
     Opening,
     Request,
+    check_images,
     checked_picture,
     memory_errors,
     open_request,
@@ -100,7 +101,7 @@ class Answer:
 def ask(
     question: str,
     *,
-    image: Image | None = None,
+    image: Image | Sequence[Image] | None = None,
     concepts: Sequence[str] = (),
     earlier: Sequence[tuple[str, str]] = (),
     max_tokens: int = 100,
@@ -111,16 +112,22 @@ def ask(
     on_progress: OnProgress | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Answer ``question``, about ``image`` where there is one.
+    """Answer ``question``, about ``image`` where there is one, or about several in their order
+    where the backend looks at so many (``info.most_images``).
 
     ``earlier`` are questions and answers of the same talk. ``on_text`` receives the answer piece
-    by piece. Raises what `open_request` raises.
+    by piece. Raises what `open_request` and `check_images` raise.
     """
     if max_tokens < 1:
         raise UsageError(
             f"an answer has at least 1 token, not {max_tokens}", hint="--max-tokens takes 1 or more"
         )
-    picture = None if image is None else checked_picture(image)
+    given = () if image is None else (image,) if isinstance(image, Image) else image
+    info = None if backend is None else backend.info
+    check_images(
+        question, len(given), concepts=concepts, info=info, opening=opening, library=library
+    )
+    pictures = tuple(map(checked_picture, given))
     request = open_request(
         question,
         concepts=concepts,
@@ -128,27 +135,29 @@ def ask(
         opening=opening,
         library=library,
         task="understand",
-        picture=picture,
+        pictures=pictures,
         on_progress=on_progress,
     )
     tell(on_progress, request.notes)
-    answer = _from_score(request, picture, on_progress) or _from_facts(request, picture)
-    if answer is None and picture is None:
+    answer = _from_score(request, pictures, on_progress)
+    answer = answer or _from_facts(request, with_picture=bool(pictures))
+    if answer is None and not pictures:
         with memory_errors(request.backend.info.name):
             answer = _from_tokens(request)
     if answer is not None:
         if on_text is not None:
             on_text(answer.text)
         return answer
-    facts = relevant_facts(request, with_picture=picture is not None)
+    facts = relevant_facts(request, with_picture=bool(pictures))
     turns = [turn for pair in earlier for turn in map(to_turn, pair)]
     turns += [to_turn(quoted(name, texts)) for name, texts in facts.items()]
     pieces: list[str] = []
     begin(on_progress, "reading the question")
     with memory_errors(request.backend.info.name):
-        for piece in request.backend.say(
+        for piece in _said(
+            request.backend,
             request.prompt(request.text, earlier=turns),
-            image=picture,
+            pictures,
             max_tokens=max_tokens,
             seed=seed,
         ):
@@ -163,6 +172,18 @@ def ask(
         facts=tuple(text for texts in facts.values() for text in texts),
         backend=request.backend.info.name,
     )
+
+
+def _said(
+    backend: Backend, prompt: Prompt, pictures: Sequence[Image], *, max_tokens: int, seed: int
+) -> Iterator[str]:
+    """`Backend.say`, or that of a `ComparingBackend` where there are several pictures."""
+    image, *more = pictures or (None,)
+    if not more:
+        return backend.say(prompt, image=image, max_tokens=max_tokens, seed=seed)
+    able = cast(ComparingBackend, backend)
+    others = [one for one in more if one is not None]
+    return able.say(prompt, image=image, more=others, max_tokens=max_tokens, seed=seed)
 
 
 def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[str, ...]]:
@@ -182,11 +203,12 @@ def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[s
 
 
 def _from_score(
-    request: Request, picture: Image | None, on_progress: OnProgress | None
+    request: Request, pictures: Sequence[Image], on_progress: OnProgress | None
 ) -> Answer | None:
     """Yes, no or not sure, for a question of presence about a picture."""
-    if picture is None or not request.concepts or not asks_presence(request.text):
+    if not pictures or not request.concepts or not asks_presence(request.text):
         return None
+    (picture,) = pictures  # `check_images` refused several
     asked = request.prompt(request.text).concepts or request.concepts
     verdicts: list[Verdict] = []
     probabilities = {}
@@ -206,7 +228,7 @@ def _from_score(
     )
 
 
-def _from_facts(request: Request, picture: Image | None) -> Answer | None:
+def _from_facts(request: Request, *, with_picture: bool) -> Answer | None:
     """The value of the fact that the question asks for, where it asks for nothing else.
 
     With a picture only the plain possessive counts: "what does <bo> wear?" is then about what can
@@ -228,7 +250,7 @@ def _from_facts(request: Request, picture: Image | None) -> Answer | None:
         if len(owners) > 1 or len(found) > 1:
             parts = [f"<{name}>'s {fact.attribute} is {fact.value}" for name, fact in found]
         return _fact_answer(request, "; ".join(parts), [t for _, fact in found for t in fact.texts])
-    if picture is None:
+    if not with_picture:
         for name in names:
             facts = request.facts.get(name, ())
             for phrasing, value in answers_of(facts, name).items():

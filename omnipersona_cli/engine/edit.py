@@ -129,7 +129,7 @@ def edit(
         opening=opening,
         library=library,
         task="edit",
-        picture=source,
+        pictures=(source,),
         fast=fast,
         on_progress=on_progress,
     )

@@ -34,9 +34,10 @@ from omnipersona_cli.engine.limits import SMALLEST_SIDE
 from omnipersona_cli.engine.precision import precision_notes
 from omnipersona_cli.engine.progress import OnProgress
 from omnipersona_cli.engine.tokens import from_slot, revisions_in
-from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError
+from omnipersona_cli.errors import PhotoError, SlotError, TaskError, UsageError, shell_word
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.language.mentions import attach, check_name, names_in, to_turn
+from omnipersona_cli.language.questions import asks_presence
 from omnipersona_cli.registry import memory_errors as memory_errors
 
 LONGEST_REQUEST = 2000
@@ -91,18 +92,18 @@ def open_request(
     opening: Opening = ANY,
     library: Library | None = None,
     task: Task,
-    picture: Image | None = None,
+    pictures: Sequence[Image] = (),
     fast: bool = False,
     size: tuple[int, int] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Request:
     """Find what ``text`` mentions and open what it needs, to paint ``fast`` if so asked.
 
-    ``concepts`` are used even where the text does not mention them; ``size`` is that of a picture
-    to be painted, None the backend's own. An already opened ``backend``
-    is taken as it is. Raises UsageError for a text that is empty or too long, MissingError for a
-    concept that is not in the library, SlotError where no backend knows all of them, TaskError
-    where the backend does not do ``task``, or not fast.
+    ``concepts`` are used even where the text does not mention them; ``pictures`` are those that it
+    is about; ``size`` is that of a picture to be painted, None the backend's own. An already opened
+    ``backend`` is taken as it is. Raises UsageError for a text that is empty or too long,
+    MissingError for a concept that is not in the library, SlotError where no backend knows all of
+    them, TaskError where the backend does not do ``task``, or not fast.
     """
     text = checked_text(text)
     library = Library() if library is None else library
@@ -111,15 +112,15 @@ def open_request(
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     packs = {name: library.load(name) for name in names}
     if backend is None:
-        if task == "edit" and picture is not None:
-            size = picture.size
-        backend = _opened(packs, opening, task, on_progress, size=size, fast=fast)
+        if task == "edit" and pictures:
+            size = pictures[0].size
+        work = Work(verb=VERBS[task], size=size, images=max(1, len(pictures)))
+        backend = _opened(packs, opening, task, on_progress, work=work, fast=fast)
     check_task(backend.info, task)
     if fast:
         _check_fast(backend.info)
         backend = cast(FastBackend, backend).faster()
     tokens = tuple(from_slot(packs[name], backend) for name in names)
-    pictures = () if picture is None else (picture,)
     notes = [
         *_unmentioned(text, names, library),
         *precision_notes(packs, backend),
@@ -141,7 +142,50 @@ def opened_for(
     """The backend that requests with these concepts want, opened once for many of them."""
     library = Library() if library is None else library
     packs = {name: library.load(name) for name in map(check_name, names)}
-    return _opened(packs, opening, task, on_progress)
+    return _opened(packs, opening, task, on_progress, work=Work(verb=VERBS[task]))
+
+
+def check_images(
+    question: str,
+    count: int,
+    *,
+    concepts: Sequence[str] = (),
+    info: BackendInfo | None = None,
+    opening: Opening = ANY,
+    library: Library | None = None,
+    first: str = "photo.png",
+) -> None:
+    """Whether ``question`` can be asked of ``count`` pictures at once, before any is opened, or a
+    model is: that of ``info``, or else the one that would be. ``first`` is what the first of them
+    is called, for the hint.
+
+    Raises TaskError where the backend does not look at so many, UsageError for the presence of a
+    concept, whose threshold was set on one picture at a time; else what `open_request` raises.
+    """
+    if count < 2:
+        return
+    text = attach(checked_text(question), extra := list(map(check_name, concepts)), "understand")
+    names = tuple(dict.fromkeys((*names_in(text), *extra)))
+    alone = f"op ask {shell_word(first)} {shell_word(question)}"
+    if info is None:
+        library = Library() if library is None else library
+        packs = {name: library.load(name) for name in names}
+        info = registry.backend_info(choose(packs, opening).backend)
+    check_task(info, "understand")
+    if count > info.most_images:
+        able = [it.name for it in registry.backends().values() if it.most_images >= count]
+        others = f"; these look at so many: {', '.join(able)}" if able else ""
+        most = info.most_images
+        raise TaskError(
+            f"{info.name} looks at {most} {'picture' if most == 1 else 'pictures'} at a time, "
+            f"and {count} are given",
+            hint=f"ask of one: {alone}{others}",
+        )
+    if names and asks_presence(text):
+        raise UsageError(
+            f"whether <{names[0]}> is there is told of one picture at a time, not of {count}",
+            hint=f'ask of each: {alone}; or of all: "which of them shows <{names[0]}>?"',
+        )
 
 
 def checked_text(text: str) -> str:
@@ -219,7 +263,7 @@ def _opened(
     task: Task,
     on_progress: OnProgress | None,
     *,
-    size: tuple[int, int] | None = None,
+    work: Work,
     fast: bool = False,
 ) -> Backend:
     chosen = choose(packs, opening)
@@ -227,7 +271,7 @@ def _opened(
     check_task(info, task)
     if fast:
         _check_fast(info)
-    return open_model(chosen, Work(verb=VERBS[task], size=size), on_progress)
+    return open_model(chosen, work, on_progress)
 
 
 def open_model(

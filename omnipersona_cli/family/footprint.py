@@ -122,9 +122,11 @@ def gated_layers(*, count: int, width: int, inner: int, queries: int, keys: int)
 class Pass:
     """Sequences that run through the layers together: ``rows`` of ``positions`` new ones each,
     while keys and values of ``cached`` positions a row are held. ``scored`` positions in all get
-    scores over ``scores`` entries. With ``masked``, attention has a mask for every pair."""
+    scores over ``scores`` entries. With ``masked``, attention has a mask for every pair. Each
+    picture after the first, where a question is about several, adds ``picture`` positions."""
 
     positions: int
+    picture: int = 0
     rows: int = 1
     cached: int = 0
     scored: int = 1
@@ -189,7 +191,7 @@ class Footprint:
 class Means:
     """What a person may choose that memory depends on. ``at_once`` lessons of a batch are held at a
     time, 0 as many as `ROOM` and `SHARE` allow; ``depth`` layers after the first have tokens of
-    their own; ``card`` is the GiB of the device."""
+    their own; ``card`` is the GiB of the device; a question is about ``images`` pictures."""
 
     kind: Kind = "cpu"
     dtype: str = "bfloat16"
@@ -201,13 +203,13 @@ class Means:
     quantize: Quantize = ""
     card: float = 0.0
     pictures: int = PICTURES
+    images: int = 1
 
 
 def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False) -> float:
     """The most GiB that ``verb`` will take, opening included; with ``pages`` also those of a file
     that is mapped while its numbers are brought to another dtype. The system counts them as the
     process's, and takes them back where others need them."""
-    size = SIZES[means.dtype]
     opening = _opening(what, verb, means, pages)
     weights = _weights(what, verb, means, pages)
     if verb == "open":
@@ -215,7 +217,7 @@ def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False
         return max(opening, weights + reading) / GIB + _process(what, means)
     used: list[Activity] = ["ask", "gen", "edit"] if verb == "learn" else [verb]
     asked: list[Activity] = [one for one in used if one in what.passes]
-    moments = [_moment(what, one, size) for part in asked for one in what.passes[part]]
+    moments = [_moment(what, one, means) for part in asked for one in what.passes[part]]
     moments += [what.pictures.get(one, 0) for one in (*asked, verb)]
     held = 0
     if verb == "learn":
@@ -263,13 +265,14 @@ def _opening(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
     return _weights(what, verb, means, pages) + read
 
 
-def _moment(what: Footprint, one: Pass, size: int) -> float:
+def _moment(what: Footprint, one: Pass, means: Means) -> float:
     """Bytes of a pass without gradients: keys and values, the widest layer, scores, the mask."""
-    new = one.rows * one.positions
-    taken = what.layers.cached(size) * one.rows * one.cached + what.layers.working(size) * new
+    size, more = SIZES[means.dtype], one.picture * (means.images - 1)
+    new, cached = one.rows * (one.positions + more), one.cached + more
+    taken = what.layers.cached(size) * one.rows * cached + what.layers.working(size) * new
     taken += one.scored * one.scores * (size + 8)
     if one.masked:
-        taken += new * max(one.positions, one.cached) * (1 + size)
+        taken += new * max(one.positions + more, cached) * (1 + size)
     return taken
 
 

@@ -227,6 +227,7 @@ def _choices(
         batch=work.batch,
         at_once=work.at_once,
         depth=work.depth,
+        images=work.images,
         card=card,
         activation_checkpointing=opening.activation_checkpointing,
         offload=opening.offload,

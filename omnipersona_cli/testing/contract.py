@@ -32,13 +32,21 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from omnipersona_cli.backend import Backend, ConceptTokens, Opening, Prompt, Task
+from omnipersona_cli.backend import (
+    Backend,
+    ComparingBackend,
+    ConceptTokens,
+    Opening,
+    Prompt,
+    Task,
+)
 from omnipersona_cli.concepts.pack import Pack, read_pack, write_pack
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import TaskError, UsageError
@@ -160,6 +168,35 @@ class BackendContract(LearningRules, DepthRules, PaintingRules):
         assert torch.equal(scores, again)
         assert scores.dtype == torch.float32 and scores.device.type == "cpu"
         assert float(scores.max()) <= 0 and float(scores.exp().sum()) <= 1.0001
+
+    def test_pictures_that_it_looks_at_together_have_an_order(
+        self, backend: Backend, tokens: ConceptTokens, photos: list[Image], others: list[Image]
+    ) -> None:
+        most = backend.info.most_images
+        assert most >= 1
+        if most == 1:
+            return
+        able = cast(ComparingBackend, backend)
+        prompt = Prompt(turns=(to_turn("which of them shows <bo>?"),), concepts=(tokens,))
+
+        def scores(image: Image, *more: Image) -> Tensor:
+            return able.score(prompt, ("the first", "the second"), image=image, more=more)
+
+        one, other = photos[0], others[0]
+        both = scores(one, other)
+        assert torch.equal(scores(one, other), both), "the same, again"
+        alone = backend.score(prompt, ("the first", "the second"), image=one)
+        assert torch.equal(scores(one), alone), "one picture is as ever"
+        for different in (scores(other, one), alone, scores(one, one)):
+            assert not torch.allclose(different, both, atol=1e-6)
+        as_many = (photos * most)[: most - 1]
+        assert not torch.allclose(scores(one, *as_many), scores(one, *as_many[:-1], other))
+        says = [
+            ["".join(able.say(prompt, image=one, more=more, max_tokens=8)) for _ in range(2)]
+            for more in ((), (other,))
+        ]
+        assert says[0][0] == "".join(backend.say(prompt, image=one, max_tokens=8))
+        assert all(first == again for first, again in says)
 
     def test_what_it_says_is_text_and_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, photos: list[Image]

@@ -58,6 +58,10 @@ Sent = Annotated[
     str,
     Field(description="A picture: over stdio an absolute path, over HTTP base64 or a data URL."),
 ]
+More = Annotated[
+    list[Sent] | None,
+    Field(description="Further pictures for one question, in order, where the backend takes some."),
+]
 Names = Annotated[
     list[str] | None, Field(description="Names of concepts that the text does not mention.")
 ]
@@ -152,14 +156,21 @@ def _add_knowledge(server: MCPServer[Any], served: Served) -> None:
 
 def _add_questions(server: MCPServer[Any], served: Served, roots: Sequence[Path] | None) -> None:
     @server.tool(annotations=READING, structured_output=False)
-    async def ask(question: str, image: Sent | None = None, concepts: Names = None) -> str:
+    async def ask(
+        question: str,
+        image: Sent | None = None,
+        concepts: Names = None,
+        more_images: More = None,
+    ) -> str:
         """Answer a question about a picture, or from memory. "is <bo> here?" is answered yes, no or
         not sure, with a probability."""
         with readable():
+            meant = served.shown.meant(question, concepts or ())
+            sent = [_bytes_of(one, roots) for one in (image, *(more_images or ())) if one]
             asked = Question(
                 text=question,
-                image=await _opened(served, image, roots) if image else None,
-                concepts=served.shown.meant(question, concepts or ()),
+                images=await served.looked_at(question, sent, meant),
+                concepts=meant,
             )
 
             def does(backend: Backend, ticket: Ticket[Answer]) -> Answer:

@@ -1,8 +1,9 @@
 """Questions in the OpenAI dialect: `/v1/chat/completions` and `/v1/models`.
 
-The last turn of the user is the question, and a picture in it, or the last one before it, is what
-it is about. Earlier turns are the talk so far. What a system message says is left out: op answers
-what it is asked.
+The last turn of the user is the question, and the user's pictures up to it are what it is about:
+the last ones, as many as the backend looks at together. Whether a concept is there is asked of the
+last turn that has a picture. Earlier turns are the talk so far. What a system message says is left
+out: op answers what it is asked.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from omnipersona_cli.backend import Backend
+from omnipersona_cli.language.mentions import attach
+from omnipersona_cli.language.questions import asks_presence
 from op_serve import fields
 from op_serve.fields import Fields
-from op_serve.pictures import from_base64, opened
+from op_serve.pictures import from_base64
 from op_serve.refusals import FieldError, ModelError, refusal_of
 from op_serve.served import (
     Served,
@@ -94,7 +97,7 @@ async def completions(request: Request) -> Response:
             "object": "chat.completion",
             "choices": [choice],
             "usage": usage_of(question, reply),
-            **own_keys(reply),
+            **own_keys(question, reply),
         }
     )
 
@@ -127,7 +130,7 @@ async def _chunks(
             if isinstance(beat, Ended):
                 reply: Answer = beat.value
                 more = {"logprobs": logprobs_of(reply)} if logprobs else {}
-                yield chunk({}, "stop", **more, **own_keys(reply))
+                yield chunk({}, "stop", **more, **own_keys(question, reply))
                 if counted:
                     usage = usage_of(question, reply)
                     told = {**head, "object": "chat.completion.chunk", "choices": []}
@@ -156,19 +159,23 @@ async def _question(served: Served, asked: Fields) -> Question:
     if asking is None or not turns[asking][1].strip():
         raise FieldError("no message of the user asks anything", field="messages")
     question = turns[asking][1]
-    urls = [url for role, _, found in turns[: asking + 1] if role == "user" for url in found]
-    image = None
-    if urls:
-        image = await served.decoded(opened, from_base64(urls[-1], what="image_url"))
     named = (
         *concepts_of_model(served, fields.text(asked, "model", "")),
         *fields.names(asked, "concepts"),
     )
+    concepts = served.shown.meant(question, named)
+    shown = [found for role, _, found in turns[: asking + 1] if role == "user" and found]
+    urls = [url for found in shown for url in found]
+    kept = urls[-served.most_images :]
+    if shown and asks_presence(attach(question, concepts, "understand")):
+        kept = shown[-1][-served.most_images :]
+    sent = [from_base64(url, what="image_url") for url in kept]
     longest = fields.whole(asked, "max_completion_tokens", "max_tokens", low=1, high=100_000)
     return Question(
         text=question,
-        image=image,
-        concepts=served.shown.meant(question, named),
+        images=await served.looked_at(question, sent, concepts),
+        left_out=len(urls) - len(kept),
+        concepts=concepts,
         earlier=_earlier(turns[:asking])[-REMEMBERED:],
         max_tokens=min(longest or 100, 10_000),
         seed=(fields.whole(asked, "seed", low=-(2**63), high=2**63) or 0) % 2**32,
@@ -217,14 +224,16 @@ def _earlier(turns: Sequence[tuple[str, str, list[str]]]) -> tuple[tuple[str, st
     return tuple(pairs)
 
 
-def own_keys(reply: Answer) -> dict[str, Any]:
-    """What op says of an answer besides: verdict, probability, grounds."""
+def own_keys(question: Question, reply: Answer) -> dict[str, Any]:
+    """What op says of an answer besides: verdict, probability, grounds, and of how many pictures
+    that were sent it looked at the last."""
     return {
         "verdict": reply.verdict,
         "probability": reply.probability,
         "concepts": dict(reply.probabilities),
         "source": reply.source,
         "facts": list(reply.facts),
+        "images": {"seen": len(question.images), "left_out": question.left_out},
     }
 
 

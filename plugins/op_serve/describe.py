@@ -95,6 +95,7 @@ CHATTING: dict[str, Schema] = {
 ASKING: dict[str, Schema] = {
     "question": PROMPT,
     "image": PICTURE,
+    "images": {"type": "array", "items": PICTURE, "description": "Several, in order."},
     "concepts": NAMES,
     "earlier": {
         "type": "array",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
@@ -16,10 +17,12 @@ from omnipersona_cli.backend import BackendInfo
 from op_serve.fields import json_text
 from op_serve.pictures import KeptPictures
 from op_serve.refusals import FieldError, ModelError
-from op_serve.work import Shown
+from op_serve.work import Shown, pictures_of
 from op_serve.worker import Worker
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from omnipersona_cli.engine import Opening
     from omnipersona_cli.engine.picture import Metadata
     from op_serve.jobs import Jobs
@@ -54,9 +57,25 @@ class Served:
         """The weights that are opened: a hub id, or a folder as it was named."""
         return self.opening.model or self.info.default_model
 
+    @property
+    def most_images(self) -> int:
+        """How many pictures a question may be about."""
+        return self.jobs.room.images or self.info.most_images
+
     async def decoded(self, read: Callable[[bytes], T], data: bytes) -> T:
         """``read(data)`` in a thread, after whatever is being decoded now."""
         return await anyio.to_thread.run_sync(read, data, limiter=self.decoding)
+
+    async def looked_at(
+        self, question: str, sent: Sequence[bytes], concepts: Sequence[str]
+    ) -> tuple[Image, ...]:
+        """The pictures ``sent`` with a question, in a thread as `decoded`. Raises what
+        `pictures_of` raises."""
+        info = replace(self.info, most_images=self.most_images)
+        open_all = partial(
+            pictures_of, question, sent, concepts, info=info, library=self.shown.library
+        )
+        return await anyio.to_thread.run_sync(open_all, limiter=self.decoding)
 
 
 def served_by(request: Request) -> Served:

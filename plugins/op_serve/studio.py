@@ -71,6 +71,7 @@ async def state(request: Request) -> Response:
                 "steps": info.steps,
                 "guidance": info.guidance,
                 "fast": info.fast,
+                "most_images": served.most_images,
                 "learn_steps": info.learn_steps,
             },
             "concepts": concepts.all_of(served.shown, info.name),
@@ -87,13 +88,15 @@ async def ask(request: Request) -> Response:
     asked = await json_of(request)
     check_backend(served, asked)
     text = fields.text(asked, "question")
-    image = await _picture(served, asked, "image", opened)
+    concepts = served.shown.meant(
+        text, fields.names(asked, "concepts"), bare=fields.flag(asked, "bare_names", True)
+    )
+    sent = [*fields.texts(asked, "image"), *fields.texts(asked, "images")]
+    data = [from_base64(one, what="image") for one in sent if one]
     question = Question(
         text=text,
-        image=image,
-        concepts=served.shown.meant(
-            text, fields.names(asked, "concepts"), bare=fields.flag(asked, "bare_names", True)
-        ),
+        images=await served.looked_at(text, data, concepts),
+        concepts=concepts,
         earlier=_pairs(asked),
         max_tokens=fields.whole(asked, "max_tokens", low=1, high=10_000) or 100,
         seed=fields.whole(asked, "seed", low=0, high=2**32 - 1) or 0,

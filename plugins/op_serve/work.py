@@ -19,6 +19,7 @@ from omnipersona_cli.concepts.library import Library, NoConceptError
 from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import check_name, names_in
+from op_serve.pictures import opened
 from op_serve.worker import Ticket
 
 if TYPE_CHECKING:
@@ -66,10 +67,12 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What `ask` is asked."""
+    """What `ask` is asked. ``left_out`` pictures were sent besides ``images``, before them, and are
+    not looked at."""
 
     text: str
-    image: Image | None = None
+    images: tuple[Image, ...] = ()
+    left_out: int = 0
     concepts: tuple[str, ...] = ()
     earlier: tuple[tuple[str, str], ...] = ()
     max_tokens: int = 100
@@ -119,11 +122,13 @@ class Teaching:
 class Room:
     """How the backend is opened so that whatever may be asked for keeps to the memory there is;
     ``notes`` say what is done for that, ``too_large`` why nothing can be learned then. Learning
-    keeps ``at_once`` lessons in memory (0: the backend's own number)."""
+    keeps ``at_once`` lessons in memory (0: the backend's own number), and a question is about
+    ``images`` pictures at most (0: as many as the backend looks at)."""
 
     opening: Opening
     notes: tuple[str, ...] = ()
     at_once: int = 0
+    images: int = 0
     too_large: ResourceError | None = None
 
 
@@ -146,8 +151,20 @@ def room_for(opening: Opening, *, teaches: bool) -> Room:
         except ResourceError as error:
             too_large = error
             notes.append(f"{error}: nothing is learned here ({error.hint})")
+    images = _room_to_look(info, opening)
+    if images < info.most_images:
+        notes.append(f"there is no room for questions about {images + 1} pictures or more")
     told = tuple(dict.fromkeys(note for note in notes if note))
-    return Room(opening=opening, notes=told, at_once=at_once, too_large=too_large)
+    return Room(opening=opening, notes=told, at_once=at_once, images=images, too_large=too_large)
+
+
+def _room_to_look(info: BackendInfo, opening: Opening) -> int:
+    """How many pictures a question may be about, opened as it is."""
+    for images in range(info.most_images, 1, -1):
+        with suppress(ResourceError):
+            if registry.fitted(opening, Work(verb="ask", images=images))[0] == opening:
+                return images
+    return 1
 
 
 def _room_to_learn(opening: Opening) -> tuple[Opening, str, int]:
@@ -174,6 +191,21 @@ def info_of(backend: str) -> BackendInfo:
     return registry.backend_info(backend or registry.DEFAULT_BACKEND)
 
 
+def pictures_of(
+    question: str,
+    sent: Sequence[bytes],
+    concepts: Sequence[str],
+    *,
+    info: BackendInfo,
+    library: Library,
+) -> tuple[Image, ...]:
+    """The pictures that a question is about, opened once it is known that so many can be."""
+    from omnipersona_cli.engine import check_images
+
+    check_images(question, len(sent), concepts=concepts, info=info, library=library)
+    return tuple(map(opened, sent))
+
+
 def answer(
     backend: Backend,
     ticket: Ticket[Any],
@@ -193,7 +225,7 @@ def answer(
 
     return engine.ask(
         question.text,
-        image=question.image,
+        image=question.images,
         concepts=question.concepts,
         earlier=question.earlier,
         max_tokens=question.max_tokens,

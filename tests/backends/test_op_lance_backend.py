@@ -315,7 +315,7 @@ def test_several_pictures_stand_in_one_context(
 
     monkeypatch.setattr(Bagel, "prefill", prefill)
     pictures = [drawing("red", 1), drawing("blue", 2).resize((64, 40))]
-    context = lance.context(prompt("which is <bo>?", tokens), pictures)
+    context = lance._context(prompt("which is <bo>?", tokens), pictures)
     shifts = [one.frame_shift for one in seen if isinstance(one, Vit)]
     assert len(shifts) == 2 and shifts[0] == shifts[1] and bool(shifts[0]) == anchored
     whole = real(lance.mixture, placed(seen, anchor=CONFIG.anchor if anchored else None))

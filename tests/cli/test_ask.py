@@ -1,6 +1,7 @@
 """`op ask`, as a person types it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,11 @@ def test_the_model_answers_the_rest(disc, op):
         (["rod.png", "is <bo> here?"], 3),
         (["is <bob> here?"], 3),
         (["red.png", "is", "<bo>", "here?"], 2),
+        (["red.png", "blue.png"], 2),
+        (["red.png", "photos/0.png", "blue.png"], 2),
+        (["-", "-", "what is here?"], 2),
+        (["red.png", "blue.png", "what is here?"], 1),
+        (["red.png", "blue.png", "is <bo> here?"], 1),
         (["is <bo> here? " * 1000], 2),
         (["very " * 5000, "is <bo> here?"], 2),
         ([""], 2),
@@ -58,6 +64,14 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
     done = op("ask", *words)
     assert done.exit_code == code, done.stderr
     assert "Hint:" in done.stderr and done.stdout == ""
+
+
+def test_more_pictures_than_the_backend_looks_at_are_refused_before_one_is_opened(disc, op):
+    Path("broken.png").write_bytes(b"")
+    done = op("ask", "broken.png", "blue.png", "what is <bo>'s toy?")
+    assert "sketch looks at 1 picture at a time, and 2 are given" in done.stderr
+    hint = done.stderr.strip().splitlines()[-1]
+    assert "op ask broken.png" in hint and "these look at so many: bagel, lance" in hint
 
 
 def test_what_cannot_be_seen_does_not_turn_an_answer(disc, op):

@@ -1,5 +1,6 @@
 """`op` with a tiny Lance in the released layout: the four verbs, and what is refused."""
 
+import json
 import pickle
 import shutil
 import warnings
@@ -81,6 +82,41 @@ def test_all_four_verbs_and_a_model_that_learning_does_not_change(
     done(*forest, "-o", "after.png")
     assert Path("before.png").read_bytes() == Path("after.png").read_bytes()
     assert contents(tiny) == weights
+
+
+def test_a_question_about_several_pictures(tiny: Path, work: Path, op: Op) -> None:
+    for colour in ("red", "blue"):
+        drawing(colour, 1).save(f"{colour}.png")
+    here = (*HERE, "--model", str(tiny), "--dtype", "float32", "--max-tokens", "24")
+
+    def said(*words: str, **more: Any) -> str:
+        result = op("ask", *words, "what is on them?", *here, **more)
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    both = said("red.png", "blue.png")
+    assert both == said("-", "blue.png", stdin=Path("red.png").read_bytes())
+    assert len({both, said("blue.png", "red.png"), said("red.png")}) == 3
+    lost = op("ask", "red.png", "rod.png", "what is on them?", *here)
+    refused(lost, 3, "there is no picture rod.png")
+    nine = op("ask", *["red.png"] * 9, "what is on them?", *here)
+    refused(nine, 1, "lance looks at 8 pictures at a time, and 9 are given")
+
+
+def test_presence_is_told_of_one_picture_at_a_time(tiny: Path, work: Path, op: Op) -> None:
+    here = (*HERE, "--model", str(tiny))
+    Path("photos").mkdir()
+    for seed in range(5):
+        drawing("red", seed).save(f"photos/{seed}.png")
+    few = ("--understand-tokens", "4", "--generate-tokens", "4", "--steps", "1")
+    assert op("learn", "photos", "--name", "bo", *few, *here).exit_code == 0
+    two = ("photos/0.png", "photos/1.png")
+    result = op("ask", *two, "is <bo> here?", *here)
+    refused(result, 2, "whether <bo> is there is told of one picture at a time, not of 2")
+    assert "op ask photos/0.png 'is <bo> here?'" in result.stderr
+    told = op("ask", *two, "which of them shows <bo>?", "--json", *here)
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout)["source"] == "tokens"
 
 
 # -- what is refused -------------------------------------------------------------------------------
