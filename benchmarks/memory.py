@@ -7,8 +7,9 @@
 
 Writes a random checkpoint in the released layout (but for nano), and for each verb starts a process
 that opens it and does that verb's work once: asking scores two answers and gives one, editing
-asks where the concept is and then paints, learning is a few steps on a batch of all tasks. What is
-compared is the most resident memory that Linux saw (VmHWM), Python and torch included.
+asks where the concept is and then paints, learning is a few steps on a batch of all tasks and the
+painting of a check. What is compared is the most resident memory that Linux saw (VmHWM), Python and
+torch included.
 """
 
 from __future__ import annotations
@@ -19,16 +20,21 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import TASKS, Lesson, Opening, Prompt, Task
+from omnipersona_cli.backend import TASKS, Backend, Lesson, Opening, Prompt, Task
 from omnipersona_cli.family.footprint import Means, needed, shares
 from omnipersona_cli.family.room import describe, usual_dtype
 from omnipersona_cli.language.mentions import to_turn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERBS = ("open", "ask", "gen", "edit", "learn")
 PAINTING = 3
@@ -63,13 +69,12 @@ def resident_peak() -> float:
 def do(order: Order) -> None:
     """One verb's work in this process."""
     import torch
-    from PIL import Image
+    from PIL import Image as images
 
     from omnipersona_cli.backend import ConceptTokens
-    from omnipersona_cli.engine.tokens import copy_of
     from omnipersona_cli.testing import drawing
 
-    verb, batch = order.verb, order.batch
+    verb = order.verb
     backend = registry.open_backend(order.opening)
     if verb == "open":
         return
@@ -85,36 +90,45 @@ def do(order: Order) -> None:
         backend.score(question, ("yes", "no"), image=photos[-1])
     if verb == "ask":  # of another picture: it is encoded while all that answers is in memory
         list(backend.say(question, image=photos[0], max_tokens=4))
-    if verb == "gen":
+    if verb == "learn":
+        learn(backend, order, photos)
+    if verb in ("gen", "learn"):
         prompt = Prompt(turns=(paint,), concepts=(tokens,))
         list(backend.gen(prompt, size=order.size, steps=PAINTING, guidance=None, seeds=(1,)))
     if verb == "edit":
         masked = backend.info.tasks["edit"] == "masked"
-        mask = Image.new("L", photos[0].size, 255) if masked else None
+        mask = images.new("L", photos[0].size, 255) if masked else None
         prompt = Prompt(turns=(add,), concepts=(tokens,))
         sampling = {"steps": PAINTING, "guidance": None, "seeds": (1,)}
         list(backend.edit(photos[0], prompt, mask=mask, **sampling))  # type: ignore[arg-type]
-    if verb == "learn":
-        drawn = shares(batch, order.tasks)
-        kinds = [task for task, count in drawn.items() for _ in range(count)]
-        texts = {"understand": ask, "generate": paint, "edit": add}
-        lessons = [
-            Lesson(
-                task=task,
-                kind="recognise",
-                request=texts[task],
-                image=None if task == "generate" else photos[number % order.photos],
-                target=None if task == "understand" else photos[(number + 1) % order.photos],
-                answer="yes",
-            )
-            for number, task in enumerate(kinds)
-        ]
-        start = backend.new_tokens("bo", understand=16, generate=16, photos=photos, seed=0)
-        ready = backend.prepare(lessons)
-        for seed in range(order.steps):
-            losses = backend.loss(ready, copy_of(start, trainable=True), seed=seed)
-            torch.autograd.backward(torch.stack(list(losses.values())).sum())
-            del losses
+
+
+def learn(backend: Backend, order: Order, photos: Sequence[Image]) -> None:
+    """Some steps on one batch."""
+    import torch
+
+    from omnipersona_cli.engine.tokens import copy_of
+
+    texts = {"understand": "is <bo> here?", "generate": "a photo of <bo>", "edit": "add <bo>."}
+    drawn = shares(order.batch, order.tasks)
+    kinds = [task for task, count in drawn.items() for _ in range(count)]
+    lessons = [
+        Lesson(
+            task=task,
+            kind="recognise",
+            request=to_turn(texts[task]),
+            image=None if task == "generate" else photos[number % order.photos],
+            target=None if task == "understand" else photos[(number + 1) % order.photos],
+            answer="yes",
+        )
+        for number, task in enumerate(kinds)
+    ]
+    start = backend.new_tokens("bo", understand=16, generate=16, photos=photos, seed=0)
+    ready = backend.prepare(lessons)
+    for seed in range(order.steps):
+        losses = backend.loss(ready, copy_of(start, trainable=True), seed=seed)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        del losses
 
 
 def measured(order: Order) -> float:

@@ -65,6 +65,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         lessons=lessons_of(small, small_features, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
+        whole=True,
         batch=INFO.batch,
         pictures={
             "gen": decoder,

@@ -161,7 +161,8 @@ class Footprint:
     same; a ``small`` one runs
     there wherever nothing else is asked. ``checkpoints`` says that it can learn without keeping
     what layers can compute again, ``checkpointed`` that it always does, ``pieces`` that it holds a
-    few lessons of a batch at a time, ``wide`` that deep tokens travel beside every position of a
+    few lessons of a batch at a time, ``whole`` that it holds all of them where these have room and
+    else those of one task, ``wide`` that deep tokens travel beside every position of a
     lesson and not beside their own alone (`omnipersona_cli.family.deep`).
     """
 
@@ -183,6 +184,7 @@ class Footprint:
     small: bool = False
     checkpointed: bool = False
     pieces: bool = False
+    whole: bool = False
     checkpoints: bool = False
     wide: bool = False
 
@@ -215,7 +217,8 @@ def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False
     if verb == "open":
         reading = READING * GIB if means.kind == "cpu" and not what.small else 0.0
         return max(opening, weights + reading) / GIB + _process(what, means)
-    used: list[Activity] = ["ask", "gen", "edit"] if verb == "learn" else [verb]
+    # learning answers and paints in its checks, and edits in none
+    used: list[Activity] = ["ask", "gen"] if verb == "learn" else [verb]
     asked: list[Activity] = [one for one in used if one in what.passes]
     moments = [_moment(what, one, means) for part in asked for one in what.passes[part]]
     moments += [what.pictures.get(one, 0) for one in (*asked, verb)]
@@ -287,9 +290,14 @@ def _step(what: Footprint, means: Means) -> float:
         return whole + max(count * way[task] for task, count in batch.items())
     plain = replace(means, depth=0, activation_checkpointing=False, offload=False, quantize="")
     room = (SHARE * means.card if means.kind == "cuda" else ROOM) * GIB
+    each = {task: _kept(what, what.lessons[task], plain) for task in batch}
+    count_all = sum(batch.values())
+    fits = sum(count * each[task] for task, count in batch.items()) <= room
+    if what.whole and (means.at_once >= count_all if means.at_once else fits):
+        return sum(count * (kept[task] + way[task]) for task, count in batch.items())
     pieces = []
     for task, count in batch.items():
-        most = means.at_once or max(1, int(room / _kept(what, what.lessons[task], plain)))
+        most = means.at_once or max(1, int(room / each[task]))
         pieces.append(min(count, most) * (kept[task] + way[task]))
     return max(pieces)
 

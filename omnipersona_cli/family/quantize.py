@@ -97,6 +97,9 @@ def _quantized(linear: nn.Linear, kind: Quantize, device: str, dtype: torch.dtyp
     if kind == "nf4":
         made = library.Linear4bit(*sizes, quant_type="nf4", compute_dtype=dtype, device="meta")
         made.weight = library.Params4bit(own, requires_grad=False, quant_type="nf4")
+        # Else, on processors with AVX512-BF16, the first answer would lay the weights out anew for
+        # a kernel that passes no gradients on and takes sizes in steps of 64 and 32 alone.
+        made.support_avx512bf16_for_cpu = False
     else:
         made = library.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
         made.weight = library.Int8Params(own, requires_grad=False, has_fp16_weights=False)

@@ -8,7 +8,7 @@ import tiny_bagel
 import tiny_lance
 import torch
 
-from omnipersona_cli.backend import Lesson, Opening, Quantize
+from omnipersona_cli.backend import Lesson, Opening, Prompt, Quantize
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.engine.precision import (
     agreement,
@@ -17,7 +17,7 @@ from omnipersona_cli.engine.precision import (
     precision_notes,
     quantized_by,
 )
-from omnipersona_cli.engine.tokens import slot_name, to_slot
+from omnipersona_cli.engine.tokens import copy_of, slot_name, to_slot
 from omnipersona_cli.errors import MissingError, TaskError, UsageError
 from omnipersona_cli.family import quantize as quantizing
 from omnipersona_cli.language.mentions import to_turn
@@ -111,6 +111,48 @@ def test_only_the_understanding_expert_is_quantised_and_can_be_undone(
     exact = plain.loss(plain.prepare(lessons()), start, seed=0)
     assert all(torch.equal(undone[task], exact[task]) for task in exact)
     assert not torch.equal(backend.loss(ready, start, seed=0)["understand"], exact["understand"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_an_answer_takes_no_gradients_away(kind: Quantize, family: str, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    backend = opened(str(FAMILIES[family][0](tmp_path / "tiny")), kind, family)
+    photo = drawing("red", 1)
+    start = backend.new_tokens("bo", understand=3, generate=3, photos=[photo], seed=0)
+    prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(start,))
+    batch = backend.prepare(lessons())
+
+    def gradients() -> list[torch.Tensor | None]:
+        own = copy_of(start, trainable=True)
+        losses = backend.loss(batch, own, seed=0)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        return [value.grad for value in own.parameters()]
+
+    list(backend.say(prompt, image=photo, max_tokens=3))
+    backend.score(prompt, ("yes", "no"), image=photo)
+    backend.answer_losses(batch[:1], start)
+    after, untouched = gradients(), gradients()
+    for one, other in zip(after, untouched, strict=True):
+        assert one is not None and other is not None and bool(one.any())
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("sizes", [(32, 48), (63, 64), (64, 63), (33, 7), (128, 64)])
+def test_any_sizes_can_be_quantised(kind: Quantize, sizes: tuple[int, int]) -> None:
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    whole = torch.nn.Sequential(torch.nn.Linear(*sizes))
+    rows = torch.randn(3, sizes[0])
+    exact = whole(rows).detach()
+    quantizing.quantize(whole, ["0"], kind, device="cpu", dtype=torch.float32)
+    with torch.inference_mode():
+        answered = whole.eval()(rows)
+    assert float((answered - exact).norm()) < 0.2 * float(exact.norm())
+    rows.requires_grad_()
+    whole(rows).sum().backward()
+    assert rows.grad is not None and bool(rows.grad.any())
 
 
 def test_gradients_that_do_not_agree_are_refused_unless_forced(
