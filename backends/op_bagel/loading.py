@@ -24,6 +24,7 @@ from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import (
     Shapes,
+    check_plain,
     check_tensors,
     fill,
     fingerprint,
@@ -97,6 +98,7 @@ def read_config(checkpoint: Checkpoint, special_tokens: SpecialTokens) -> BagelC
     """
     llm = read_json(checkpoint.folder / "llm_config.json", hint=HINT)
     vit = read_json(checkpoint.folder / "vit_config.json", hint=HINT)
+    check_plain(llm, checkpoint.folder, backend=INFO.name)
     shapes = checkpoint.shapes
     try:
         decoder = "language_model.model"

@@ -32,8 +32,12 @@ class QwenTokenizer:
                     raise MissingError(
                         f"{folder} has no tokenizer: tokenizer.json is missing", hint=self.hint
                     )
-        except (OSError, ValueError) as error:
-            raise MissingError(f"the tokenizer in {folder} is broken", hint=self.hint) from error
+        except MissingError:
+            raise
+        except Exception as error:  # its reader raises a bare one
+            raise MissingError(
+                f"the tokenizer in {folder} is broken: {error}", hint=self.hint
+            ) from error
         self.folder = folder
 
     def encode(self, text: str) -> list[int]:

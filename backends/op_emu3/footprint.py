@@ -68,7 +68,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     read = Pass(positions=whole, cached=whole, scores=WORDS)
     return Footprint(
         model=name,
-        here=bool(folders),
+        here=bool(shapes),
         parts=parts,
         layers=layers,
         passes={

@@ -21,9 +21,9 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from omnipersona_cli.backend import Backend, OnStep, Opening, counted
+from omnipersona_cli.backend import Backend, OnStep, Opening, counted, is_hub_id
 from omnipersona_cli.errors import MissingError
-from omnipersona_cli.family.checkpoint import read_json
+from omnipersona_cli.family.checkpoint import check_plain, read_json
 from omnipersona_cli.family.device import choose_device, choose_dtype
 from omnipersona_cli.family.offload import check_offload, keep_home
 from omnipersona_cli.family.quantize import refuse_quantize
@@ -95,7 +95,7 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) 
     clip = None
     if found.tower is not None:
         place, sizes = found.tower
-        clip = ClipTower(place, sizes, fetch_command(INFO, name), device, dtype)
+        clip = ClipTower(place, sizes, files.hint, device, dtype)
     net, config = found.net, found.net.config
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
@@ -153,6 +153,7 @@ class _Found:
 
 def _read(files: _Files, dtype: torch.dtype | None, on_step: OnStep | None) -> _Found:
     """The parts, with numbers in ``dtype``, or mapped as they are stored."""
+    files.check_own()  # before what it takes from elsewhere is looked for
     phi, vq_folder = files.component("phi-1_5"), files.component("magvitv2")
     llm = files.settings(phi, "phi", decoder_config)
     vq = files.settings(vq_folder, "an image tokenizer", tokenizer_config, optional=True)
@@ -231,12 +232,19 @@ class _Files:
     @property
     def hint(self) -> str:
         """The command that brings what is missing."""
-        return fetch_command(INFO, self.name)
+        return fetch_command(INFO, self.name if is_hub_id(self.name) else "")
 
     def again(self, repo: str) -> str:
         """The command that brings all files of a repository, pickled weights included, which
         `op backends fetch` leaves behind and which are read here without running them."""
         return f"hf download {repo}" if repo in (*INFO.models, *COMPONENTS.values()) else self.hint
+
+    def check_own(self) -> None:
+        """MissingError for a folder that is no Show-o's, UsageError for quantised weights."""
+        self.settings(self.folder, "a Show-o", lambda values: values["llm_vocab_size"])
+        check_plain(
+            read_json(self.folder / "config.json", hint=self.hint), self.folder, backend=INFO.name
+        )
 
     def settings(
         self,

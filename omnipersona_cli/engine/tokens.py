@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from omnipersona_cli import registry
 from omnipersona_cli.backend import Backend, ConceptTokens, is_hub_id
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.errors import PackError, SlotError
@@ -165,7 +166,9 @@ def _check_deep(tokens: ConceptTokens, base: Base) -> None:
 
 
 def _again(name: str, base: Base) -> str:
-    return f"learn it again: op learn PHOTOS --name {name} -b {base.backend} --force"
+    return (
+        f"learn it again: op learn PHOTOS --name {name} -b {base.backend}{_weights(base)} --force"
+    )
 
 
 def _check_rows(name: str, key: str, rows: Tensor | None, base: Base) -> None:
@@ -211,4 +214,13 @@ def _relearn(pack: Pack, base: Base) -> str:
     the way, and has to be replaced."""
     here = any(slot.about.get("backend") == base.backend for slot in pack.slots.values())
     force = " --force" if here else ""
-    return f"op learn PHOTOS --name {pack.name} -b {base.backend}{force}"
+    return f"op learn PHOTOS --name {pack.name} -b {base.backend}{_weights(base)}{force}"
+
+
+def _weights(base: Base) -> str:
+    """What names the weights in a command, where they are not the backend's usual ones; of a folder
+    only the last name is known here."""
+    info = registry.backends().get(base.backend)
+    if info is None or base.model == info.default_model:
+        return ""
+    return f" --model {base.model if is_hub_id(base.model) else 'FOLDER'}"

@@ -35,11 +35,26 @@ def read_config(folder: Path, *, types: Iterable[str], backend: str) -> dict[str
     config = read_json(folder / "config.json", hint=f"op backends fetch {backend}")
     kind = config.get("model_type")
     if kind not in tuple(types):
+        told = f"a model of type {kind!r}" if kind else "a model of no named type"
         raise UsageError(
-            f"{folder} holds a model of type {kind!r}, and {backend} opens {' or '.join(types)}",
+            f"{folder} holds {told}, and {backend} opens {' or '.join(types)}",
             hint=f"op backends show {backend}",
         )
+    check_plain(config, folder, backend=backend)
     return config
+
+
+def check_plain(config: Mapping[str, Any], folder: Path, *, backend: str) -> None:
+    """UsageError for a configuration that says that another library has quantised the weights:
+    their numbers mean nothing without it, or without scales that nobody here reads."""
+    told = config.get("quantization_config")
+    if told:
+        by = told.get("quant_method") if isinstance(told, Mapping) else None
+        raise UsageError(
+            f"the weights in {folder} are quantised ({by or 'no method is named'}), "
+            f"and {backend} reads plain ones",
+            hint=f"take the weights that those were made of; op backends show {backend} names some",
+        )
 
 
 def read_json(path: Path, *, hint: str, optional: bool = False) -> dict[str, Any]:

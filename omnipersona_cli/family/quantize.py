@@ -88,9 +88,10 @@ def quantize(
 
 
 def _quantized(linear: nn.Linear, kind: Quantize, device: str, dtype: torch.dtype) -> nn.Module:
+    # it tells of each cast, each time, and while it is imported of kernels that nobody asked for
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes
 
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of each cast, each time
     library: Any = bitsandbytes.nn
     sizes = (linear.in_features, linear.out_features)
     own: Tensor = linear.weight.detach().to(dtype)

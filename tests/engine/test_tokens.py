@@ -9,6 +9,7 @@ import torch
 from omnipersona_cli.concepts.pack import Pack, Slot
 from omnipersona_cli.engine.tokens import from_slot, named_tensors, slot_name, to_slot
 from omnipersona_cli.errors import PackError, SlotError
+from omnipersona_cli.hookspecs import Base
 from omnipersona_cli.testing import SketchBackend, drawing
 
 
@@ -51,6 +52,21 @@ def test_a_pack_of_another_base_names_both_and_the_way_out(backend, pack):
     with pytest.raises(SlotError, match=r"bagel-7b.*sketch") as caught:
         from_slot(other, backend)
     assert "op learn" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("deepseek-community/Janus-Pro-1B", ""),
+        ("deepseek-community/Janus-Pro-7B", " --model deepseek-community/Janus-Pro-7B"),
+        ("distilled", " --model FOLDER"),
+    ],
+)
+def test_the_way_out_names_the_weights_that_are_not_the_usual_ones(pack, model, named):
+    base = Base(backend="janus", model=model, fingerprint=f"{model}@0", width=8, norm_limit=1.0)
+    with pytest.raises(SlotError) as caught:
+        from_slot(pack, base)
+    assert caught.value.hint == f"op learn PHOTOS --name {pack.name} -b janus{named}"
 
 
 def test_another_revision_is_refused(backend, pack):
