@@ -1,5 +1,10 @@
 """Batches in pieces."""
 
+import platform
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
@@ -20,6 +25,32 @@ def test_a_settled_loss_has_its_value_and_its_gradients_and_no_graph() -> None:
     assert rows.grad is not None and rows.grad.tolist() == [8.0, 16.0]
     with torch.no_grad():
         assert float(settled((rows**2).sum(), [rows])) == 5.0, "nothing to settle"
+
+
+HOLES = """
+import re, torch
+from omnipersona_cli.family.pieces import settled
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+
+torch.ones(30 << 18).sum()  # glibc's heap takes what is smaller from now on
+kept, freed = [], []
+for _ in range(100):
+    freed.append(torch.ones(2 << 18))
+    kept.append(torch.ones(1 << 8))
+freed.clear()
+rows = torch.ones(2, requires_grad=True)
+before = resident()
+settled((rows**2).sum(), [rows])
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's heap")
+def test_what_a_piece_has_freed_goes_back_to_the_system() -> None:
+    ran = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert float(ran.stdout) > 100, "MB of the 200 that were freed between rows that are kept"
 
 
 class Sizes:
