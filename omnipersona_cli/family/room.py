@@ -95,6 +95,8 @@ def table(info: BackendInfo, opening: Opening) -> list[Cell]:
             if verb not in what.passes and verb != "learn":
                 continue
             ways = list(_choices(info, what, opening, Work(verb=verb), place.kind, place.room))
+            if verb == "learn":
+                ways += _of_smaller_pictures(info, ways, Work(verb=verb))
             way = next((it for it in ways if not place.room or it.takes <= place.room), None)
             least = way or min(ways, key=lambda it: it.takes)
             cell = Cell(
@@ -128,6 +130,8 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
             f"and {here:.1f} GB are free",
             hint="leave out --offload, or close other programs",
         )
+    if work.verb == "learn":
+        ways += _of_smaller_pictures(info, ways, work)
     ways = [way for way in ways if not here or way.waits <= here]
     if opening.memory and find_spec("bitsandbytes") is None:
         ways = [way for way in ways if not way.opening.quantize or opening.quantize]
@@ -292,6 +296,20 @@ def _smaller(info: BackendInfo, what: Footprint, work: Work, way: Choice) -> Ite
                 shown = (*way.flags, f"--size {size[0]}x{size[1]}")
                 takes = needed(smaller, "gen", way.means)
                 yield replace(way, flags=shown, takes=takes, asked=True)
+
+
+def _of_smaller_pictures(info: BackendInfo, ways: Sequence[Choice], work: Work) -> list[Choice]:
+    """The same ways where lessons have pictures of the least size that the backend learns from."""
+    least = info.lesson_sizes[0] if info.lesson_sizes else 0
+    found = []
+    for way in ways:
+        opening = replace(way.opening, lesson_size=least)
+        smaller = None if way.opening.lesson_size == least else describe(info, opening, work.size)
+        takes = way.takes if smaller is None else needed(smaller, "learn", way.means)
+        if takes < way.takes:
+            flags = (*way.flags, f"--size {least}")
+            found.append(replace(way, opening=opening, flags=flags, takes=takes, asked=True))
+    return found
 
 
 def usual_dtype(what: Footprint, kind: Kind) -> str:

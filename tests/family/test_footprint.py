@@ -3,6 +3,7 @@
 How far predictions are from processes is measured by benchmarks/memory.py, not here.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import tiny_janus
 import tiny_showo
 
 from omnipersona_cli import registry
-from omnipersona_cli.backend import Opening, Work
+from omnipersona_cli.backend import BackendInfo, Opening, Work
 from omnipersona_cli.errors import ResourceError
 from omnipersona_cli.family import room
 from omnipersona_cli.family.footprint import (
@@ -159,6 +160,30 @@ def test_smaller_lessons_take_less(name: str) -> None:
         lone = replace(what, passes={}, pictures={})  # the report card paints at full size
         steps.append(needed(lone, "learn", Means(kind="cuda", card=24.0, batch=8, at_once=1)))
     assert steps[0] < steps[1] < steps[2] == steps[3]
+
+
+@pytest.mark.parametrize("name", ["bagel", "emu3", "lance"])
+def test_smaller_lessons_are_hinted_at_where_nothing_else_makes_learning_fit(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, opening = registry.backend_info(name), Opening(backend=name, device="cpu")
+
+    def here(info: BackendInfo, opening: Opening, size: tuple[int, int] | None) -> Footprint | None:
+        what = describe(info, opening, size)
+        return what and replace(what, here=True, passes={}, pictures={})  # no report card
+
+    monkeypatch.setattr(room, "describe", here)
+    what = here(info, opening, None)
+    assert what is not None
+    ways = list(room._choices(info, what, opening, Work(verb="learn"), "cpu", 0.0))
+    limit = min(way.takes for way in ways) - 0.001
+    with pytest.raises(ResourceError, match="GB to learn") as caught:
+        fitted(info, replace(opening, memory=limit), Work(verb="learn"))
+    assert re.search(r"--size 256 takes [0-9.]+ GB$", caught.value.hint)
+    smaller = replace(opening, memory=limit, lesson_size=256)
+    with pytest.raises(ResourceError) as caught:
+        fitted(info, replace(smaller, memory=0.1), Work(verb="learn"))
+    assert "--size" not in caught.value.hint, "it is small already"
 
 
 def test_layers_wait_in_the_computers_memory_where_that_has_room(
