@@ -36,9 +36,9 @@ from omnipersona_cli.language.mentions import to_turn
 from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Latent, Text
 from op_bagel.pictures import unpatchify
 from op_bagel.sampling import Guidance, extrapolated, noise_tokens, sample_latents, time_grid
+from op_bagel.segments import Latent, Text
 from op_bagel.vae import VAEConfig
 from op_nano.backend import NanoBackend, open_backend
 

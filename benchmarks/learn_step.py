@@ -43,8 +43,9 @@ from op_bagel.backend import BagelBackend, Fit
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.lineage import PreparedLesson
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Packed, Sample, pack
+from op_bagel.packing import Packed, pack
 from op_bagel.sampling import Guidance
+from op_bagel.segments import Sample
 from op_bagel.vae import AutoEncoder, VAEConfig
 from op_nano import INFO
 from op_nano.backend import NanoTokenizer

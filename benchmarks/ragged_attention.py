@@ -23,7 +23,8 @@ from torch import Tensor
 
 from op_bagel.config import BagelConfig, DecoderConfig, SpecialTokens, ViTConfig
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Noise, Packed, Text, concept_turn, pack
+from op_bagel.packing import Packed, pack
+from op_bagel.segments import Noise, Text, concept_turn
 from op_bagel.vae import VAEConfig
 
 CONFIG = BagelConfig(

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, concept_turn
+from op_bagel.segments import Latent, Segment, SoftRows, Text, Vit, concept_turn
 from op_nano.shape import CONFIG, SLOTS
 from op_nano.tokenizer import NAME, encode
 from op_toy.words import WHERE, describe, fact_answer, side

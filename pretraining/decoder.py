@@ -27,9 +27,9 @@ from torch.func import functional_call
 
 from op_bagel.cache import Cache
 from op_bagel.model import Bagel
-from op_bagel.packing import Text
 from op_bagel.pictures import unpatchify
 from op_bagel.sampling import Guidance, time_grid
+from op_bagel.segments import Text
 from op_bagel.vae import Decoder, VAEConfig
 from op_bagel.vit import VisionModel
 from op_nano import INFO

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
 from op_bagel.model import Bagel
-from op_bagel.packing import Packed, Segment
+from op_bagel.packing import Packed
+from op_bagel.segments import Segment
 from op_nano.shape import CONFIG
 from pretraining.curriculum import (
     GRID,

@@ -50,10 +50,11 @@ from op_bagel.lineage import (
     task_losses,
 )
 from op_bagel.model import Bagel, Outputs
-from op_bagel.packing import Latent, Sample, Segment, SoftRows, Text, Vit, concept_turn, pack
+from op_bagel.packing import pack
 from op_bagel.painting import Contexts, faster, keep_unchanged, paint, to_paint, with_scale
 from op_bagel.pictures import Grid, patchify, rgb, to_pixels, to_tensor, unpatchify
 from op_bagel.sampling import Guidance, Solver, decode_text, score
+from op_bagel.segments import Latent, Sample, Segment, SoftRows, Text, Vit, concept_turn
 from op_bagel.vae import AutoEncoder
 
 

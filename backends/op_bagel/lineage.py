@@ -22,9 +22,10 @@ from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.tokens import kmeans, trainable
 from op_bagel.cache import Cache
 from op_bagel.model import Bagel, Outputs
-from op_bagel.packing import Noise, Sample, pack
+from op_bagel.packing import pack
 from op_bagel.pictures import Grid
 from op_bagel.sampling import training_time
+from op_bagel.segments import Noise, Sample
 
 NOISES = 2
 """Times at which a picture to be drawn is noised in one lesson: the context is shared."""

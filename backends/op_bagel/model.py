@@ -20,8 +20,9 @@ from omnipersona_cli.family.deep import check_layers, parted
 from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
 from op_bagel.decoder import Frame, LanguageModel, RMSNorm, Rows, Soft
-from op_bagel.packing import Noise, Packed, Sample, Text, pack
+from op_bagel.packing import Packed, pack
 from op_bagel.pictures import Grid, position_ids, sincos_table, sincos_table_3d
+from op_bagel.segments import Noise, Sample, Text
 from op_bagel.vit import TwoLinears, VisionModel
 
 GEN = "_moe_gen"

@@ -1,6 +1,6 @@
-"""From samples to one packed batch: what a sample is made of, and how its rows are laid out.
+"""From samples to one packed batch: how the rows of segments are laid out.
 
-A sample is a sequence of segments. `pack` turns samples into index tensors once; the model then
+`pack` turns samples into index tensors once; the model then
 keeps all understanding rows in one dense tensor and all generation rows in another.
 
 Source: BAGEL release, packed data set and its mask, position and label rules; the routing of
@@ -20,88 +20,13 @@ from torch import Tensor
 from omnipersona_cli.family.deep import level
 from op_bagel.config import BagelConfig
 from op_bagel.pictures import Grid, position_ids
-
-Expert = Literal["und", "gen"]
-
-
-@dataclass(frozen=True, eq=False)
-class SoftRows:
-    """Learned rows [n, D] in the place of the token ids at positions `at` of a text turn.
-
-    Positions count the turn's `ids` (bos is not counted). The rows keep their graph and run
-    through `expert`; they get no label, and gen rows predict none. They may be wide rows
-    [n, D (1 + K)]: see `omnipersona_cli.family.deep`.
-    """
-
-    at: Sequence[int]
-    rows: Tensor
-    expert: Expert = "und"
-
-
-@dataclass(frozen=True, eq=False)
-class Text:
-    """One text turn, causal: `bos ids eos`, or `ids` alone where `raw`.
-
-    With `loss`, each row predicts the next id up to eos, from the id numbered `loss_from` in `ids`
-    on. `after` is the label of the last row (a follow-up special token), if any. An id under a soft
-    row is a placeholder.
-    """
-
-    ids: Sequence[int]
-    loss: bool = False
-    soft: Sequence[SoftRows] = ()
-    raw: bool = False
-    after: int | None = None
-    loss_from: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Vit:
-    """A picture for understanding: `patches` [n, patch width] with their grid, or ready `features`.
-
-    Features [n, D] are the connector's output with its position table added, as `model.see`
-    gives them; with them no vision tower runs. `frame_shift` moves all its rows on the frame axis.
-    """
-
-    patches: Tensor | None = None
-    grid: Grid = (0, 0)
-    features: Tensor | None = None
-    frame_shift: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Latent:
-    """A clean picture as latent tokens [n, latent width]; its time is 0."""
-
-    tokens: Tensor
-    grid: Grid
-
-
-@dataclass(frozen=True, eq=False)
-class Noise:
-    """A picture to be generated: clean `tokens` [n, latent width], a time `t` in [0, 1], `noise`.
-
-    The model reads (1 - t) * tokens + t * noise and is taught noise - tokens. Without `noise`
-    the tokens are read as they are and nothing is taught. No row of another segment attends to
-    these rows. `start` is the position of its first row, counted from the start of the sample,
-    where that is not the next one.
-    """
-
-    tokens: Tensor
-    grid: Grid
-    t: float | Tensor
-    noise: Tensor | None = None
-    start: int | None = None
-
-
-Segment = Text | Vit | Latent | Noise
+from op_bagel.segments import Latent, Noise, Sample, SoftRows, Text, Vit
 
 APART = 256
 """Rows of the longest sample from which on attention may run sample by sample."""
 
 WASTE = 1.25
 """How much more than needed attention over padded samples works before it runs sample by sample."""
-Sample = Sequence[Segment]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -497,28 +422,3 @@ def _rows_of(values: Tensor, width: int, grid: Grid | None, what: str) -> int:
     if grid is not None and values.shape[0] != grid[0] * grid[1]:
         raise ValueError(f"{values.shape[0]} {what} do not fill a grid of {grid[0]}x{grid[1]}")
     return int(values.shape[0])
-
-
-def concept_turn(
-    identifier: Tensor,
-    understand: Tensor,
-    generate: Tensor,
-    *,
-    says: Sequence[int],
-    between: Sequence[int] = (),
-    ends: Sequence[int],
-) -> Text:
-    """The turn that introduces a concept: `<sks> says und_1.. between gen_1.. ends`.
-
-    `identifier` [1, D], `understand` [Nu, D] and `generate` [Ng, D] are learned rows; `says`
-    (" is "), `between` (" ") and `ends` (".") are token ids. It is the first turn of its sample.
-    """
-    first = 1 + len(says)
-    second = first + len(understand) + len(between)
-    ids = [0, *says, *[0] * len(understand), *between, *[0] * len(generate), *ends]
-    slots = [SoftRows((0,), identifier)]
-    if len(understand):
-        slots.append(SoftRows(range(first, first + len(understand)), understand))
-    if len(generate):
-        slots.append(SoftRows(range(second, second + len(generate)), generate, "gen"))
-    return Text(ids, soft=tuple(slots))

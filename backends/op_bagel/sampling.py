@@ -15,8 +15,9 @@ from torch import Tensor
 
 from op_bagel.cache import Cache
 from op_bagel.model import Bagel
-from op_bagel.packing import Text, pack
+from op_bagel.packing import pack
 from op_bagel.pictures import Grid
+from op_bagel.segments import Text
 
 Renorm = Literal["global", "channel", "text_channel"]
 

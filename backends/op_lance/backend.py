@@ -46,10 +46,11 @@ from op_bagel.lineage import (
     task_losses,
 )
 from op_bagel.model import Bagel, Outputs
-from op_bagel.packing import Latent, Segment, SoftRows, Text, Vit, pack
+from op_bagel.packing import pack
 from op_bagel.painting import Contexts, faster, keep_unchanged, paint, to_paint, with_scale
 from op_bagel.pictures import Grid
 from op_bagel.sampling import Guidance, Solver, decode_text, score
+from op_bagel.segments import Latent, Segment, SoftRows, Text, Vit
 from op_lance.config import LanceConfig
 from op_lance.encoders import Encoders
 from op_lance.layout import concept_text, length, painting_contexts, placed, raw

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from op_bagel.cache import Cache
 from op_bagel.model import Bagel
-from op_bagel.packing import Latent, Noise, Sample, Segment, SoftRows, Text, Vit
+from op_bagel.segments import Latent, Noise, Sample, Segment, SoftRows, Text, Vit
 
 
 def placed(sample: Sample, *, start: int = 0, anchor: int | None = None) -> list[Segment]:

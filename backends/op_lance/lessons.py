@@ -6,7 +6,7 @@ import torch
 
 from omnipersona_cli.backend import ConceptTokens
 from op_bagel.lineage import PreparedLesson, noised
-from op_bagel.packing import Latent, Sample, Segment, SoftRows, Text, Vit
+from op_bagel.segments import Latent, Sample, Segment, SoftRows, Text, Vit
 from op_lance.config import LanceConfig
 from op_lance.layout import placed, raw
 from op_lance.prompts import Template

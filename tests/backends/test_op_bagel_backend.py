@@ -22,10 +22,10 @@ from op_bagel.cache import Cache
 from op_bagel.config import SpecialTokens
 from op_bagel.lineage import fresh_tokens
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Latent, Noise, Text, Vit
 from op_bagel.painting import keep_unchanged
 from op_bagel.pictures import rgb
 from op_bagel.sampling import Guidance, sample_latents
+from op_bagel.segments import Latent, Noise, Text, Vit
 from op_bagel.vae import AutoEncoder, VAEConfig
 
 VAE = VAEConfig(ch=8, ch_mult=(1, 2, 1), z_channels=3, num_res_blocks=1, groupnorm_groups=4)

@@ -22,18 +22,7 @@ from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
 from op_bagel.decoder import Rows
 from op_bagel.model import Bagel, Outputs
-from op_bagel.packing import (
-    Latent,
-    Noise,
-    Packed,
-    Sample,
-    Segment,
-    SoftRows,
-    Text,
-    Vit,
-    concept_turn,
-    pack,
-)
+from op_bagel.packing import Packed, pack
 from op_bagel.pictures import (
     SizeRule,
     patchify,
@@ -51,6 +40,7 @@ from op_bagel.sampling import (
     time_grid,
     training_time,
 )
+from op_bagel.segments import Latent, Noise, Sample, Segment, SoftRows, Text, Vit, concept_turn
 from op_bagel.vae import AutoEncoder
 
 SHIPPED = Path(__file__).parent.parent / "goldens" / "bagel"

@@ -12,18 +12,7 @@ from op_bagel import packing
 from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig, SpecialTokens
 from op_bagel.model import GEN, Bagel, Outputs, initialise
-from op_bagel.packing import (
-    Expert,
-    Latent,
-    Noise,
-    Sample,
-    Segment,
-    SoftRows,
-    Text,
-    Vit,
-    concept_turn,
-    pack,
-)
+from op_bagel.packing import pack
 from op_bagel.pictures import SizeRule, patchify, position_ids, rgb, to_pixels, unpatchify
 from op_bagel.sampling import (
     Guidance,
@@ -33,6 +22,17 @@ from op_bagel.sampling import (
     noise_tokens,
     sample_latents,
     score,
+)
+from op_bagel.segments import (
+    Expert,
+    Latent,
+    Noise,
+    Sample,
+    Segment,
+    SoftRows,
+    Text,
+    Vit,
+    concept_turn,
 )
 from op_bagel.vae import AutoEncoder, VAEConfig
 

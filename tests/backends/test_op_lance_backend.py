@@ -23,8 +23,8 @@ from omnipersona_cli.testing import BackendContract, drawing
 from op_bagel import painting
 from op_bagel.cache import Cache
 from op_bagel.model import Bagel
-from op_bagel.packing import Latent, Noise, Sample, Segment, Text, Vit
 from op_bagel.sampling import sample_latents
+from op_bagel.segments import Latent, Noise, Sample, Segment, Text, Vit
 from op_bagel.tokenizer import QwenTokenizer
 from op_lance.backend import LanceBackend
 from op_lance.config import LanceConfig

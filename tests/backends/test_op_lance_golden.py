@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from op_bagel.cache import Cache
 from op_bagel.decoder import Frame, Rows
 from op_bagel.model import Bagel, Outputs
-from op_bagel.packing import Latent, Noise, Packed, Segment, SoftRows, Text, Vit, pack
+from op_bagel.packing import Packed, pack
 from op_bagel.pictures import Grid, patchify, position_ids, sincos_table_3d, to_tensor, unpatchify
 from op_bagel.sampling import (
     Guidance,
@@ -32,6 +32,7 @@ from op_bagel.sampling import (
     time_grid,
     training_time,
 )
+from op_bagel.segments import Latent, Noise, Segment, SoftRows, Text, Vit
 from op_lance.config import LanceConfig
 from op_lance.layout import concept_text, painting_contexts, placed, raw
 from op_lance.pictures import BucketRule, for_tower, merged, tower_patches

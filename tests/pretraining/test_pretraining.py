@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from omnipersona_cli.backend import Opening
 from op_bagel.model import Bagel, initialise
-from op_bagel.packing import Latent, Noise, SoftRows, Text, pack
+from op_bagel.packing import pack
+from op_bagel.segments import Latent, Noise, SoftRows, Text
 from op_bagel.vae import Decoder
 from op_bagel.vit import VisionModel
 from op_nano.backend import open_backend
