@@ -69,7 +69,7 @@ def _from_stdin() -> bytes:
 
 def _existing(source: str, what: str) -> Path:
     """The path; MissingError, with the nearest name, where there is no such file."""
-    from omnipersona_cli.errors import MissingError
+    from omnipersona_cli.errors import MissingError, PhotoError, shell_word
     from omnipersona_cli.reading import where_to_look
 
     path = Path(source)
@@ -77,4 +77,9 @@ def _existing(source: str, what: str) -> Path:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingError(f"there is no {what} {source}", hint=where_to_look(source)) from None
+    if path.is_dir():
+        raise PhotoError(
+            f"{source} is a folder, and a {what} is asked for",
+            hint=f"name one that is in it: ls {shell_word(source)}",
+        )
     return path

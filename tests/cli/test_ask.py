@@ -50,6 +50,7 @@ def test_the_model_answers_the_rest(disc, op):
         (["is <bob> here?"], 3),
         (["red.png", "is", "<bo>", "here?"], 2),
         (["red.png", "blue.png"], 2),
+        (["photos", "is <bo> here?"], 1),
         (["red.png", "photos/0.png", "blue.png"], 2),
         (["-", "-", "what is here?"], 2),
         (["red.png", "blue.png", "what is here?"], 1),

@@ -35,6 +35,7 @@ KEYS = {
     "weights",
     "parts",
     "sizes",
+    "most_images",
     "pictures",
     "licence",
     "memory_gb",
