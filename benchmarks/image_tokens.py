@@ -16,6 +16,7 @@ to pay, and how many it does on these random weights, which says nothing of trai
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import Any
 
 import click
@@ -39,7 +40,7 @@ def ours(
     rows = backend.llm.table(ids[0])
     return sample(
         backend.janus,
-        lambda **inputs: backend.llm.run("generate", (), **inputs),
+        partial(backend.llm.run, "generate", ()),
         torch.stack([rows, prompts.without(backend.llm, rows)]),
         weights=guided(5.0),
         generator=torch.Generator().manual_seed(seed),
