@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from tiny_emu3 import codes_of, lesson, opened, photos, taught, with_experts, write
-from transformers import Emu3Processor
+from transformers import Emu3Processor, Emu3VQVAE
 
 from omnipersona_cli.backend import Prompt, Task
 from omnipersona_cli.errors import MissingError
@@ -54,6 +57,25 @@ def test_trap_image_codes_are_those_of_the_released_processor(
     mine = pictures.to_image(pictures.decode(model.emu3, codes), model.processor)
     gap = torch.tensor(list(mine.tobytes())) - torch.tensor(list(theirs.tobytes()))
     assert int(gap.abs().max()) <= 1, "transformers cuts the fraction off, and does not round"
+
+
+def test_a_picture_is_one_frame_to_the_convolutions_in_space(model: LoadedCheckpoint) -> None:
+    config = deepcopy(model.emu3.config.vq_config)
+    config.temporal_downsample_factor = 4  # as released
+    torch.manual_seed(0)
+    vq = Emu3VQVAE(config).eval()
+    whole: Any = SimpleNamespace(model=SimpleNamespace(vqmodel=vq))
+    frames: list[int] = []
+    for half in (vq.encoder, vq.decoder):
+        half.conv_out.register_forward_pre_hook(lambda _, inputs: frames.append(len(inputs[0])))
+    pixels = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        (theirs,) = vq.encode(pixels, torch.tensor([[32, 48]])).image_tokens
+        painted = vq.decode(theirs[None])[0]
+    assert frames == [4, 4]
+    assert torch.equal(pictures.encode(whole, pixels), theirs)
+    assert torch.allclose(pictures.decode(whole, theirs), painted, atol=1e-5)
+    assert frames[2:] == [1, 1]
 
 
 def test_trap_the_image_tokenizer_is_in_float32_as_in_the_file(
