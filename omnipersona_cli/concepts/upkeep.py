@@ -177,8 +177,8 @@ def _jobs(name: str) -> list[Path]:
     with suppress(OSError):
         for folder in (cache_folder() / JOBS).iterdir():
             with suppress(PersonaError):
-                said = read_json(folder / JOB, Origin(name=JOB))
-                if isinstance(said, dict) and said.get("name") == name:
+                record = read_json(folder / JOB, Origin(name=JOB))
+                if isinstance(record, dict) and record.get("name") == name:
                     found.append(folder)
     return found
 

@@ -182,8 +182,8 @@ def examining(
         return seconds
 
     def recall() -> None:
-        said = say(backend, start, questions_about(NEVER_TOLD[0], start.name)[0])
-        sureness(backend, start, NEVER_TOLD[0], said or "yes")
+        answer = say(backend, start, questions_about(NEVER_TOLD[0], start.name)[0])
+        sureness(backend, start, NEVER_TOLD[0], answer or "yes")
 
     return seconds + (len(material.facts) + len(NEVER_TOLD)) * _timed(recall)
 

@@ -137,6 +137,6 @@ def veiled(picture: Image, grid: tuple[int, int], drawn: int) -> Image:
     across = np.arange(picture.width) * columns // picture.width
     hidden = down[:, None] * columns + across >= drawn
     if hidden.any():
-        seen = pixels[~hidden]
-        pixels[hidden] = seen.mean(0).round() if len(seen) else 127
+        visible = pixels[~hidden]
+        pixels[hidden] = visible.mean(0).round() if len(visible) else 127
     return images.fromarray(pixels)

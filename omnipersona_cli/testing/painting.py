@@ -84,17 +84,19 @@ class PaintingRules(Given):
         if "edit" in backend.info.tasks:
             ways.append(partial(edit, backend, others[0], prompt, mask=mask))
         for way in ways:
-            seen: list[Image] = []
+            estimates: list[Image] = []
 
             def look_on(done: int, total: int, look: Callable[[], Image]) -> None:
                 if done in (1, total // 2, total):
-                    seen.append(look())  # noqa: B023
+                    estimates.append(look())  # noqa: B023
 
             (alone,), (looked_at,) = way(), way(on_estimate=look_on)
             assert looked_at.tobytes() == alone.tobytes()
-            assert {(it.size, it.mode) for it in seen} == {(alone.size, "RGB")}
-            assert near(seen[-1], alone), "the last estimate is the picture"
-            assert seen[0].tobytes() != seen[-1].tobytes(), "an estimate is not the picture yet"
+            assert {(it.size, it.mode) for it in estimates} == {(alone.size, "RGB")}
+            assert near(estimates[-1], alone), "the last estimate is the picture"
+            assert estimates[0].tobytes() != estimates[-1].tobytes(), (
+                "an estimate is not the picture yet"
+            )
 
     def test_an_edit_keeps_the_size_and_follows_the_seed(
         self, backend: Backend, tokens: ConceptTokens, others: list[Image]
