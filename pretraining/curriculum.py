@@ -305,7 +305,7 @@ class Teacher:
         the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {character.kind}", "it"))
         what = rng.choices(
             ("add", "remove", "replace", "replaced", "change", "move"),
-            (12, 1, 4, 0 if rows else 3, 3, 3),
+            (8, 1, 5, 0 if rows else 3, 4, 4),
         )[0]
         if what == "add":
             source, target = EMPTY, POSED
