@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from disk_faults import concept
+from faulty_commands import concept
 
 from omnipersona_cli.concepts.facts import FACT_COUNT, Fact
 from omnipersona_cli.concepts.library import Library
