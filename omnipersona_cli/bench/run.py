@@ -31,6 +31,7 @@ from omnipersona_cli.bench.unit import (
     items_of,
     opened,
     run_unit,
+    sweep_cut,
 )
 from omnipersona_cli.bench.workers import in_processes
 from omnipersona_cli.concepts.library import Library
@@ -64,6 +65,7 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
     setting = _setting(order, dataset, backend, panel, chosen_methods(order.methods))
     results = Results(order.out)
     with results.held():
+        sweep_cut(order)
         records = results.begin(setting)
         if order.retry_failed:
             records = [record for record in records if not record["failed"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -37,9 +38,14 @@ from omnipersona_cli.bench.protocol import (
     run_item,
 )
 from omnipersona_cli.bench.results import Record, Results
+from omnipersona_cli.concepts.container import sweep_temporaries
 from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.concepts.pack import SUFFIX, read_header
+from omnipersona_cli.concepts.upkeep import runs
 from omnipersona_cli.data.decode import open_photo
+from omnipersona_cli.engine.checkpoint import LEARNED, forget_run, sweep_done
 from omnipersona_cli.engine.request import Opening
+from omnipersona_cli.errors import PersonaError
 
 Keys = frozenset[tuple[str, str, int, str]]
 """What is done: method, concept, seed, item."""
@@ -181,6 +187,23 @@ def library_of(order: Order, recipe: Recipe, seed: int) -> Library:
     if order.packs is not None and recipe == "full":
         return Library(order.packs)
     return Library(order.out / "packs" / f"{recipe}-{seed}")
+
+
+def sweep_cut(order: Order) -> None:
+    """Remove what is left where learning was cut after its pack was kept: what is half-written
+    beside packs, and the runs."""
+    sweep_done()
+    kept = set()
+    with suppress(OSError):
+        for folder in (order.out / "packs").iterdir():
+            sweep_temporaries(folder, lambda name: name.endswith(SUFFIX))
+            for path in folder.glob(f"*{SUFFIX}"):
+                with suppress(PersonaError):
+                    kept.add(read_header(path).hash)
+    for run in runs():
+        with suppress(PersonaError):
+            if read_header(run.folder / LEARNED).hash in kept:
+                forget_run(run.folder)
 
 
 def learn(
