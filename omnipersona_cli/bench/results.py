@@ -31,7 +31,7 @@ from PIL.Image import Image
 
 from omnipersona_cli.bench.dataset import BENCH_TASKS
 from omnipersona_cli.bench.methods import METHODS
-from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.concepts.container import sweep_temporaries, write_file
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError
 from omnipersona_cli.reading import Origin, decode_text, parse_json, read_bytes, read_json
 
@@ -85,6 +85,7 @@ class Results:
         Raises PersonaError where the folder holds another run, or something else.
         """
         path = self.folder / RUN
+        sweep_temporaries(self.folder, RUN.__eq__)  # of a run that was killed as it began
         wanted = json.loads(json.dumps({"version": VERSION, **setting}))
         if path.exists():
             found = self.setting()
