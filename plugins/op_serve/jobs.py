@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from omnipersona_cli.backend import Backend
-from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.concepts.container import sweep_temporaries, write_file
 from omnipersona_cli.concepts.upkeep import JOB, runs
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
@@ -335,6 +335,7 @@ def _job_in(folder: Path) -> Job:
     """The job that was kept in ``folder``. Raises MissingError for a draft, PersonaError caused by
     an OSError where the disk fails, and ValueError, KeyError, TypeError or PersonaError for what is
     no job."""
+    sweep_temporaries(folder, JOB.__eq__)
     record: Any = read_json(folder / JOB, Origin(name=JOB))
     teaching = Teaching(
         photos=folder / "photos",

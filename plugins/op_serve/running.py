@@ -74,6 +74,8 @@ def serve(serving: Serving, *, say: Callable[[str], None], answer: Callable[[str
 
 def served_for(serving: Serving) -> Served:
     """The parts of a server, nothing started yet."""
+    from omnipersona_cli.concepts.container import sweep_temporaries
+    from omnipersona_cli.concepts.pack import SUFFIX
     from omnipersona_cli.concepts.upkeep import JOBS
     from omnipersona_cli.config import cache_folder
     from op_serve.jobs import Jobs
@@ -88,10 +90,11 @@ def served_for(serving: Serving) -> Served:
 
     def open_backend() -> Backend:
         """The model, with room for all that may be asked of it; what is not usual is logged, and
-        what killed servers left of ended runs is removed."""
+        what killed servers left of ended runs and packs is removed."""
         from omnipersona_cli.engine.checkpoint import sweep_done
 
         sweep_done()
+        sweep_temporaries(library.folder, lambda name: name.endswith(SUFFIX))
         room = work.room_for(opening, teaches=serving.only is None)
         for note in room.notes:
             log.warning("%s", note)
