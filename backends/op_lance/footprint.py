@@ -102,9 +102,9 @@ def _parts(
         und = counted(shapes, "language_model") - gen - text
         around = counted(shapes) - und - gen - text
         tower = counted(stored_shapes(folder.parent / "Qwen2.5-VL-ViT")) or TOWER
-        pickled = folder.parent / "Wan2.2_VAE.pth"
-        if pickled.is_file():
-            autoencoder = pickled.stat().st_size // 4 * AUTOENCODER // IN_FILE
+        torch_file = folder.parent / "Wan2.2_VAE.pth"
+        if torch_file.is_file():
+            autoencoder = torch_file.stat().st_size // 4 * AUTOENCODER // IN_FILE
     return (
         Part(name="understanding expert", numbers=und, layered=und, linear=linear),
         Part(name="embeddings and head", numbers=text),

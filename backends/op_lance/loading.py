@@ -36,7 +36,7 @@ from omnipersona_cli.family.checkpoint import (
     shapes_in,
 )
 from omnipersona_cli.family.device import choose_device, choose_dtype
-from omnipersona_cli.family.tensors import unpickled
+from omnipersona_cli.family.tensors import weights_only
 from omnipersona_cli.family.weights import fetch_command, locate, public_name
 from op_bagel.config import DecoderConfig
 from op_bagel.model import GEN, Bagel
@@ -131,7 +131,7 @@ def video(path: Path) -> UsageError:
 def planes_in(path: Path) -> dict[str, Tensor]:
     """What the tensors of an autoencoder's file are for single pictures, mapped."""
     with torch.inference_mode(False):  # they may have to serve a gradient
-        found = {name: plane(name, value) for name, value in unpickled(path, hint=HINT).items()}
+        found = {name: plane(name, value) for name, value in weights_only(path, hint=HINT).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint folder: safetensors or .bin, whole or sharded, nothing unpickled."""
+"""Tensors of a checkpoint folder: safetensors, or .bin weights-only; whole or sharded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from omnipersona_cli.errors import MissingError
 from omnipersona_cli.family.checkpoint import read_json
-from omnipersona_cli.family.tensors import mapped, unpickled
+from omnipersona_cli.family.tensors import mapped, weights_only
 
 NAMES = ("pytorch_model", "model", "diffusion_pytorch_model")
 """Stems of weight files, in the order in which they are looked for."""
@@ -24,7 +24,7 @@ def read_tensors(folder: Path, hint: str) -> dict[str, tuple[Path, Tensor]]:
     found: dict[str, tuple[Path, Tensor]] = {}
     for path in weight_files(folder, hint):
         whole = path.suffix == ".safetensors"
-        read = mapped(path, hint=hint) if whole else unpickled(path, hint=hint).items()
+        read = mapped(path, hint=hint) if whole else weights_only(path, hint=hint).items()
         found |= {name: (path, tensor) for name, tensor in read}
     return found
 

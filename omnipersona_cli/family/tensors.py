@@ -93,9 +93,9 @@ def mapped(
             data.madvise(mmap.MADV_DONTNEED, first, length)
 
 
-def unpickled(path: Path, *, hint: str) -> dict[str, Tensor]:
-    """Every tensor of a file that torch has pickled, mapped where its form allows that. Only what
-    numbers are made of is read: a pickle can hold code, and none is ever run.
+def weights_only(path: Path, *, hint: str) -> dict[str, Tensor]:
+    """Every tensor of a file that torch wrote, mapped where its form allows that, by torch's
+    weights-only loading: such a file is a pickle, which can hold code, and none is ever run.
 
     Raises MissingError, with ``hint``, for a file that holds code, that is cut off or broken, or
     that has something else than tensors by name.
