@@ -167,8 +167,8 @@ class Teacher:
         alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
         alone.samples.extend(self._questions(rng.choice(every)) for _ in range(2))
-        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(8))
-        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(4))
+        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(7))
+        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(6))
         alone.samples.extend(self._described(rng.choice(every)) for _ in range(2))
         alone.samples.append(self._replay())
         for index, family in enumerate(families):
@@ -305,7 +305,7 @@ class Teacher:
         the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {character.kind}", "it"))
         what = rng.choices(
             ("add", "remove", "replace", "replaced", "change", "move"),
-            (8, 1, 5, 0 if rows else 3, 4, 4),
+            (6, 1, 5, 0 if rows else 3, 7, 7),
         )[0]
         if what == "add":
             source, target = EMPTY, POSED
