@@ -289,6 +289,12 @@ def open_backend(
         opener = load(info.opens)
         with memory_errors(name):
             backend = cast(Backend, opener(replace(opening, backend=name, on_step=on_step)))
+    except MissingError as error:
+        from omnipersona_cli.family.weights import fetch_command
+
+        if error.hint == fetch_command(info):  # of its own weights; these may be others
+            error.hint = fetch_command(info, opening.model or "")
+        raise
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing.startswith(("op_", "omnipersona")) or not missing:

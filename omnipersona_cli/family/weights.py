@@ -183,9 +183,14 @@ def _snapshot(repo: str, info: BackendInfo, revision: str) -> Path | None:
 
 
 def fetch_command(info: BackendInfo, model: str = "") -> str:
-    """The command that brings ``model``, or the backend's default where it names none."""
-    if not model or model == info.default_model or place_of(model, info) is not None:
-        return f"op backends fetch {info.name}"
+    """The command that brings ``model``, or the backend's default where it names none. What a
+    person's own folder lacks only that person can bring: the way round is said."""
+    released = f"op backends fetch {info.name}"
+    if not model or model == info.default_model:
+        return released
+    if place_of(model, info) is not None:
+        folder = shell_word(model)
+        return f"bring its files to {folder} anew, or leave out --model after: {released}"
     if is_hub_id(model):
         return f"op backends fetch {info.name} --model {shell_word(model)}"
     return f"--model takes a folder, or one of: {', '.join(info.models or (info.default_model,))}"

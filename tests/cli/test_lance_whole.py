@@ -232,7 +232,9 @@ def test_a_release_with(what: str, tiny: Path, work: Path, tmp_path: Path, op: O
         result = op("gen", "a cat", *HERE, "--model", str(folder), "-o", "cat.png")
     refused(result, code, words)
     assert [it for it in warned if "pickle" in str(it.message)] == []
-    assert result.stderr.strip().splitlines()[-1] == "Hint: op backends fetch lance"
+    hint = result.stderr.strip().splitlines()[-1]
+    assert hint.startswith(f"Hint: bring its files to {folder} anew, ") == (code == 3)
+    assert hint.endswith("op backends fetch lance")
     assert list(work.iterdir()) == [] and contents(folder) == before
 
 

@@ -184,6 +184,46 @@ def test_a_released_model_is_fetched_and_then_opened(
     assert backend.info.name == name and backend.width in (24, 32)
 
 
+@pytest.mark.parametrize(
+    "write",
+    [
+        tiny_bagel.write_tiny,
+        tiny_emu3.write,
+        tiny_janus.write,
+        tiny_janus.write_original,
+        tiny_lance.write_tiny,
+        tiny_showo.write_tiny,
+    ],
+)
+def test_half_of_a_folder_is_to_be_brought_there(
+    write: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Fetching brings the backend's own weights, which were not asked for."""
+    name = write.__module__.removeprefix("tiny_")
+    folder = write(tmp_path / "half of it")
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(MissingError, match="half of it") as caught:
+        registry.open_backend(Opening(backend=name, device="cpu", model=str(folder)))
+    assert caught.value.hint == (
+        f"bring its files to '{folder}' anew, or leave out --model after: op backends fetch {name}"
+    )
+
+
+def test_damage_to_other_weights_than_the_usual_names_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = "deepseek-community/Janus-Pro-7B"
+    served, cache = tiny_janus.write(tmp_path / "janus"), tmp_path / "cache"
+    with serving(Hub(repositories={repo: served}), cache, monkeypatch):
+        weights.fetch(op_janus.INFO, repo)
+    (found,) = cache.rglob("snapshots/*/model.safetensors")
+    found.resolve().write_bytes(b"cut off")
+    with pytest.raises(MissingError, match=r"model\.safetensors") as caught:
+        registry.open_backend(Opening(backend="janus", device="cpu", model=repo))
+    assert caught.value.hint == f"op backends fetch janus --model {repo}"
+
+
 # -- revisions -------------------------------------------------------------------------------------
 
 
