@@ -35,6 +35,7 @@ from omnipersona_cli.language.facts import answers_of, parse_facts, quoted
 from omnipersona_cli.language.mentions import attach, to_turn
 from omnipersona_cli.language.questions import (
     asked_about,
+    asked_of_owner,
     asks_for_either,
     asks_more,
     asks_presence,
@@ -141,9 +142,9 @@ def ask(
     tell(on_progress, request.notes)
     answer = _from_score(request, pictures, on_progress)
     answer = answer or _from_facts(request, with_picture=bool(pictures))
-    if answer is None and not pictures:
+    if answer is None:
         with memory_errors(request.backend.info.name):
-            answer = _from_tokens(request)
+            answer = _from_tokens(request, with_picture=bool(pictures))
     if answer is not None:
         if on_text is not None:
             on_text(answer.text)
@@ -260,21 +261,29 @@ def _from_facts(request: Request, *, with_picture: bool) -> Answer | None:
     return None
 
 
-def _from_tokens(request: Request) -> Answer | None:
+def _from_tokens(request: Request, *, with_picture: bool) -> Answer | None:
     """What the tokens say about the one attribute that the question asks for, where it is no look
     and no fact that could help has a word in common with it; "I do not know" where they are not
-    sure."""
+    sure.
+
+    With a picture only the plain possessive counts, and only where the model does not lead: it
+    would make up what no picture shows.
+    """
+    if with_picture and request.backend.info.replay_leads == "model":
+        return None
     names = [tokens.name for tokens in request.concepts]
-    asked = asked_about(
-        attach(request.text, names, "understand") if len(names) == 1 else request.text
-    )
+    text = attach(request.text, names, "understand") if len(names) == 1 else request.text
+    asked = asked_of_owner(text) if with_picture else asked_about(text)
     if asked is None or asked[0] not in names or is_look(asked[1]):
         return None
     name, attribute = asked
-    if any(content_words(attribute) & fact_words(text, name) for text in request.facts[name]):
+    words = content_words(attribute_key(attribute))
+    if any(words & fact_words(text, name) for text in request.facts[name]):
         return None
-    tokens = next(one for one in request.concepts if one.name == name)
-    value = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
+    value = ""
+    if not is_look(attribute_key(attribute)):  # its colour says nothing of its favourite one
+        tokens = next(one for one in request.concepts if one.name == name)
+        value = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
     return Answer(
         text=value or UNKNOWN,
         source="tokens" if value else "unknown",

@@ -6,7 +6,10 @@ what "its favourite food is tuna" and "its meal is tuna" have told.
 
 from __future__ import annotations
 
-PRAISE = frozenset("favourite favorite own beloved best usual dear very".split())
+TASTE = frozenset("favourite favorite beloved best dear".split())
+"""Words that make of an attribute what somebody likes: a favourite colour is not the own one."""
+
+PRAISE = TASTE | frozenset("own usual very".split())
 """Words before an attribute that do not make it another."""
 
 SYNONYMS = {

@@ -75,9 +75,8 @@ def questions_in(text: str) -> list[str]:
 def asked_about(question: str) -> tuple[str, str] | None:
     """The concept and the attribute that a question asks for ("what does <bo> play with?" -> bo,
     toy), in small letters; None where it asks for no one attribute of one concept."""
-    if match := _ASKED.search(question):
-        name = match["owner"] or match["name"]
-        return name.lower(), (match["owned"] or match["attribute"]).lower()
+    if owned := asked_of_owner(question):
+        return owned
     names = names_in(question)
     if len(names) != 1:
         return None
@@ -88,6 +87,14 @@ def asked_about(question: str) -> tuple[str, str] | None:
         if match := wording.fullmatch(plain):
             return names[0], match["attribute"]
     return None
+
+
+def asked_of_owner(question: str) -> tuple[str, str] | None:
+    """As `asked_about`, of the plain possessive alone ("what is <bo>'s toy?")."""
+    match = _ASKED.search(question)
+    if match is None:
+        return None
+    return (match["owner"] or match["name"]).lower(), (match["owned"] or match["attribute"]).lower()
 
 
 @cache

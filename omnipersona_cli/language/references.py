@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from omnipersona_cli.language.attributes import PRAISE, attribute_key, singular
+from omnipersona_cli.language.attributes import PRAISE, TASTE, attribute_key, singular
 from omnipersona_cli.language.facts import ParsedFact, parse_facts
 from omnipersona_cli.language.mentions import find_mentions, names_in
 from omnipersona_cli.language.verbs import ADVERBS, ANY_VERB, VERBS
@@ -128,9 +128,11 @@ def _add(known: dict[str, KnownFact], attribute: str, fact: ParsedFact) -> None:
 
 
 def is_look(attribute: str) -> bool:
-    """True for what can be seen of something, be it known in words or not: its colour, its tail."""
+    """True for what can be seen of something, be it known in words or not: its colour, its tail,
+    and not its favourite colour."""
     words = attribute_key(attribute).split()
-    return bool(words) and words[-1] in _LOOKS | _SEEN
+    likes = bool(TASTE & set(attribute.lower().split()))
+    return bool(words) and words[-1] in _LOOKS | _SEEN and not likes
 
 
 def hints_at_facts(text: str) -> bool:

@@ -54,6 +54,19 @@ def test_what_nobody_told_is_not_made_up(answer, question):
     assert said.missing is not None and said.missing[0] == "bo"
 
 
+@pytest.mark.parametrize("question", ["what is <bo>'s age?", "what's the star sign of <bo>?"])
+def test_a_picture_is_no_ground_to_make_up_what_nobody_told(answer, question):
+    said = answer(question, image=drawing("red", 50))
+    assert (said.text, said.source) == ("I do not know", "unknown")
+
+
+@pytest.mark.parametrize("picture", [None, drawing("red", 50)])
+def test_a_favourite_colour_is_not_the_own_one(answer, picture):
+    said = answer("what is <bo>'s favourite colour?", image=picture)
+    assert (said.text, said.missing) == ("I do not know", ("bo", "favourite colour"))
+    assert answer("what is <bo>'s own colour?", image=picture).source == "tokens"
+
+
 @pytest.mark.parametrize(
     ("question", "hint"),
     [("what is bo's toy?", '"<bo> …"'), ("is mam here?", '"<mam> …"'), ("a bow for mamma?", "")],
