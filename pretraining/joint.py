@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, replace
+from multiprocessing import parent_process
 from pathlib import Path
 
 import numpy as np
@@ -244,7 +245,8 @@ def _train_joint(rank: int, run: JointRun, store: Path | None) -> None:
     resume(stage, model, both, average)
     forward = forward_of(model["bagel"])  # type: ignore[arg-type]
     end = stage.seconds + run.sitting * 60
-    while stage.done < 1.0 and stage.seconds < end:
+    parent = parent_process()  # none trains on behind the back of one that was killed
+    while stage.done < 1.0 and stage.seconds < end and (parent is None or parent.is_alive()):
         teacher = Teacher(pool, stage.step * run.processes + rank, width=run.width)
         with run.autocast():
             ce, mse, figures = losses(model, teacher, run.concepts, forward, noises=run.noises)

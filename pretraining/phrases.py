@@ -96,7 +96,19 @@ def look_question(character: Character, named: str, rng: random.Random) -> Excha
     other = rng.choice(KINDS) if rng.random() < 0.5 else character.kind
     colour = rng.choice(tuple(COLOURS)) if rng.random() < 0.5 else character.colours[0]
     pattern = rng.choice(PATTERNS) if rng.random() < 0.5 else character.pattern
+    owner = "its" if named in ("it", "this") else f"{named}'s"
+    accessory = character.accessory
+    if accessory is not None and rng.random() < 0.12:
+        be = "are" if accessory.what == "glasses" else "is"
+        asked = rng.choice((
+            f"what colour {be} {owner} {accessory.what}?",
+            f"what is the colour of {owner} {accessory.what}?",
+        ))  # fmt: skip
+        return Exchange(question=asked, answer=accessory.colour)
     return rng.choice((
+        Exchange(question=f"what is {owner} colour?", answer=coat(character)),
+        Exchange(question=f"what is the colour of {named}?", answer=coat(character)),
+        Exchange(question=f"what is {owner} pattern?", answer=character.pattern),
         Exchange(question=f"what colour is {named}?", answer=coat(character)),
         Exchange(question=f"which colour does {named} have?", answer=coat(character)),
         Exchange(question=f"what is {named} wearing?", answer=worn(character.accessory)),

@@ -97,6 +97,8 @@ def true_answer(question: str, picture: Composition) -> str | None:
         if colours:
             return "yes" if colours[0] in named else "no"
         return "yes" if kinds[-1:] == [who.kind] else "no"
+    if "colour" in words and who.accessory and words[-1] == who.accessory.what:
+        return who.accessory.colour
     if "colour" in words:
         return " and ".join(named)
     if "wear" in words or "wearing" in words:
