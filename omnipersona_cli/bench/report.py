@@ -83,6 +83,7 @@ def load(folders: Sequence[Path]) -> tuple[list[Record], dict[str, Any], list[Re
     merged = settings[0] | {
         "concepts": list(concepts),
         "seeds": max(setting["seeds"] for setting in settings),
+        "items": sum(setting["items"] for setting in settings),
     }
     return records, merged, times
 
@@ -95,6 +96,7 @@ def as_json(
     table = tabulate(records, profile=profile)
     return {
         "setting": {key: setting[key] for key in sorted(setting) if key != "class_words"},
+        "measured": len(records),
         "methods": {
             method: {name: vars(figure) for name, figure in row.items()}
             for method, row in table.items()
@@ -105,6 +107,17 @@ def as_json(
     }
 
 
+def _unfinished(measured: int, items: int) -> list[str]:
+    if measured >= items:
+        return []
+    told = f"Not finished: {measured} of {items} items are measured"
+    return ["", f"{told}; `op bench run DATA -o RESULTS` goes on."]
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def as_markdown(
     records: Sequence[Record], setting: Mapping[str, Any], times: Sequence[Record]
 ) -> str:
@@ -113,10 +126,11 @@ def as_markdown(
     table = tabulate(records, profile=profile)
     judges = ", ".join(str(judge) for judge in setting.get("judges", {}).values()) or "none"
     lines = [
-        f"{len(setting['concepts'])} concepts, {setting['seeds']} seeds, backend "
-        f"{setting['backend']}, profile {profile}, judges: {judges}, begun "
+        f"{_number(len(setting['concepts']), 'concept')}, {_number(setting['seeds'], 'seed')}, "
+        f"backend {setting['backend']}, profile {profile}, judges: {judges}, begun "
         f"{setting.get('begun', 'on a day unknown')}. Means over concepts with 95 % bootstrap "
         "intervals.",
+        *_unfinished(len(records), setting["items"]),
         *_by_method(table, RIVALS, PAPER, "The method and its rivals"),
         *_by_method(table, ABLATIONS, ABLATION, "Ablations"),
         *sentences(findings(records, profile=profile)),

@@ -45,6 +45,7 @@ _KINDS: dict[str, type] = {
     "methods": list,
     "tasks": list,
     "seeds": int,
+    "items": int,
     "backend": str,
     "profile": str,
     "judges": dict,

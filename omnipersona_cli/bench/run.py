@@ -86,11 +86,7 @@ def _run_units(
 ) -> None:
     """Everything that is not done yet, kept as it comes."""
     done: Keys = frozenset(key_of(record) for record in records)
-    units = [
-        Unit(concept=concept.name, seed=seed)
-        for seed in range(order.seeds)
-        for concept in dataset.concepts
-    ]
+    units = _units(order, dataset)
     left = {unit: _left(order, dataset, backend, unit, done) for unit in units}
     clock = Clock(
         items=sum(map(len, left.values())),
@@ -121,6 +117,14 @@ def _run_units(
             )
         else:
             on_progress(clock.progress(event.note))
+
+
+def _units(order: Order, dataset: Dataset) -> list[Unit]:
+    return [
+        Unit(concept=concept.name, seed=seed)
+        for seed in range(order.seeds)
+        for concept in dataset.concepts
+    ]
 
 
 def _check(order: Order) -> None:
@@ -157,6 +161,10 @@ def _setting(
         "tasks": [task for task in BENCH_TASKS if task in order.tasks],
         "methods": [method.name for method in methods],
         "seeds": order.seeds,
+        "items": sum(
+            len(_left(order, dataset, backend, unit, frozenset()))
+            for unit in _units(order, dataset)
+        ),
         "steps": order.steps,
         "packs": None if order.packs is None else _pack_digest(order.packs),
     }

@@ -19,7 +19,10 @@ def record(method, number, score, picture, **more):
     }  # fmt: skip
 
 
-SETTING = {"concepts": ["bo"], "seeds": 1, "backend": "sketch", "profile": "strict", "judges": {}}
+SETTING = {
+    "concepts": ["bo"], "seeds": 1, "items": 1, "backend": "sketch", "profile": "strict",
+    "judges": {},
+}  # fmt: skip
 
 
 def test_the_worst_come_first_and_a_failure_is_the_worst():

@@ -45,6 +45,10 @@ def order(discs, tmp_path, bench_plugin):
     )
 
 
+def told(order):
+    return report.as_markdown(*report.load([order.out]))
+
+
 def bytes_of(order):
     return (order.out / "results.jsonl").read_bytes()
 
@@ -88,11 +92,13 @@ def test_a_killed_run_goes_on_and_gives_the_same_file(order, tmp_path):
 
     with pytest.raises(Killed):
         run(broken, on_progress=kill)
+    assert f"Not finished: 5 of {len(whole.splitlines())} items" in told(broken)
     assert len(bytes_of(broken).splitlines()) == 5
     with (broken.out / "results.jsonl").open("ab") as file:
         file.write(b'{"method": "fu')  # what a kill in the middle of a line leaves
     run(broken)
     assert bytes_of(broken) == whole
+    assert "Not finished" not in told(broken)
     run(broken)
     assert bytes_of(broken) == whole
 

@@ -13,7 +13,7 @@ def test_a_toy_set_is_drawn_run_and_reported(sketch, op):
     assert done.exit_code == 0, done.stderr
     assert "| Rec |" in done.stdout and "no judge was named" in done.stderr
     told = json.loads(op("bench", "report", "results", "--json").stdout)
-    assert told.keys() == {"setting", "methods", "findings", "learning", "seconds"}
+    assert told.keys() == {"setting", "measured", "methods", "findings", "learning", "seconds"}
     assert told["methods"]["full"]["qa-exact"]["concepts"] == 1
     done = op("bench", "report", "results", "--html", "page.html", "--data", "toyset")
     assert done.exit_code == 0 and "data:image/png" in (sketch.work / "page.html").read_text()
