@@ -48,6 +48,14 @@ FINDINGS: tuple[Finding, ...] = (
         metric=("rec",), of="full", over="without-decoupling",
     ),
     Finding(
+        paper=1, claim="Decoupling helps generation",
+        metric=GENERATION, of="full", over="without-decoupling",
+    ),
+    Finding(
+        paper=1, claim="Decoupling helps editing",
+        metric=EDITING, of="full", over="without-decoupling",
+    ),
+    Finding(
         paper=2, claim="Replay helps PARG",
         metric=("parg",), of="full", over="without-replay",
     ),
