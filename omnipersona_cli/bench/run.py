@@ -7,7 +7,7 @@ nor on where a run was interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from omnipersona_cli.backend import Backend
 from omnipersona_cli.bench.clock import Clock, Unit
 from omnipersona_cli.bench.dataset import BENCH_TASKS, Dataset, check_pictures, read_dataset
 from omnipersona_cli.bench.judging import Panel
-from omnipersona_cli.bench.methods import BenchMethod, chosen_methods
+from omnipersona_cli.bench.methods import chosen_methods
 from omnipersona_cli.bench.metrics import PROFILES
 from omnipersona_cli.bench.results import Record, Results, key_of
 from omnipersona_cli.bench.unit import (
     ConceptLearned,
     Event,
     Finished,
+    Key,
     Keys,
     Order,
     Scored,
@@ -62,7 +63,8 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
         )
     on_progress(Progress(phase=f"loading {name}"))
     backend = opened(order)
-    setting = _setting(order, dataset, backend, panel, chosen_methods(order.methods))
+    planned = _planned(order, dataset, backend)
+    setting = _setting(order, dataset, backend, panel, sum(map(len, planned.values())))
     results = Results(order.out)
     with results.held():
         sweep_cut(order)
@@ -70,7 +72,7 @@ def run(order: Order, *, on_progress: OnProgress | None = None) -> list[Record]:
         if order.retry_failed:
             records = [record for record in records if not record["failed"]]
             results.write_sorted(records)
-        _run_units(order, dataset, backend, panel, results, records, on_progress)
+        _run_units(order, dataset, backend, panel, planned, results, records, on_progress)
         results.write_sorted(list(results.records()))
     return list(results.records())
 
@@ -80,14 +82,15 @@ def _run_units(
     dataset: Dataset,
     backend: Backend,
     panel: Panel,
+    planned: Mapping[Unit, Sequence[Key]],
     results: Results,
     records: Sequence[Record],
     on_progress: OnProgress,
 ) -> None:
     """Everything that is not done yet, kept as it comes."""
     done: Keys = frozenset(key_of(record) for record in records)
-    units = _units(order, dataset)
-    left = {unit: _left(order, dataset, backend, unit, done) for unit in units}
+    units = list(planned)
+    left = {unit: [key for key in keys if key not in done] for unit, keys in planned.items()}
     clock = Clock(
         items=sum(map(len, left.values())),
         before=len(records),
@@ -119,14 +122,6 @@ def _run_units(
             on_progress(clock.progress(event.note))
 
 
-def _units(order: Order, dataset: Dataset) -> list[Unit]:
-    return [
-        Unit(concept=concept.name, seed=seed)
-        for seed in range(order.seeds)
-        for concept in dataset.concepts
-    ]
-
-
 def _check(order: Order) -> None:
     """UsageError for words that do not fit together."""
     if order.profile not in PROFILES:
@@ -144,7 +139,7 @@ def _check(order: Order) -> None:
 
 
 def _setting(
-    order: Order, dataset: Dataset, backend: Backend, panel: Panel, methods: Sequence[BenchMethod]
+    order: Order, dataset: Dataset, backend: Backend, panel: Panel, items: int
 ) -> dict[str, Any]:
     """Everything that decides the results, and nothing else."""
     from omnipersona_cli import __version__
@@ -159,12 +154,9 @@ def _setting(
         "judges": panel.about(),
         "profile": order.profile,
         "tasks": [task for task in BENCH_TASKS if task in order.tasks],
-        "methods": [method.name for method in methods],
+        "methods": [method.name for method in chosen_methods(order.methods)],
         "seeds": order.seeds,
-        "items": sum(
-            len(_left(order, dataset, backend, unit, frozenset()))
-            for unit in _units(order, dataset)
-        ),
+        "items": items,
         "steps": order.steps,
         "packs": None if order.packs is None else _pack_digest(order.packs),
     }
@@ -175,17 +167,17 @@ def _pack_digest(folder: Path) -> dict[str, str]:
     return {name: library.header(name).hash for name in library.names()}
 
 
-def _left(
-    order: Order, dataset: Dataset, backend: Backend, unit: Unit, done: Keys
-) -> list[tuple[str, str, int, str]]:
-    """The keys of what a unit has still to do."""
-    (concept,) = (concept for concept in dataset.concepts if concept.name == unit.concept)
-    return [
-        key
-        for method in chosen_methods(order.methods)
-        for item in items_of(concept, order, method, backend)
-        if (key := (method.name, unit.concept, unit.seed, item.id)) not in done
-    ]
+def _planned(order: Order, dataset: Dataset, backend: Backend) -> dict[Unit, list[Key]]:
+    """The keys of all that each unit measures, in the order of the run."""
+    return {
+        Unit(concept=concept.name, seed=seed): [
+            (method.name, concept.name, seed, item.id)
+            for method in chosen_methods(order.methods)
+            for item in items_of(concept, order, method, backend)
+        ]
+        for seed in range(order.seeds)
+        for concept in dataset.concepts
+    }
 
 
 # -- units, here or in other processes ---------------------------------------------------------

@@ -47,8 +47,11 @@ from omnipersona_cli.engine.checkpoint import LEARNED, forget_run, sweep_done
 from omnipersona_cli.engine.request import Opening
 from omnipersona_cli.errors import PersonaError
 
-Keys = frozenset[tuple[str, str, int, str]]
-"""What is done: method, concept, seed, item."""
+Key = tuple[str, str, int, str]
+"""Of an item: method, concept, seed, item (`results.key_of`)."""
+
+Keys = frozenset[Key]
+"""What is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
