@@ -54,14 +54,15 @@ def main(context: click.Context, state: Path, threads: int) -> None:
 
 
 @main.command()
-@click.option("--families", default=FAMILIES)
+@click.option("--families", default=FAMILIES, help="How many.")
+@click.option("--first", default=0, help="The seed of the first: others teach what is new.")
 @click.option("--jobs", default=os.cpu_count() or 1)
 @click.pass_obj
-def draw(state: Path, families: int, jobs: int) -> None:
+def draw(state: Path, families: int, first: int, jobs: int) -> None:
     """Draw the pool of families, and a held-out one."""
     for _ in draw_pool(state / "test.npy", 300, first=HELD_OUT_FIRST, held_out=True, jobs=jobs):
         pass
-    for done in draw_pool(state / "pool.npy", families, jobs=jobs):
+    for done in draw_pool(state / "pool.npy", families, first=first, jobs=jobs):
         if done % 1000 == 0:
             print(f"{done} families", flush=True)
 

@@ -161,14 +161,14 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 45: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 48: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
         alone.samples.extend(self._questions(rng.choice(every)) for _ in range(2))
         alone.samples.extend(self._caption(rng.choice(every)) for _ in range(7))
-        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(6))
+        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(9))
         alone.samples.extend(self._described(rng.choice(every)) for _ in range(2))
         alone.samples.append(self._replay())
         for index, family in enumerate(families):
@@ -295,38 +295,35 @@ class Teacher:
         return turns
 
     def _edit(self, family: int, rows: dict[str, Tensor]) -> Taught:
-        """Source (latents, then ViT), instruction, target. With ``rows`` the character is named,
-        else described."""
+        """Source (latents, then ViT), instruction, target. With ``rows`` the character is named;
+        else it is described, and every pair of pictures is an edit in both directions."""
         rng = self.rng
-        member = self.pool.families[family]
-        character = member.character
-        other = member.pictures[REPLACED].characters[0]
-        name = SKS if rows else phrases.mention(character, rng)
-        the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {character.kind}", "it"))
-        what = rng.choices(
-            ("add", "remove", "replace", "replaced", "change", "move"),
-            (6, 1, 5, 0 if rows else 3, 7, 7),
-        )[0]
+        pictures = self.pool.families[family].pictures
+        posed = POSED if rows else rng.choice((POSED, REPLACED))
+        who = pictures[posed].characters[0]
+        name = SKS if rows else phrases.mention(who, rng)
+        the = SKS if rows and rng.random() < 0.7 else rng.choice((f"the {who.kind}", "it"))
+        what = rng.choices(("add", "remove", "replace", "change", "move"), (6, 1, 7, 8, 7))[0]
         if what == "add":
-            source, target = EMPTY, POSED
-            text = self._placed(phrases.add_instruction(name, rng), member.pictures[POSED])
+            source, target = EMPTY, posed
+            text = self._placed(phrases.add_instruction(name, rng), pictures[posed])
         elif what == "remove":
-            source, target = POSED, EMPTY
+            source, target = posed, EMPTY
             text = phrases.remove_instruction(the, rng)
         elif what == "replace":
-            source, target = REPLACED, POSED
-            old = rng.choice((f"the {other.kind}", f"the {other.kind}", "it", "the animal"))
+            source, target = REPLACED if posed == POSED else POSED, posed
+            kind = f"the {pictures[source].characters[0].kind}"
+            old = rng.choice((kind, kind, "it", "the animal"))
             text = phrases.replace_instruction(old, name, rng)
-        elif what == "replaced":
-            source, target = POSED, REPLACED
-            text = phrases.replace_instruction(the, phrases.mention(other, rng), rng)
-        elif what == "change":
-            source, target = POSED, CHANGED
-            changed = member.pictures[CHANGED].characters[0]
-            text = phrases.change_instruction(character, changed, the, rng)
         else:
-            source, target = POSED, MOVED
-            text = phrases.move_instruction(member.pictures[MOVED].scene, the, rng)
+            other = CHANGED if what == "change" else MOVED
+            source, target = (POSED, other) if rows else rng.sample((POSED, other), 2)
+            before, after = pictures[source].characters[0], pictures[target].characters[0]
+            the = the if rows else rng.choice((f"the {before.kind}", "it"))
+            if what == "change":
+                text = phrases.change_instruction(before, after, the, rng)
+            else:
+                text = phrases.move_instruction(pictures[target].scene, the, rng)
         context: list[Segment] = []
         if rng.random() >= 0.08:
             context += [self._clean(family, source), self._look(family, source)]

@@ -36,7 +36,6 @@ from op_nano import INFO
 from op_nano.shape import CONFIG, REFERENCES
 from pretraining.autoencoder import restoration_loss
 from pretraining.curriculum import GRID, Group, Pool, Taught, Teacher, introduce
-from pretraining.families import HELD_OUT_FIRST
 from pretraining.joint import averaged, frozen_encoders, joint_model, read_pool
 from pretraining.painting import read
 from pretraining.training import (
@@ -68,8 +67,7 @@ that were noised."""
 def repaint_pool(state: Path, name: str, count: int, *, device: str = "cpu") -> None:
     """``<name>.painted.safetensors``: latents [count, 16, d_latent] that the joint model painted
     from noised pictures of a pool, and the row [count] of the picture that each was."""
-    held_out = name == "test"
-    pool = read_pool(state, name, HELD_OUT_FIRST if held_out else 0, held_out)
+    pool = read_pool(state, name)
     model = joint_model(CONFIG)
     model.load_state_dict(model.state_dict() | averaged(state / "joint.safetensors"))
     model.to(device)

@@ -14,6 +14,7 @@ A family is one character *A* and eleven pictures that teach everything about it
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -78,6 +79,13 @@ def draw_family(seed: int, *, held_out: bool = False) -> Family:
     return Family(seed=seed, character=character, pictures=tuple(pictures), facts=facts)
 
 
+def pool_families(path: Path) -> list[Family]:
+    """The families of a pool that `draw_pool` drew to ``path``, in order."""
+    about = json.loads(path.with_suffix(".families.json").read_text())
+    seeds = range(about["first"], about["first"] + about["families"])
+    return [draw_family(seed, held_out=about["held_out"]) for seed in seeds]
+
+
 def _whose(seed: int, held_out: bool) -> Character:
     """The character of a family, without its pictures."""
     rng = random.Random(seed * 7919 + 13)
@@ -98,10 +106,13 @@ def _pixels(job: tuple[int, int, bool, int]) -> NDArray[np.uint8]:
 def draw_pool(
     path: Path, families: int, *, first: int = 0, held_out: bool = False, size: int = 64, jobs: int
 ) -> Iterator[int]:
-    """Draws ``families`` families into a uint8 file [families * 11, size, size, 3]; yields how
-    many are done. An existing complete file is kept."""
+    """Draws ``families`` families, those of seed ``first`` and on, into a uint8 file
+    [families * 11, size, size, 3], and notes beside it which they are (`pool_families`); yields
+    how many are done. A file of the same families is kept."""
     shape = (families * PICTURES, size, size, 3)
-    if path.exists():
+    note = path.with_suffix(".families.json")
+    about = json.dumps({"first": first, "families": families, "held_out": held_out})
+    if path.exists() and note.exists() and note.read_text() == about:
         if np.load(path, mmap_mode="r").shape == shape:
             return
     part = path.with_suffix(".part.npy")
@@ -117,4 +128,6 @@ def draw_pool(
             pool[start : start + len(pixels)] = pixels
             yield task[0] - first + task[1]
     pool.flush()
+    note.unlink(missing_ok=True)
     part.rename(path)
+    note.write_text(about)

@@ -15,7 +15,7 @@ from op_bagel.vit import VisionModel
 from op_nano.shape import CONFIG, SIZE
 from op_toy.attributes import NAMES, AttributeHeads, truth
 from op_toy.network import JudgeNetwork
-from pretraining.families import HELD_OUT_FIRST, JUDGE_FIRST, PICTURES, draw_family
+from pretraining.families import pool_families
 from pretraining.training import (
     Average,
     PretrainingStage,
@@ -28,12 +28,9 @@ from pretraining.training import (
 )
 
 
-def truths(families: int, first: int, held_out: bool) -> Tensor:
+def truths(pool: Path) -> Tensor:
     """`truth` of every picture of a pool [families * 11, questions]."""
-    seeds = range(first, first + families)
-    return torch.tensor(
-        [truth(p) for seed in seeds for p in draw_family(seed, held_out=held_out).pictures]
-    )
+    return torch.tensor([truth(p) for family in pool_families(pool) for p in family.pictures])
 
 
 def blurred(pictures: Tensor) -> Tensor:
@@ -75,10 +72,9 @@ def train_vision(
     heads are thrown away; "judge", another network on other pictures, measures and is used for
     nothing else."""
     judge = name == "judge"
-    pool = np.load(state / ("judge.npy" if judge else "pool.npy"), mmap_mode="r")
-    test = np.load(state / "test.npy", mmap_mode="r")
-    labels = truths(len(pool) // PICTURES, JUDGE_FIRST if judge else 0, False)
-    test_labels = truths(len(test) // PICTURES, HELD_OUT_FIRST, True)
+    drawn, held_out = state / ("judge.npy" if judge else "pool.npy"), state / "test.npy"
+    pool, labels = np.load(drawn, mmap_mode="r"), truths(drawn)
+    test, test_labels = np.load(held_out, mmap_mode="r"), truths(held_out)
     stage = PretrainingStage(state, name, minutes, clock=clock_of(device))
     torch.manual_seed(stage.step + (1 << 20 if judge else 0))
     rng = np.random.default_rng(stage.step)

@@ -22,6 +22,7 @@ from pretraining.families import (
     Family,
     draw_family,
     draw_pool,
+    pool_families,
 )
 
 SEEDS = range(40)
@@ -95,10 +96,16 @@ def test_a_pool_holds_every_picture_in_order(pool: Path) -> None:
         assert np.array_equal(row, np.asarray(render(picture, 16)))
 
 
-def test_a_complete_pool_is_kept_and_a_smaller_one_is_drawn_again(pool: Path) -> None:
+def test_a_pool_says_which_families_it_holds(pool: Path) -> None:
+    assert [family.seed for family in pool_families(pool)] == [6, 7]
+
+
+def test_a_complete_pool_is_kept_and_another_is_drawn_again(pool: Path) -> None:
     before = pool.stat().st_mtime_ns
     assert list(draw_pool(pool, 2, first=6, size=16, jobs=1)) == []
     assert pool.stat().st_mtime_ns == before
     assert list(draw_pool(pool, 3, first=6, size=16, jobs=1)) == [3]
     assert len(np.load(pool)) == 3 * PICTURES
-    assert [one.name for one in pool.parent.iterdir()] == ["pool.npy"]
+    assert list(draw_pool(pool, 3, first=8, size=16, jobs=1)) == [3]
+    assert [family.seed for family in pool_families(pool)] == [8, 9, 10]
+    assert sorted(one.name for one in pool.parent.iterdir()) == ["pool.families.json", "pool.npy"]
