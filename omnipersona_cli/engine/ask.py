@@ -43,6 +43,7 @@ from omnipersona_cli.language.questions import (
     fact_words,
     is_opener,
     plain_words,
+    told,
 )
 from omnipersona_cli.language.references import (
     KnownFact,
@@ -263,13 +264,15 @@ def _from_facts(request: Request, *, with_picture: bool) -> Answer | None:
 
 def _from_tokens(request: Request, *, with_picture: bool) -> Answer | None:
     """What the tokens say about the one attribute that the question asks for, where it is no look
-    and no fact that could help has a word in common with it; "I do not know" where they are not
-    sure.
+    and no fact could help; "I do not know" where they are not sure.
 
-    With a picture only the plain possessive counts, and only where the model does not lead: it
-    would make up what no picture shows.
+    A fact with some words of the attribute (a home, where the home town is asked for) is left to
+    a model that leads; another, and its tokens, would take the one for the other. With a picture
+    only the plain possessive counts, and only where the model does not lead: it would make up what
+    no picture shows.
     """
-    if with_picture and request.backend.info.replay_leads == "model":
+    leads = request.backend.info.replay_leads == "model"
+    if with_picture and leads:
         return None
     names = [tokens.name for tokens in request.concepts]
     text = attach(request.text, names, "understand") if len(names) == 1 else request.text
@@ -277,11 +280,11 @@ def _from_tokens(request: Request, *, with_picture: bool) -> Answer | None:
     if asked is None or asked[0] not in names or is_look(asked[1]):
         return None
     name, attribute = asked
-    words = content_words(attribute_key(attribute))
-    if any(words & fact_words(text, name) for text in request.facts[name]):
+    near = told(attribute, request.facts[name], name)
+    if near == "all" or (near == "some" and leads):
         return None
     value = ""
-    if not is_look(attribute_key(attribute)):  # its colour says nothing of its favourite one
+    if near == "none" and not is_look(attribute_key(attribute)):  # no "favourite colour" from it
         tokens = next(one for one in request.concepts if one.name == name)
         value = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
     return Answer(

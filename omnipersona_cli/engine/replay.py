@@ -35,6 +35,7 @@ from omnipersona_cli.language.questions import (
     asked_attributes,
     question_of,
     questions_in,
+    told,
     value_in,
 )
 from omnipersona_cli.language.references import (
@@ -347,8 +348,8 @@ def _recall(
         if reply and comes_from(reply, texts, wanted.question, name=reference.concept):
             begins = re.match(rf"({_PLACE})\s+(.+)", reply, re.I)
             return found(begins[2], "model", begins[1].lower()) if begins else found(reply, "model")
-    if not reference.attribute:
-        return found("", "unknown")
+    if not reference.attribute or told(reference.attribute, texts, reference.concept) == "some":
+        return found("", "unknown")  # the tokens would take a home for the home town
     tokens = next(one for one in concepts if one.name == reference.concept)
     threshold = surety.get(reference.concept, math.inf)
     answer = recall(backend, tokens, reference.attribute, threshold=threshold)

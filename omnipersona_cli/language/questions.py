@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from typing import Literal
 
 from omnipersona_cli.language.attributes import attribute_key
 from omnipersona_cli.language.facts import HELD_OUT_WORDINGS, WORDINGS, parse_facts
@@ -151,6 +152,15 @@ def fact_words(text: str, name: str) -> set[str]:
     parsed = parse_facts(text, name)
     asked = [word for fact in parsed for word in (fact.attribute, *fact.also, *fact.asked)]
     return content_words(" ".join([text, *asked]).replace("{name}", " "))
+
+
+def told(attribute: str, facts: Iterable[str], name: str) -> Literal["all", "some", "none"]:
+    """How much of an attribute the facts speak of: of a "home town" those of a home say "some"."""
+    words = content_words(attribute_key(attribute))
+    shared = [words & fact_words(text, name) for text in facts]
+    if not any(shared):
+        return "none"
+    return "all" if words in shared else "some"
 
 
 def plain_words(text: str) -> str:

@@ -32,6 +32,13 @@ _PICTURES = frozenset(
 )
 """Words that stand before "of <bo>" without asking for anything that is known of bo."""
 
+_COMPOUNDS = frozenset(
+    "bag basket bed bin bowl box cake card case chest city club corner country court dish door "
+    "field game house hut key land map office party place plate room seat shelf shop station store "
+    "table team town village yard".split()
+)
+"""Nouns that with the word before them mean another thing: a toy box is no toy."""
+
 _FUNCTION = (
     "a an the in on at by to of for from with without and or but near under over behind beside "
     "next is are was were be it as into onto out up down while who that this these those not if "
@@ -274,13 +281,14 @@ def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
     """How many characters of the phrase are the attribute: 0 where it is not one.
 
     A known attribute wins over a guess, and a longer one over a shorter; a guess takes words of
-    praise and one noun.
+    praise and one noun. Of a toy box that nobody told of, the toy is no part.
     """
     words = list(re.finditer(r"\S+", candidate.phrase))
     for count in [len(words)] if candidate.whole else range(len(words), 0, -1):
         end = words[count - 1].end()
         if attribute_key(candidate.phrase[:end]) in known:
-            return end
+            compound = len(words) > count and singular(words[count][0].lower()) in _COMPOUNDS
+            return words[count].end() * (not candidate.strict) if compound else end
     if candidate.strict:
         return 0
     count = len(words)

@@ -46,7 +46,13 @@ def test_a_fact_answers_what_it_says(answer, question, expected):
 
 
 @pytest.mark.parametrize(
-    "question", ["what is <bo>'s car?", "which hobby does <bo> have?", "what is <bo> afraid of?"]
+    "question",
+    [
+        "what is <bo>'s car?",
+        "which hobby does <bo> have?",
+        "what is <bo> afraid of?",
+        "what is <bo>'s home town?",  # its home is told, a town is not
+    ],
 )
 def test_what_nobody_told_is_not_made_up(answer, question):
     said = answer(question)

@@ -110,6 +110,13 @@ def test_unsure_tokens_do_not_count(sure, surety):
     assert trace.unknown == (("bo", "favourite food"),)
 
 
+def test_tokens_do_not_take_a_toy_for_a_toy_box():
+    backend = Scripted(memory="a red ball", intent="What is the toy box of <bo>?")
+    more = {"concepts": concepts("bo"), "facts": FACTS, "surety": {"bo": -0.5}}
+    trace = replay(backend, "<bo> with its toy box", **more)
+    assert (trace.rewritten, trace.unknown) == ("<bo> with its toy box", (("bo", "toy box"),))
+
+
 @pytest.mark.parametrize("answer", ["", "yes", "I don't know.", "what is it?"])
 def test_where_nobody_knows_the_request_stays_as_it_is(answer):
     backend = Scripted(memory=answer)

@@ -6,6 +6,7 @@ from omnipersona_cli.language.questions import (
     asked_attributes,
     asks_for_either,
     asks_presence,
+    told,
     value_in,
 )
 
@@ -58,3 +59,19 @@ def test_every_question_for_an_attribute_is_found():
 )
 def test_an_answer_gives_its_value_or_nothing(answer, value):
     assert value_in(answer) == value
+
+
+@pytest.mark.parametrize(
+    ("attribute", "share"),
+    [
+        ("home", "all"),
+        ("favourite home", "all"),
+        ("red ball", "all"),
+        ("home town", "some"),
+        ("toy box", "some"),
+        ("age", "none"),
+        ("favourite", "none"),
+    ],
+)
+def test_facts_speak_of_an_attribute_in_whole_in_part_or_not(attribute, share):
+    assert told(attribute, ["<bo> lives in the forest", "<bo>'s toy is a red ball"], "bo") == share
