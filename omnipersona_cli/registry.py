@@ -303,7 +303,7 @@ def open_backend(
             f"backend {name} needs the Python package {missing!r}, which is not installed",
             hint=f"pip install {missing}",
         ) from error
-    if info.threads and "OMP_NUM_THREADS" not in os.environ:
+    if info.threads and not os.environ.get("OMP_NUM_THREADS"):
         _use_threads(info.threads)
     return backend
 

@@ -126,7 +126,7 @@ def test_load_imports_what_an_entry_names() -> None:
     assert registry.load("pathlib:Path") is Path
 
 
-@pytest.mark.parametrize(("chosen", "used"), [(None, 1), ("2", 2)])
+@pytest.mark.parametrize(("chosen", "used"), [(None, 1), ("", 1), ("2", 2)])
 def test_a_backend_says_how_many_threads_it_is_fastest_with(
     chosen: str | None, used: int, opener: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +134,7 @@ def test_a_backend_says_how_many_threads_it_is_fastest_with(
     monkeypatch.setattr(registry, "backends", lambda: {"test": few})
     opener.open_backend = lambda opening: opening  # type: ignore[attr-defined]
     monkeypatch.delenv("OMP_NUM_THREADS")
-    if chosen:
+    if chosen is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", chosen)
     before = torch.get_num_threads()
     try:
