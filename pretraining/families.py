@@ -79,9 +79,14 @@ def draw_family(seed: int, *, held_out: bool = False) -> Family:
     return Family(seed=seed, character=character, pictures=tuple(pictures), facts=facts)
 
 
+def pool_note(path: Path) -> Path:
+    """The file beside a pool that says which families it holds."""
+    return path.with_suffix(".families.json")
+
+
 def pool_families(path: Path) -> list[Family]:
     """The families of a pool that `draw_pool` drew to ``path``, in order."""
-    about = json.loads(path.with_suffix(".families.json").read_text())
+    about = json.loads(pool_note(path).read_text())
     seeds = range(about["first"], about["first"] + about["families"])
     return [draw_family(seed, held_out=about["held_out"]) for seed in seeds]
 
@@ -110,7 +115,7 @@ def draw_pool(
     [families * 11, size, size, 3], and notes beside it which they are (`pool_families`); yields
     how many are done. A file of the same families is kept."""
     shape = (families * PICTURES, size, size, 3)
-    note = path.with_suffix(".families.json")
+    note = pool_note(path)
     about = json.dumps({"first": first, "families": families, "held_out": held_out})
     if path.exists() and note.exists() and note.read_text() == about:
         if np.load(path, mmap_mode="r").shape == shape:

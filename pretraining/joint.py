@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from op_bagel.vae import AutoEncoder
 from op_bagel.vit import VisionModel
 from op_nano.shape import CONFIG, REFERENCES, VAE, ConceptEncoder, decoder
 from pretraining.curriculum import Group, Pool, Teacher, introduce
-from pretraining.families import PICTURES, pool_families
+from pretraining.families import PICTURES, pool_families, pool_note
 from pretraining.painting import (
     Aligner,
     Forward,
@@ -89,15 +90,23 @@ def encode_pool(state: Path, name: str, *, device: str = "cpu") -> None:
         latents.append(patchify(scaled, CONFIG.latent_patch_size)[0].half().cpu())
         rows.append(see(vit, pictures).half().cpu())
     save_file(
-        {"latents": torch.cat(latents), "vit": torch.cat(rows)}, state / f"{name}.safetensors"
+        {"latents": torch.cat(latents), "vit": torch.cat(rows)},
+        state / f"{name}.safetensors",
+        metadata={"families": pool_note(state / f"{name}.npy").read_text()},
     )
 
 
 def read_pool(state: Path, name: str) -> Pool:
-    """An encoded pool and the truth of its families."""
-    encoded = load_file(state / f"{name}.safetensors")
-    families = pool_families(state / f"{name}.npy")
-    return Pool(families=families, vit=encoded["vit"], latents=encoded["latents"])
+    """An encoded pool and the truth of its families.
+
+    Raises ValueError where other families were drawn since: pictures would have the wrong words.
+    """
+    drawn = state / f"{name}.npy"
+    with safe_open(state / f"{name}.safetensors", "pt") as encoded:
+        if (encoded.metadata() or {}).get("families") != pool_note(drawn).read_text():
+            raise ValueError(f"{drawn} is not what was encoded: encode it")
+        vit, latents = encoded.get_tensor("vit"), encoded.get_tensor("latents")
+    return Pool(families=pool_families(drawn), vit=vit, latents=latents)
 
 
 def answer(model: Bagel, pool: Pool, group: Group, cache: Cache | None) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,7 @@ from pretraining.joint import (
     encode_pool,
     export_judge,
     export_weights,
+    read_pool,
     train_joint,
     unpack_weights,
 )
@@ -298,6 +299,19 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
     key = "model.bagel.language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
     assert not torch.equal(trained[key], first[key.removeprefix("model.")].float())
     assert json.loads((state_again / "joint.json").read_text())["step"] == 3
+
+
+def test_a_pool_drawn_anew_is_not_read_with_the_rows_of_the_old_one(
+    state: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pool.safetensors").symlink_to(state / "pool.safetensors")
+    for first, fits in ((0, True), (4, False)):
+        list(draw_pool(tmp_path / "pool.npy", 4, first=first, jobs=1))
+        if fits:
+            assert [family.seed for family in read_pool(tmp_path, "pool").families] == [0, 1, 2, 3]
+        else:
+            with pytest.raises(ValueError, match="encode it"):
+                read_pool(tmp_path, "pool")
 
 
 def test_the_command_names_every_stage() -> None:
