@@ -9,11 +9,18 @@ from safetensors.torch import save_file
 from tiny_bagel import LETTERS, ROWS, VOCABULARY, tokenizer
 from torch import Tensor
 
+from omnipersona_cli.backend import ConceptTokens, Opening, Prompt
+from omnipersona_cli.language.mentions import to_turn
 from op_bagel.config import DecoderConfig, SpecialTokens
 from op_bagel.model import Bagel, initialise
+from op_lance.backend import LanceBackend
 from op_lance.config import LanceConfig, TowerConfig
+from op_lance.loading import open_backend
 from op_lance.tower import build_tower
 from op_lance.vae import AutoEncoder, WanConfig
+
+PLAIN: Any = {"size": None, "steps": 1, "guidance": None, "seeds": (0,)}
+"""How to paint one picture."""
 
 MANIFEST = Path(__file__).parent.parent / "goldens" / "lance" / "lance-3b-vae.json"
 
@@ -110,3 +117,28 @@ def released(vae: AutoEncoder) -> dict[str, Tensor]:
         else:
             found[name] = own[name].reshape(*own[name].shape, *[1] * (len(shape) - own[name].ndim))
     return found
+
+
+def opened(folder: Path, **more: Any) -> LanceBackend:
+    return open_backend(Opening(model=str(folder), device="cpu", dtype="float32"), **more)
+
+
+def frozen(backend: LanceBackend) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": value
+        for number, part in enumerate(
+            (backend.mixture, backend.encoders.tower, backend.encoders.vae)
+        )
+        for name, value in part.state_dict().items()
+    }
+
+
+def whole(backend: LanceBackend) -> LanceBackend:
+    """With all weights read."""
+    backend.need_expert()
+    backend.encoders.need()
+    return backend
+
+
+def prompt(text: str, *concepts: ConceptTokens) -> Prompt:
+    return Prompt(turns=(to_turn(text),), concepts=concepts)
