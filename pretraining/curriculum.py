@@ -161,14 +161,14 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 48: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 52: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
-        alone.samples.extend(self._questions(rng.choice(every)) for _ in range(2))
-        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(7))
-        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(9))
+        alone.samples.extend(self._questions(rng.choice(every)) for _ in range(3))
+        alone.samples.extend(self._caption(rng.choice(every)) for _ in range(5))
+        alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(13))
         alone.samples.extend(self._described(rng.choice(every)) for _ in range(2))
         alone.samples.append(self._replay())
         for index, family in enumerate(families):

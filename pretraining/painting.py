@@ -23,7 +23,7 @@ from op_bagel.cache import Cache
 from op_bagel.config import BagelConfig
 from op_bagel.model import Bagel
 from op_bagel.packing import Packed
-from op_bagel.segments import Segment
+from op_bagel.segments import Latent, Segment
 from op_nano.shape import CONFIG
 from pretraining.curriculum import (
     GRID,
@@ -37,6 +37,10 @@ from pretraining.curriculum import (
 CELLS = GRID[0] * GRID[1]
 ROOM = 32
 """Contexts are padded to a multiple of this, so that few shapes are compiled."""
+
+NOISED, SHOWN_NOISED = 0.4, 1.0
+"""Mean logit of the time (1 is noise alone) to which copies are noised, and that of a picture whose
+source or concept is shown: what is to be carried over is learned where little else is seen."""
 
 Forward = Callable[[Packed, Cache], tuple[Tensor, Tensor]]
 """Noised copies behind their contexts -> velocity [M, n, latent width], rows [M, n, D]."""
@@ -118,7 +122,10 @@ def paint(
     again = torch.arange(len(samples)).repeat_interleave(noises)
     clean = pool.latents[at].float()[again]
     noise = torch.randn(clean.shape, generator=generator)
-    time = torch.sigmoid(0.4 + 1.1 * torch.randn(len(again), generator=generator))
+    sources = [any(isinstance(part, Latent) for part in sample) for sample in samples]
+    shown = torch.tensor(sources) | (which >= 0)
+    logit = torch.where(shown, SHOWN_NOISED, NOISED)[again]
+    time = torch.sigmoid(logit + 1.1 * torch.randn(len(again), generator=generator))
     noised = (1 - time[:, None, None]) * clean + time[:, None, None] * noise
     layout = bagel.drawing(len(again), GRID)
     packed = replace(

@@ -24,7 +24,16 @@ from pretraining.curriculum import (
     read_turn,
 )
 from pretraining.families import CHANGED, EMPTY, MOVED, PICTURES, POSED, REPLACED, draw_family
-from pretraining.painting import ROOM, Aligner, Forward, forward_of, paint, read
+from pretraining.painting import (
+    NOISED,
+    ROOM,
+    SHOWN_NOISED,
+    Aligner,
+    Forward,
+    forward_of,
+    paint,
+    read,
+)
 
 EOS = CONFIG.special_tokens.eos_token_id
 
@@ -209,32 +218,37 @@ def bagel() -> Bagel:
     return model
 
 
-def noised(pool: Pool, row: int, noises: int, seed: int) -> tuple[list[Noise], Tensor]:
+def noised(
+    pool: Pool, row: int, noises: int, seed: int, logit: float = NOISED
+) -> tuple[list[Noise], Tensor]:
     """What `paint` draws first from its generator, for one picture, and the noise alone."""
     generator = torch.Generator().manual_seed(seed)
     clean = pool.latents[row].float()
     noise = torch.randn(noises, *clean.shape, generator=generator)
-    time = torch.sigmoid(0.4 + 1.1 * torch.randn(noises, generator=generator))
+    time = torch.sigmoid(logit + 1.1 * torch.randn(noises, generator=generator))
     drawn = [Noise(clean, GRID, float(t), one) for t, one in zip(time, noise, strict=True)]
     return drawn, noise
 
 
+@pytest.mark.parametrize("edit", [False, True])
 @pytest.mark.parametrize("behind", [False, True])
 def test_painting_behind_a_read_context_is_painting_in_one_run(
-    bagel: Bagel, pool: Pool, slots: Tensor, behind: bool
+    bagel: Bagel, pool: Pool, slots: Tensor, behind: bool, edit: bool
 ) -> None:
     rows = {SKS: slots[1, :1]} if behind else {}
-    sample: Taught = [read_turn("<sks> in the snow", rows), Paint(7)]
+    source = [Latent(pool.latents[6].float(), GRID)] if edit else []
+    context = [*source, read_turn("<sks> in the snow", rows)]
+    sample: Taught = [*context, Paint(7)]
     group = Group(samples=[sample], concepts=[1] if behind else [])
     concepts = bagel.prefill(*[[introduce(own)] for own in slots])
     aligner, generator = Aligner(), torch.Generator().manual_seed(3)
     painted = paint(
         bagel, aligner, forward_of(bagel), pool, [group], concepts, noises=2, generator=generator
     )
-    drawn, _ = noised(pool, 7, 2, 3)
+    drawn, _ = noised(pool, 7, 2, 3, SHOWN_NOISED if edit or behind else NOISED)
     before = [introduce(slots[1])] if behind else []
     with torch.no_grad():
-        whole = [bagel(pack([[*before, sample[0], one]], CONFIG)) for one in drawn]  # type: ignore[list-item]
+        whole = [bagel(pack([[*before, *context, one]], CONFIG)) for one in drawn]
     wanted = torch.stack([outputs.mse.mean() for outputs in whole])
     assert torch.allclose(painted.mse, wanted, atol=1e-4)
     assert painted.behind.tolist() == [behind] * 2
