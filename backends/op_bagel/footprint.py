@@ -32,6 +32,8 @@ NOISES = 2
 """Times at which a picture is noised in one lesson."""
 LESSON = 512
 """Pixels of the shorter side of a picture that is learned from, where nobody says otherwise."""
+SIDES = 512, 1024
+"""Pixels that the shorter side of an edited picture has at least, and the longer one at most."""
 LARGEST_SEEN = 980
 """Pixels of the longer side of a picture that is looked at."""
 PATCH, STRIDE = 14, 16
@@ -54,8 +56,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = normed(layers_in(shapes, "language_model.model.layers.") or RELEASED)
     width, height = size or INFO.sizes[0]
-    painted = (width // STRIDE) * (height // STRIDE)
-    features = min((LARGEST_SEEN // PATCH) ** 2, (width // PATCH) * (height // PATCH))
+    wide, high = _edited(width, height)
     side = opening.lesson_size or LESSON
     small, small_features = (side // STRIDE) ** 2, (side // PATCH) ** 2
     return Footprint(
@@ -64,15 +65,23 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         libraries=0.2,
         parts=_parts(shapes, layers),
         layers=layers,
-        passes=passes_of(painted, features, prompt=PROMPT, words=WORDS, branches=3),
+        passes=passes_of(
+            (width // STRIDE) * (height // STRIDE),
+            (wide // STRIDE) * (high // STRIDE),
+            min((LARGEST_SEEN // PATCH) ** 2, (wide // PATCH) * (high // PATCH)),
+            prompt=PROMPT,
+            words=WORDS,
+            branches=3,
+        ),
         lessons=lessons_of(small, small_features, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
         whole=True,
+        stretches=SIDES[1] / side,
         batch=INFO.batch,
         pictures={
             "gen": convolved(width * height, CHANNELS, MAPS),
-            "edit": convolved(width * height, CHANNELS, MAPS),
+            "edit": convolved(wide * high, CHANNELS, MAPS),
             "learn": convolved(side * side, CHANNELS, MAPS),
         },
         streamed=2 * WORDS * layers.width,
@@ -80,12 +89,19 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     )
 
 
+def _edited(width: int, height: int) -> tuple[int, int]:
+    """The size at which a picture is edited."""
+    least, most = SIDES
+    scale = max(least / min(width, height), min(1.0, most / max(width, height)))
+    return min(most, round(width * scale)), min(most, round(height * scale))
+
+
 def passes_of(
-    painted: int, features: int, *, prompt: int, words: int, branches: int
+    painted: int, edited: int, features: int, *, prompt: int, words: int, branches: int
 ) -> dict[Activity, tuple[Pass, ...]]:
-    """Passes of the lineage: ``painted`` latent tokens, ``features`` of the vision tower, after
-    ``prompt`` positions, and ``branches`` of guidance in an edit."""
-    context = painted + features + prompt
+    """Passes of the lineage: ``painted`` latent tokens, or ``edited`` ones, ``features`` of the
+    vision tower, after ``prompt`` positions, and ``branches`` of guidance in an edit."""
+    context = edited + features + prompt
     read = Pass(
         positions=features + prompt,
         picture=features,
@@ -98,7 +114,7 @@ def passes_of(
         "gen": (Pass(positions=painted, rows=2, cached=painted + 2 * prompt, masked=True),),
         "edit": (
             Pass(positions=context, cached=context, masked=True),
-            Pass(positions=painted, rows=branches, cached=2 * context + painted, masked=True),
+            Pass(positions=edited, rows=branches, cached=2 * context + edited, masked=True),
         ),
     }
 

@@ -61,6 +61,9 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     width, height = size or INFO.sizes[0]
     side = opening.lesson_size
     learned_from = (side, side) if side else LOOKED_AT
+    area = min(layout.AREAS, key=lambda trained: abs(trained - width * height))
+    rows, columns = layout.grid_for((width, height), area)
+    edited = layout.length((rows, columns))
     looked_at, painted, codes = (
         _positions(it) for it in (LOOKED_AT, (width, height), learned_from)
     )
@@ -75,7 +78,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
             "ask": (read, Pass(positions=whole, rows=2, scored=8, scores=WORDS)),
             "gen": (Pass(positions=PROMPT, rows=2, cached=painted + PROMPT, scores=CODES),),
             "edit": (
-                Pass(positions=painted + PROMPT, rows=2, cached=painted + PROMPT, scores=CODES),
+                Pass(positions=edited + PROMPT, rows=2, cached=edited + PROMPT, scores=CODES),
             ),
         },
         lessons={
@@ -87,7 +90,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pictures={
             "ask": convolved(LOOKED_AT[0] * LOOKED_AT[1], CHANNELS, MAPS),
             "gen": convolved(width * height, CHANNELS, MAPS),
-            "edit": convolved(width * height, CHANNELS, MAPS),
+            "edit": convolved(rows * columns * layout.SIDE**2, CHANNELS, MAPS),
             "learn": convolved(LOOKED_AT[0] * LOOKED_AT[1], CHANNELS, MAPS),
         },
         stored=stored_size(folders[0] if folders else None, shapes, 4),

@@ -50,26 +50,31 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = layers_in(shapes, "language_model.model.layers.") or RELEASED
     width, height = size or INFO.sizes[0]
-    painted = (width // STRIDE) * (height // STRIDE)
-    features = _features(width, height)
+    wide, high = INFO.sizes[0]  # a picture is edited in its own shape, at this area
     side = opening.lesson_size or LESSON
     small, small_features = (side // STRIDE) ** 2, _features(side, side)
-    decoder = convolved(width * height // FOLDED**2, CHANNELS, MAPS)
     return Footprint(
         model=name,
         here=bool(shapes),
         libraries=0.2,
         parts=_parts(folder, shapes, layers.count * layers.linear),
         layers=normed(layers),
-        passes=passes_of(painted, features, prompt=PROMPT, words=WORDS, branches=2),
+        passes=passes_of(
+            (width // STRIDE) * (height // STRIDE),
+            (wide // STRIDE) * (high // STRIDE),
+            _features(wide, high),
+            prompt=PROMPT,
+            words=WORDS,
+            branches=2,
+        ),
         lessons=lessons_of(small, small_features, prompt=PROMPT, words=WORDS),
         checkpoints=True,
         pieces=True,
         whole=True,
         batch=INFO.batch,
         pictures={
-            "gen": decoder,
-            "edit": decoder,
+            "gen": convolved(width * height // FOLDED**2, CHANNELS, MAPS),
+            "edit": convolved(wide * high // FOLDED**2, CHANNELS, MAPS),
             "learn": convolved((side // FOLDED) ** 2, CHANNELS, MAPS),
         },
         stored=4,

@@ -27,10 +27,10 @@ CHANNELS, MAPS = 16, 6.0
 
 
 def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprint:
-    """Of the embedded weights, or of a folder's."""
+    """Of the embedded weights, or of a folder's; its pictures have one size while they are made."""
     name = opening.model or "embedded"
     shapes = stored_shapes(WEIGHTS if name == "embedded" else Path(name))
-    width, height = size or INFO.sizes[0]
+    width, height = INFO.sizes[0]
     whole = 2 * PICTURE + PROMPT
     return Footprint(
         model=name,

@@ -163,7 +163,9 @@ class Footprint:
     what layers can compute again, ``checkpointed`` that it always does, ``pieces`` that it holds a
     few lessons of a batch at a time, ``whole`` that it holds all of them where these have room and
     else those of one task, ``wide`` that deep tokens travel beside every position of a
-    lesson and not beside their own alone (`omnipersona_cli.family.deep`).
+    lesson and not beside their own alone (`omnipersona_cli.family.deep`). Lessons are those of a
+    square picture; one of another shape makes them larger by its ratio, at most ``stretches``
+    times.
     """
 
     model: str
@@ -187,6 +189,19 @@ class Footprint:
     whole: bool = False
     checkpoints: bool = False
     wide: bool = False
+    stretches: float = 1.0
+
+    def stretched(self, ratio: float) -> Footprint:
+        """With lessons of a picture whose sides have this ``ratio``, 1 or more."""
+        by = min(ratio, self.stretches)
+        if by <= 1:
+            return self
+        lessons = {
+            task: replace(it, positions=round(it.positions * by), context=round(it.context * by))
+            for task, it in self.lessons.items()
+        }
+        learn = round(self.pictures.get("learn", 0) * by)
+        return replace(self, lessons=lessons, pictures={**self.pictures, "learn": learn})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,13 +115,14 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
     what = describe(info, opening, work.size)
     if what is None or not what.here:  # that it has to be fetched comes first
         return opening, ""
+    what = what.stretched(work.longest)
     kind = _kind(opening.device, what)
     if kind == "cpu" and not what.on_cpu and not _multiplies_bfloat16():
         what = replace(what, on_cpu="float32")
     room = opening.memory or free(kind, opening.device)
     if not room:
         return opening, ""
-    card = room if kind != "cpu" else 0.0
+    card = whole_card(kind, opening.device)
     ways = list(_choices(info, what, opening, work, kind, card))
     here = free("cpu", "cpu")
     if here and ways[0].waits > here:
@@ -171,6 +172,16 @@ def free(kind: Kind, device: str) -> float:
         return float(untyped.recommended_max_memory() - untyped.driver_allocated_memory()) / GIB
     number = torch.device(device if ":" in device else "cuda")
     return float(torch.cuda.mem_get_info(number)[0]) / GIB
+
+
+def whole_card(kind: Kind, device: str) -> float:
+    """GiB that a CUDA card has, by which batches are cut into pieces; 0 elsewhere."""
+    if kind != "cuda":
+        return 0.0
+    import torch
+
+    number = torch.device(device if ":" in device else "cuda")
+    return float(torch.cuda.get_device_properties(number).total_memory) / GIB
 
 
 def _free_here() -> float:
@@ -305,7 +316,9 @@ def _of_smaller_pictures(info: BackendInfo, ways: Sequence[Choice], work: Work) 
     for way in ways:
         opening = replace(way.opening, lesson_size=least)
         smaller = None if way.opening.lesson_size == least else describe(info, opening, work.size)
-        takes = way.takes if smaller is None else needed(smaller, "learn", way.means)
+        takes = way.takes
+        if smaller is not None:
+            takes = needed(smaller.stretched(work.longest), "learn", way.means)
         if takes < way.takes:
             flags = (*way.flags, f"--size {least}")
             found.append(replace(way, opening=opening, flags=flags, takes=takes, asked=True))

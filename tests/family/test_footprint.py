@@ -13,6 +13,7 @@ import tiny_bagel
 import tiny_emu3
 import tiny_janus
 import tiny_showo
+from PIL import Image as images
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import BackendInfo, Opening, Work
@@ -27,6 +28,8 @@ from omnipersona_cli.family.footprint import (
     stored_shapes,
 )
 from omnipersona_cli.family.room import describe, fitted, table
+from op_bagel.config import BagelConfig
+from op_bagel.loading import fit_of
 
 BACKENDS = ("bagel", "emu3", "janus", "lance", "nano", "showo")
 RELEASED = (
@@ -186,10 +189,52 @@ def test_smaller_lessons_are_hinted_at_where_nothing_else_makes_learning_fit(
     assert "--size" not in caught.value.hint, "it is small already"
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_an_edit_takes_what_the_size_it_is_edited_at_takes(name: str) -> None:
+    info = registry.backend_info(name)
+    takes = []
+    for size in ((1024, 1024), (4032, 3024), (40_320, 30_240)):
+        what = describe(info, Opening(), size)
+        assert what is not None
+        takes.append(needed(what, "edit", Means(kind="cuda", dtype=what.dtypes[0])))
+    assert takes[2] == takes[1] == pytest.approx(takes[0], rel=0.3)
+
+
+def test_a_lesson_of_a_wide_photo_is_planned_as_large_as_it_is() -> None:
+    what = describe(registry.backend_info("bagel"), Opening(), None)
+    assert what is not None
+    prompt = what.passes["gen"][0].cached - what.passes["gen"][0].positions  # of two branches
+    fit = fit_of(BagelConfig())
+    for size in ((1200, 1200), (4032, 3024), (1080, 1920)):
+        photo = images.new("RGB", size)
+        latents, seen = fit.learn_vae(photo), fit.learn_vit(photo)
+        positions = 3 * (latents.width * latents.height // 16**2) + prompt // 2
+        positions += seen.width * seen.height // 14**2
+        planned = what.stretched(max(size) / min(size)).lessons["edit"].positions
+        assert planned == pytest.approx(positions, rel=0.05)
+    assert what.stretched(9.0) == what.stretched(2.0)  # no side is longer than 1024 pixels
+
+
+def test_a_batch_is_cut_by_the_card_and_not_by_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    info = registry.backend_info("janus")
+    what = replace(described("janus"), here=True)
+    monkeypatch.setattr(room, "describe", lambda *_: what)
+    monkeypatch.setattr(room, "_kind", lambda device, what: "cuda")
+    monkeypatch.setattr(room, "free", lambda kind, device: 64.0)
+    monkeypatch.setattr(room, "whole_card", lambda kind, device: 48.0)
+    takes = needed(what, "learn", Means(kind="cuda", card=48.0, dtype=what.dtypes[0]))
+    assert takes > 7 > needed(what, "learn", Means(kind="cuda", card=7.0, dtype=what.dtypes[0]))
+    found, _ = fitted(info, Opening(backend="janus", memory=7.0), Work(verb="learn"))
+    assert found.activation_checkpointing
+
+
 def test_layers_wait_in_the_computers_memory_where_that_has_room(
     janus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "_kind", lambda device, what: "cuda")
+    monkeypatch.setattr(room, "whole_card", lambda kind, device: 64.0)
     info, work = registry.backend_info("janus"), Work(verb="gen")
     least = needed(described("janus", janus), "gen", Means(kind="cuda", offload=True))
     asked = Opening(backend="janus", model=janus, memory=least)
