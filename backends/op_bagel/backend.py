@@ -35,7 +35,7 @@ from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pictures import Encoded, once
 from omnipersona_cli.family.pieces import most_positions
 from omnipersona_cli.family.quantize import Quantized
-from omnipersona_cli.family.text import stream
+from omnipersona_cli.family.text import replaced, stream
 from omnipersona_cli.family.tokens import check_width, norm_limit
 from op_bagel.cache import Cache
 from op_bagel.lineage import (
@@ -252,15 +252,11 @@ class BagelBackend:
         generator = torch.Generator().manual_seed(seed)
         names = [span.name for turn in prompt.turns for span in turn.spans]
         names = names or [tokens.name for tokens in prompt.concepts]
-
-        def decode(ids: list[int]) -> str:
-            text = self.tokenizer.decode(ids)
-            return text.replace(self.tokenizer.unnamed, f"<{names[-1]}>") if names else text
-
         ids = decode_text(
             self.bagel, context, max_new=max_tokens, temperature=temperature, generator=generator
         )
-        yield from stream(ids, decode)
+        said = stream(ids, self.tokenizer.decode)
+        yield from replaced(said, self.tokenizer.unnamed, f"<{names[-1]}>") if names else said
 
     @torch.inference_mode()
     def score(

@@ -59,6 +59,20 @@ def stream(ids: Iterable[int], decode: Callable[[list[int]], str]) -> Iterator[s
             shown = text
 
 
+def replaced(pieces: Iterable[str], old: str, new: str) -> Iterator[str]:
+    """The pieces of a text with ``new`` for ``old``, which may come in several pieces."""
+    held = ""
+    for piece in pieces:
+        held = (held + piece).replace(old, new)
+        begun = (length for length in range(len(old) - 1, 0, -1) if held.endswith(old[:length]))
+        end = len(held) - next(begun, 0)
+        if end:
+            yield held[:end]
+        held = held[end:]
+    if held:
+        yield held
+
+
 def padded(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
     """Rows [L_i, ...] as one batch [n, L, ...], padded on the right, where nothing that is asked
     for can see it."""

@@ -56,7 +56,7 @@ INFO = BackendInfo(
 class Letters:
     """A tokenizer of ASCII letters."""
 
-    unnamed = "~"
+    unnamed = "<sks>"
 
     def encode(self, text: str) -> list[int]:
         return [*text.encode("ascii", "replace")]
@@ -156,7 +156,7 @@ def test_a_mixed_batch_gives_the_losses_of_its_tasks(
 def test_the_prepared_lesson_marks_where_the_name_stands(tiny: BagelBackend) -> None:
     (one,) = tiny.prepare([lesson("understand")])
     assert one.at == [len("is ")]
-    assert tiny.tokenizer.decode(one.request) == "is ~ here?"
+    assert tiny.tokenizer.decode(one.request) == "is < here?"
     assert tiny.tokenizer.decode(one.answer) == "yes"
     assert one.features is not None and one.source is None and one.target is None
 
@@ -350,7 +350,7 @@ def test_a_small_blur_everywhere_is_not_a_change() -> None:
 def test_what_it_says_uses_the_name_that_was_asked_for(
     tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = iter(Letters().encode("it is ~."))
+    said = iter(Letters().encode("it is <sks>. <sks> is here"))
     monkeypatch.setattr("op_bagel.backend.decode_text", lambda *_, **__: said)
     prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
-    assert "".join(tiny.say(prompt)) == "it is <bo>."
+    assert "".join(tiny.say(prompt)) == "it is <bo>. <bo> is here"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +13,7 @@ from omnipersona_cli.family.text import (
     cross_entropies,
     log_probabilities,
     padded,
+    replaced,
     stream,
     with_answer,
 )
@@ -49,6 +51,15 @@ def test_a_letter_of_several_tokens_is_shown_when_it_is_whole() -> None:
 
     assert list(stream([*"aé".encode(), 98], decode)) == ["a", "é", "b"]
     assert list(stream([97, 0xC3], decode)) == ["a"]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 99])
+def test_what_is_replaced_may_come_in_pieces(size: int) -> None:
+    said = "<<sks>'s toy, of <sks> and <sk"
+    pieces = [said[start : start + size] for start in range(0, len(said), size)]
+    shown = list(replaced(pieces, "<sks>", "<bo>"))
+    assert "".join(shown) == "<<bo>'s toy, of <bo> and <sk"
+    assert size > 3 or len(shown) > 5
 
 
 def test_given_answers_cost_what_their_tokens_cost_whatever_the_padding() -> None:
