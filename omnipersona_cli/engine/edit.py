@@ -164,9 +164,7 @@ def edit(
     pictures = []
     with memory_errors(info.name):
         for first in range(count):
-            picture, region = paint.picture(first, regions, seeds[first::count])
-            if len(regions) > 1:
-                regions = (region,)
+            picture = paint.picture(first, regions, seeds[first::count])
             pictures.append(picture)
             if on_picture is not None:
                 on_picture(picture)
@@ -210,10 +208,8 @@ class _Painter:
             trace=replace(self.trace, rewritten=text),
         )
 
-    def picture(
-        self, number: int, regions: Sequence[EditRegion], seeds: Sequence[int]
-    ) -> tuple[Picture, EditRegion]:
-        """The best edit of all regions and seeds, with how it was made, and its region."""
+    def picture(self, number: int, regions: Sequence[EditRegion], seeds: Sequence[int]) -> Picture:
+        """The best edit of all regions and seeds, with how it was made."""
         pairs = list(product(regions, seeds))
         tried = [
             self._finished(number, region, one, part=part, parts=len(pairs))
@@ -244,7 +240,7 @@ class _Painter:
             "understood": self.trace.instruction,
             "recognised": {name: round(sigmoid(value), 4) for name, value in odds[best].items()},
         }
-        picture = Picture(
+        return Picture(
             image=image if self.carried is None else given_back(image, self.carried),
             seed=seed,
             trace=self.trace,
@@ -252,7 +248,6 @@ class _Painter:
             source=EDITED,
             region=region.mask,
         )
-        return picture, region
 
     def _finished(
         self, number: int, region: EditRegion, seed: int, *, part: int, parts: int

@@ -170,6 +170,10 @@ def test_a_masked_backend_is_given_a_region_or_says_that_it_needs_one(learned, c
     assert change(drawing("blue", 5), "remove <bo>").about["region"] == "finder"
     about = change(drawing("blue", 5), "add <bo>").about
     assert (about["region"], about["tries"]) == ("tried", 3), "one try at each of three places"
+    opened = {"backend": learned.backend, "library": learned.library}
+    for picture in edit(drawing("blue", 5), "add <bo>", count=3, seed=4, **opened):
+        (alone,) = edit(drawing("blue", 5), "add <bo>", seed=picture.seed, **opened)
+        assert alone.image.tobytes() == picture.image.tobytes()
     assert change(drawing("blue", 5), "add <bo> on the left").about["region"] == "place"
     with pytest.raises(TaskError) as caught:
         change(drawing("blue", 5), "sharpen it")
