@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -153,7 +154,7 @@ def open_backend(opening: Opening) -> Backend:
     It runs in float32 on any device; "auto" is the CPU, where it is fastest at this size.
     """
     model = opening.model or "embedded"
-    folder = WEIGHTS if model == "embedded" else Path(model).expanduser()
+    folder = WEIGHTS if model == "embedded" else Path(os.path.expanduser(model))
     device = choose_device(opening.device, best="cpu")
     choose_dtype(opening.dtype, device, backend="nano", known=("float32",))
     refuse_quantize(opening.quantize, "nano")
@@ -180,6 +181,7 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
             bagel, encoder, vae = Bagel(CONFIG), ConceptEncoder(), AutoEncoder(vae_config)
         for module, name in ((bagel, "bagel"), (encoder, "encoder"), (vae, "vae")):
             module.load_state_dict(_part(tensors, name), assign=True)
+        longest, psnr = float(about["norm_limit"]), float(about["held_out_psnr"])
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise MissingError(
             f"the files in {folder} are not weights of this version of nano",
@@ -201,9 +203,9 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
         guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0)),
         edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
         shift=2.0,
-        longest=about["norm_limit"],
+        longest=longest,
     )
-    backend.encoder, backend.held_out_psnr = encoder, about["held_out_psnr"]
+    backend.encoder, backend.held_out_psnr = encoder, psnr
     return backend
 
 

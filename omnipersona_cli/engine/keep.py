@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -262,10 +262,11 @@ def packed(
     revisions: Mapping[str, str],
     *,
     runs: Sequence[Mapping[str, Any]] = (),
+    learned_from: Collection[str] = (),
 ) -> Pack:
     """The pack: a new one, or ``before`` with one slot more; after ``runs``, as the slot tells of
-    them, with the slot that was gone on from. ``revisions`` are those of the hub's repositories
-    that the backend was opened from."""
+    them, and photos with the digests ``learned_from``, with the slot that was gone on from.
+    ``revisions`` are those of the hub's repositories that the backend was opened from."""
     slot = slot_name(backend)
     tokens = optimised.tokens
     run = {
@@ -294,7 +295,8 @@ def packed(
         "best_step": optimised.best_step,
         **({"runs": [*runs, run]} if runs else {}),
         "photo_digests": sorted(
-            photo.digest for photo in material.album.learning if not photo.varied
+            {photo.digest for photo in material.album.learning if not photo.varied}
+            | set(learned_from)
         ),
         "versions": {"omnipersona": __version__, "torch": str(torch.__version__)},
     }

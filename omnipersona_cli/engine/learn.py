@@ -154,7 +154,7 @@ def learn(
             material,
             samples=_samples(keeping, settings),
             instant=settings.instant,
-            rising=optimised.best_step == hyper.steps,
+            rising=bool(material.held_out) and optimised.best_step == hyper.steps,
             doubts=doubts,
             on_progress=on_progress,
         )
@@ -162,7 +162,8 @@ def learn(
 
     report = report_of(optimised, examined, memory, material, hyper)
     runs = runs_of(before.pack, slot_name(backend)) if keeping.more and before.pack else ()
-    pack = packed(backend, optimised, material, hyper, report, before.pack, revisions, runs=runs)
+    given_to = backend, optimised, material, hyper, report, before.pack, revisions
+    pack = packed(*given_to, runs=runs, learned_from=learned_from)
     pack, path, changes = kept(
         pack, keeping, backend, optimised.tokens, before=before, folder=found.folder
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from PIL.Image import Image
 
-from omnipersona_cli.backend import Backend, ConceptTokens, OnStep
+from omnipersona_cli.backend import Backend, ConceptTokens
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.engine.keep import Before, Keeping
 from omnipersona_cli.engine.material import Material
@@ -22,6 +21,12 @@ from omnipersona_cli.engine.tokens import (
     with_depth,
 )
 from omnipersona_cli.errors import UsageError
+
+USUAL = Settings().understand_tokens
+"""Understanding tokens where nobody asks for another number."""
+
+Fresh = Callable[[int, int], ConceptTokens]
+"""New tokens of the backend: so many to understand by, so many to paint by."""
 
 
 def start_of(
@@ -37,20 +42,24 @@ def start_of(
     any there the low-rank experts that the backend offers (``new_experts(seed=...)``)."""
     for_facts = _for_facts(backend, material)
     photos = [photo.image for photo in material.album.learning]
-    starting = counting(on_progress, "starting tokens")
-    if keeping.more and before.pack is not None:
-        start = _gone_on(
-            backend, before.pack, settings, for_facts=for_facts, photos=photos, on_step=starting
-        )
-    else:
-        start = backend.new_tokens(
+
+    def fresh(understand: int, generate: int) -> ConceptTokens:
+        return backend.new_tokens(
             material.name,
-            understand=settings.understand_tokens + for_facts,
-            generate=settings.generate_tokens,
+            understand=understand,
+            generate=generate,
             photos=photos,
             seed=settings.seed,
-            on_step=starting,
+            on_step=counting(on_progress, "starting tokens"),
         )
+
+    if keeping.more and before.pack is not None:
+        start = _gone_on(backend, before.pack, settings, for_facts, fresh)
+    elif for_facts and settings.understand_tokens < USUAL:
+        start = fresh(settings.understand_tokens, settings.generate_tokens)
+        start = _with_facts(start, for_facts, fresh)
+    else:
+        start = fresh(settings.understand_tokens + for_facts, settings.generate_tokens)
         start = replace(start, fact_tokens=for_facts)
     start = with_depth(start, settings.hyperparameters(backend.info).depth)
     tensors = named_tensors(start)
@@ -63,10 +72,8 @@ def _gone_on(
     backend: Backend,
     pack: Pack,
     settings: Settings,
-    *,
     for_facts: int,
-    photos: Sequence[Image],
-    on_step: OnStep,
+    fresh: Fresh,
 ) -> ConceptTokens:
     """The tokens of ``pack`` to go on from, with ``for_facts`` rows for facts where it was learned
     without. Raises SlotError for other weights, UsageError for another number of tokens."""
@@ -91,15 +98,14 @@ def _gone_on(
         )
     if not for_facts or tokens.fact_tokens:
         return tokens
-    fresh = backend.new_tokens(
-        pack.name,
-        understand=len(tokens.und) + for_facts,
-        generate=len(tokens.gen),
-        photos=photos,
-        seed=settings.seed,
-        on_step=on_step,
-    )
-    rows = fresh.und[-for_facts:].detach().to(tokens.und)
+    return _with_facts(tokens, for_facts, fresh)
+
+
+def _with_facts(tokens: ConceptTokens, for_facts: int, fresh: Fresh) -> ConceptTokens:
+    """``tokens`` with rows for facts that start as those beyond the usual number do, which the
+    photos say nothing of."""
+    beyond = fresh(max(len(tokens.und), USUAL) + for_facts, len(tokens.gen))
+    rows = beyond.und[-for_facts:].detach().to(tokens.und)
     return replace(tokens, und=torch.cat((tokens.und, rows)), fact_tokens=for_facts)
 
 

@@ -14,13 +14,15 @@ from PIL.Image import Image
 from torch import Tensor
 
 from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Opening, Prepared, Prompt
+from omnipersona_cli.concepts.library import Library
+from omnipersona_cli.engine import Keeping, Settings, Subject, learn
 from omnipersona_cli.engine.batches import group_of
 from omnipersona_cli.engine.checkpoint import read_checkpoint, write_checkpoint
 from omnipersona_cli.engine.heldout import HeldOut
 from omnipersona_cli.engine.optimise import optimise
 from omnipersona_cli.engine.request import check_size
 from omnipersona_cli.engine.settings import Hyperparameters
-from omnipersona_cli.engine.tokens import copy_of, named_tensors, with_depth
+from omnipersona_cli.engine.tokens import copy_of, from_slot, named_tensors, with_depth
 from omnipersona_cli.errors import MissingError, SlotError, TaskError, UsageError
 from omnipersona_cli.hookspecs import Progress
 from omnipersona_cli.language.mentions import to_turn
@@ -115,16 +117,17 @@ def test_it_is_opened_once(nano: NanoBackend) -> None:
 
 
 def test_a_folder_without_weights_is_missing(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
+    for folder in (tmp_path, tmp_path / "nowhere", "~nobody-here/at/all"):
         with pytest.raises(MissingError, match="no nano weights"):
             open_backend(Opening(model=str(folder), device="cpu"))
 
 
 def test_files_that_are_not_nanos_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "nano.json").write_text('{"shift_factor": 0.0, "scale_factor": 1.0}')
-    (tmp_path / "nano.safetensors").write_bytes(b"not a tensor")
-    with pytest.raises(MissingError, match="not weights of this version"):
-        open_backend(Opening(model=str(tmp_path), device="cpu"))
+    for weights in (b"not a tensor", (backend.WEIGHTS / "nano.safetensors").read_bytes()):
+        (tmp_path / "nano.safetensors").write_bytes(weights)
+        with pytest.raises(MissingError, match="not weights of this version"):
+            open_backend(Opening(model=str(tmp_path), device="cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -248,6 +251,28 @@ def test_what_is_kept_of_facts_is_not_painted(nano: NanoBackend) -> None:
     question = Prompt(turns=(to_turn("what is <bo>?"),), concepts=(both,))
     without = replace(question, concepts=(looks,))
     assert nano.score(question, ["a cat"]) != nano.score(without, ["a cat"])
+
+
+@pytest.mark.parametrize("looks", [4, 16, 20])
+def test_rows_for_facts_start_as_long_as_words_however_few_are_for_looks(
+    nano: NanoBackend, tmp_path: Path, looks: int
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, photo in enumerate(cartoons(1, 2)):
+        photo.save(photos / f"{number}.png")
+    plain = Subject(photos=[photos], name="bo")
+    told = replace(plain, facts=["its toy is a red ball"])
+    keeping = Keeping(library=Library(tmp_path / "library"), samples=0)
+    settings = Settings(steps=1, learning_rate=1e-9, understand_tokens=looks)
+    at_once = learn(told, settings, keeping, backend=nano).pack
+    learn(plain, settings, replace(keeping, force=True), backend=nano)
+    later = learn(told, settings, replace(keeping, more=True), backend=nano).pack
+    word = nano.bagel.language_model.model.embed_tokens.weight.norm(dim=1).mean()
+    for learned in (at_once, later):
+        tokens = from_slot(learned, nano)
+        facts = tokens.und[looks:].norm(dim=1) / word
+        assert len(facts) == tokens.fact_tokens and bool(((facts > 0.5) & (facts < 2)).all())
 
 
 def with_noise(tokens: ConceptTokens, depth: int, length: float) -> ConceptTokens:

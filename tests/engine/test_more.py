@@ -136,6 +136,8 @@ def test_no_photo_that_was_learned_from_is_held_out_later(
         pack = learn(both, Settings(steps=1, seed=seed), keeping, backend=sketch).pack
         assert seen <= set(slot_of(pack).about["photo_digests"])
         assert pack.provenance["photos"] == 14 and pack.provenance["held_out"] == 4
+    pack = learn(Subject(photos=[new], name="bo"), Settings(steps=1), more(library), backend=sketch)
+    assert seen < set(slot_of(pack.pack).about["photo_digests"])
 
 
 def test_the_concept_as_it_was_is_one_undo_away(started, sketch, bo, library):
