@@ -148,7 +148,7 @@ def _with_dashes(settings: dict[str, Tree]) -> dict[str, Tree]:
 
 def _home() -> Path | None:
     value = os.environ.get(HOME)
-    return Path(value).expanduser() if value else None
+    return Path(os.path.expanduser(value)) if value else None
 
 
 def _platform_folder(what: str) -> Path:

@@ -30,6 +30,14 @@ class PersonaError(Exception):
         self.hint = hint
 
 
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether ``error`` says so: Python's own, torch's of a CUDA card, and the plain RuntimeError
+    that torch raises on a processor and on an Apple GPU."""
+    words = str(error).lower()
+    says_so = "out of memory" in words or "can't allocate memory" in words
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and says_so)
+
+
 class PhotoError(PersonaError):
     """A photo, or a folder of photos, cannot be used."""
 

@@ -21,7 +21,7 @@ import pluggy
 
 from omnipersona_cli import hookspecs
 from omnipersona_cli.backend import Backend, BackendInfo, Opening, Work
-from omnipersona_cli.errors import MissingError, ResourceError, UsageError, nearest
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError, memory_ran_out, nearest
 from omnipersona_cli.hookspecs import (
     CommandInfo,
     DatasetInfo,
@@ -347,9 +347,7 @@ def memory_errors(backend: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        import torch
-
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if not memory_ran_out(error):
             raise
         smaller = "" if backend == DEFAULT_BACKEND else f", or -b {DEFAULT_BACKEND}"
         raise ResourceError(

@@ -81,7 +81,15 @@ def test_unknown_backend_suggests_the_nearest() -> None:
     assert "did you mean nano?" in caught.value.hint
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.05 GB)"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+    ],
+)
 def test_memory_that_runs_out_is_an_error_with_a_way_out(
     opener: ModuleType, error: Exception
 ) -> None:

@@ -20,7 +20,14 @@ from omnipersona_cli.cli import options, output, settings
 from omnipersona_cli.cli.options import SETTINGS_ERROR
 from omnipersona_cli.cli.signals import ending_like_ctrl_c
 from omnipersona_cli.cli.streams import mend_streams
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError, nearest
+from omnipersona_cli.errors import (
+    MissingError,
+    PersonaError,
+    ResourceError,
+    UsageError,
+    memory_ran_out,
+    nearest,
+)
 
 INTERRUPTED = 130
 
@@ -192,7 +199,7 @@ def _expected(error: Exception) -> PersonaError | None:
             f"{error.format_message().rstrip('.') if where else error.format_message()}{where}",
             hint=mend or _usage_hint(error),
         )
-    elif _out_of_memory(error):
+    elif memory_ran_out(error):
         told = ResourceError(
             "there is not enough memory",
             hint="try a smaller --size, `--dtype bfloat16`, or the small model: `-b nano`",
@@ -238,15 +245,6 @@ def _usage_hint(error: click.UsageError) -> str:
     if example and "unexpected extra argument" in error.format_message():
         return f"quote the words, angle brackets too: {path} {example}; see `op help shell`"
     return f"see `{path} --help`"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    torch = sys.modules.get("torch")  # its error cannot be here before it is
-    if torch is None or not isinstance(error, RuntimeError):
-        return False
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _closed_pipe(error: Exception) -> bool:

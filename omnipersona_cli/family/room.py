@@ -156,7 +156,8 @@ def _announced(info: BackendInfo, what: Footprint, opening: Opening, kind: Kind)
     """That weights wait elsewhere, and how many."""
     if not opening.offload or kind != "cuda":
         return ""
-    means = Means(kind=kind, dtype=opening.dtype or usual_dtype(what, kind))
+    dtype = opening.dtype if opening.dtype in SIZES else usual_dtype(what, kind)
+    means = Means(kind=kind, dtype=dtype)
     waits = offloaded(what, means)
     return f"{info.name}: {waits:.1f} GB of its layers wait in the computer's memory"
 
@@ -334,10 +335,12 @@ def _hint(info: BackendInfo, ways: Sequence[Choice], fits: Choice | None, work: 
     if fits is not None:
         return f"{' '.join(fits.flags)} takes {fits.takes:.1f} GB"
     least = min(ways, key=lambda way: way.takes)
-    with_flags = f" with {' '.join(least.flags)}" if least.flags else ""
+    flags = " ".join(least.flags)
+    with_flags = f" with {flags}" if flags else ""
+    tries = f"{flags} --memory {math.ceil(least.takes)}G".strip()
     return (
         f"{least.takes:.1f} GB is the least{with_flags}: op backends show {info.name}; "
-        f"--memory {math.ceil(least.takes)}G tries all the same"
+        f"{tries} tries all the same"
     )
 
 

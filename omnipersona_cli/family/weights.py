@@ -61,7 +61,7 @@ def repositories(info: BackendInfo, model: str) -> tuple[str, ...]:
 def place_of(model: str, info: BackendInfo) -> Path | None:
     """The folder or file that ``model`` names; None where it names weights of the hub, or nothing
     that is here."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if not path.exists() or (is_hub_id(model) and (_is_known(model, info) or _in_cache(model))):
         return None
     return path

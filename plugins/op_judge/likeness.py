@@ -147,12 +147,12 @@ def weights_folder(variable: str, repo: str, revision: str) -> Path:
     Raises MissingError where they are not on this machine, or not as safetensors.
     """
     named = os.environ.get(variable, "")
-    if named and not Path(named).expanduser().is_dir():
+    if named and not os.path.isdir(os.path.expanduser(named)):
         raise MissingError(
             f"{variable} names {named}, which is not a folder", hint=f"unset {variable}"
         )
     fetch = f"hf download {repo}" + (f" --revision {revision}" if revision != "main" else "")
-    folder = Path(named).expanduser() if named else _cached(repo, revision, fetch)
+    folder = Path(os.path.expanduser(named)) if named else _cached(repo, revision, fetch)
     if not (folder / "model.safetensors").is_file():
         raise MissingError(
             f"{folder} holds no model.safetensors, and nothing else is read",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -315,7 +316,7 @@ def below(path: str, roots: Sequence[Path]) -> Path:
 
     Raises UsageError for anything else, without saying whether it is there.
     """
-    asked = Path(path).expanduser()
+    asked = Path(os.path.expanduser(path))
     real = asked.resolve()
     if not asked.is_absolute() or not any(real.is_relative_to(root) for root in roots):
         raise UsageError(

@@ -93,6 +93,11 @@ def test_a_single_file_is_found_where_one_will_do(folder: Path) -> None:
     ("model", "says", "hint"),
     [
         ("/nowhere/at/all", "no folder /nowhere/at/all", "--model takes a folder, or one of"),
+        (
+            "~nobody-here/at/all",
+            "no folder ~nobody-here/at/all",
+            "--model takes a folder, or one of",
+        ),
         ("./nowhere", "no folder ./nowhere", "--model takes a folder, or one of"),
         (REPO, "are not on this computer", "op backends fetch chameleon"),
         ("a/b", "are not on this computer", "op backends fetch chameleon --model a/b"),
