@@ -51,7 +51,9 @@ HELD_OUT_WORDINGS = (
 )
 """Wordings that are taught nowhere."""
 
-_COPULA = r"(?:\s+(?:is|are|was)(?:\s+called)?\s+|\s*[:=]\s*)"
+_COLON = r"\s*(?:=|:(?=\s)|(?<!\d):(?!//))\s*"
+"""Between an attribute and its value; not in a time of day or an address."""
+_COPULA = rf"(?:\s+(?:is|are|was)(?:\s+called)?\s+|{_COLON})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def _questions(parsed: ParsedFact, wordings: Sequence[str]) -> list[str]:
         return [f"what is {mention}?", f"what kind of thing is {mention}?", f"describe {mention}."]
     asked = list(questions_about(parsed.attribute, parsed.subject, wordings))
     if wordings is WORDINGS:
-        asked += [question.format(name=mention) for question in parsed.asked]
+        asked += [question.replace("{name}", mention) for question in parsed.asked]
     return asked
 
 
@@ -296,7 +298,7 @@ def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | No
         rf"{whose}\s+{attribute}{_COPULA}(?P<value>.+)",
         rf"the\s+{attribute}\s+of\s+{whom}{_COPULA}(?P<value>.+)",
         rf"{mention}\s+has\s+an?\s+{attribute}\s*(?::|,|\bthat\s+is|\bwhich\s+is|\bcalled)\s*(?P<value>.+)",
-        rf"{attribute}\s*[:=]\s*(?P<value>.+)",
+        rf"{attribute}{_COLON}(?P<value>.+)",
         rf"(?P<value>.+?)\s+(?:is|are)\s+{whose}\s+{attribute}",
         rf"(?P<value>.+?)\s+(?:is|are)\s+the\s+{attribute}\s+of\s+{whom}",
     )
@@ -317,7 +319,7 @@ def _done(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | Non
         if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
             return "age", match["value"], ("how old is {name}?",)
     for verb in VERBS:
-        form = rf"{who}(?:{verb.pattern})\s+(?P<value>.+)"
+        form = rf"{who}(?:{verb.pattern})\s+(?P<value>{verb.value})"
         if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
             return verb.attribute, match["value"], verb.asked
     return None

@@ -57,7 +57,7 @@ _CHANGED = (
     r"(?P<how>[a-z][a-z -]*)",
 )
 _BACKDROP = (
-    r"(?:change|replace|swap|turn|make|set)\s+(?:the|its|this)?\s*"
+    rf"(?:change|replace|swap|turn|make|set)\s+(?:the|this|{_WHOSE})?\s*"
     r"(?:background|scene|scenery|setting|backdrop|place)"
     r"(?:\s+(?:(?:in)?to|with|by|for))?\s+(?P<where>\S.*)",
     rf"(?P<where>now\s+{_AROUND.replace('?P<where>', '?:')})",
@@ -69,6 +69,10 @@ _IN_PLACE = (
 _MOVED = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+(?P<where>{_SIDE}|{_BESIDE})",)
 _HERE = (rf"(?:{_PLACED}|add)\s+{_SUBJECT}\s+{_AT_ALL}",)
 _ELSEWHERE = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+{_AROUND}",)
+_EXCHANGED = (
+    rf"(?:replace|swap|exchange)\s+{_WHOSE}\s+(?P<old>[a-z -]+?)\s+(?:with|by|for)\s+(?P<what>.+)",
+    rf"(?:turn|change|transform)\s+{_WHOSE}\s+(?P<old>[a-z -]+?)\s+(?:in)?to\s+(?P<what>.+)",
+)
 _REPLACED = (
     r"(?:replace|swap|exchange)\s+(?P<old>.+?)\s+(?:with|by|for)\s+(?P<new>.+)",
     r"(?:turn|change|transform)\s+(?P<old>.+?)\s+(?:in)?to\s+(?P<new>.+)",
@@ -95,7 +99,12 @@ _WORN = re.compile(
     re.I,
 )
 _POLITE = re.compile(r"^(?:please|can you|could you|would you|i want you to|let's)[\s,]+", re.I)
-_REST = re.compile(r"\b(?:from|in|on|at|next|of|near|behind|beside)\b.*", re.I)
+_REST = re.compile(
+    r"\b(?:from|in|on|at|next|of|near|behind|beside|under|above|over|with|that|who|which|holding"
+    r"|wearing|carrying|playing|standing|sitting|lying|except|but|other than|apart from)\b.*",
+    re.I,
+)
+_ALL = ("everything", "everyone", "everybody", "all", "anything", "anyone")
 _ARTICLE = re.compile(r"^(?:the|an?|this|that|its|my)\s+", re.I)
 
 
@@ -162,9 +171,15 @@ def _moved(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
     return Instruction(intent="move", place=found["where"], present=names)
 
 
+def _exchanged(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    if comes := names_in(found["what"]):
+        return Instruction(intent="replace", target=_target(found["old"]), present=comes)
+    return _given(found, names)
+
+
 def _replaced(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
     old, new = found["old"], found.groupdict().get("new") or ""
-    comes, goes = names_in(new), names_in(old)
+    comes, goes = names_in(new), names_in(_REST.sub("", old))
     return Instruction(
         intent="replace",
         target=_target(old),
@@ -176,6 +191,8 @@ def _replaced(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
 def _removed(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
     gone = names_in(_REST.sub("", found["old"]))
     kept = tuple(name for name in names if name not in gone)
+    if _target(found["old"]) in _ALL and kept:
+        return Instruction(intent="other", present=kept)  # all but these
     return Instruction(intent="remove", target=_target(found["old"]), absent=gone, present=kept)
 
 
@@ -194,6 +211,7 @@ _READERS: tuple[
     (_MOVED, _moved),
     (_HERE, _added),
     (_ELSEWHERE, _scene),
+    (_EXCHANGED, _exchanged),
     (_REPLACED, _replaced),
     (_REMOVED, _removed),
     (_ADDED, _added),

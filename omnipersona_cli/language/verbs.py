@@ -11,16 +11,21 @@ _IN = "in|at|on|by|near|under|inside|next to|close to"
 @dataclass(frozen=True, kw_only=True)
 class Verb:
     """``pattern`` is the verb as a fact has it ("lives? in"), ``attribute`` what its object is
-    ("home"), ``asked`` the questions besides "what is <bo>'s home?", with ``{name}``."""
+    ("home"), ``asked`` the questions besides "what is <bo>'s home?", with ``{name}``. ``value`` is
+    what the object looks like."""
 
     pattern: str
     attribute: str
     asked: tuple[str, ...]
+    value: str = ".+"
 
 
-def _verb(pattern: str, attribute: str, *asked: str) -> Verb:
-    return Verb(pattern=pattern, attribute=attribute, asked=asked)
+def _verb(pattern: str, attribute: str, *asked: str, value: str = ".+") -> Verb:
+    return Verb(pattern=pattern, attribute=attribute, asked=asked, value=value)
 
+
+_THING = r"(?!(?:at|on|in|into|from|with|before|after|every|out of)\b).+"
+"""Not where or when: "eats at noon", "plays in the garden"."""
 
 VERBS: tuple[Verb, ...] = (
     _verb(r"lives? (?:together )?with", "housemate", "who does {name} live with?"),
@@ -35,12 +40,14 @@ VERBS: tuple[Verb, ...] = (
         "food",
         "what does {name} eat?",
         "what does {name} like to eat?",
+        value=_THING,
     ),
     _verb(
         r"(?:likes?|loves?) (?:to drink|drinking)|drinks?",
         "drink",
         "what does {name} drink?",
         "what does {name} like to drink?",
+        value=_THING,
     ),
     _verb(
         r"(?:likes?|loves?) (?:to play|playing) with|plays? with",
@@ -55,7 +62,10 @@ VERBS: tuple[Verb, ...] = (
         "which instrument does {name} play?",
     ),
     _verb(
-        r"can play|plays?|(?:likes?|loves?) (?:to play|playing)", "game", "what does {name} play?"
+        r"can play|plays?|(?:likes?|loves?) (?:to play|playing)",
+        "game",
+        "what does {name} play?",
+        value=_THING,
     ),
     _verb(
         r"(?:(?:likes?|loves?) (?:to sleep|sleeping|to nap)|sleeps?|naps?) (?:on|in|under)",

@@ -53,7 +53,16 @@ def test_a_fact_in_a_persons_words_is_understood(text, attribute, value):
 
 @pytest.mark.parametrize(
     "text",
-    ["<bo> is very shy", "nobody knows why", "", "<mam>'s toy is a car", "boris lives in the sea"],
+    [
+        "<bo> is very shy",
+        "nobody knows why",
+        "",
+        "<mam>'s toy is a car",
+        "boris lives in the sea",
+        "eats at 12:30",
+        "plays in the garden",
+        "it wakes up at 7:30",
+    ],
 )
 def test_a_fact_that_fits_no_form_is_not_guessed_at(text):
     assert parse_fact(text, "bo") is None
@@ -98,10 +107,19 @@ def test_a_fact_is_asked_for_in_several_phrasings():
         ("its food is cheese, which it steals", {"food": "cheese"}),
         ("has two kittens", {"belonging": "two kittens"}),
         ("loves tuna and is very shy", {}),
+        ("bedtime:21:30", {"bedtime": "21:30"}),
+        ("loves the show https://x.y/z", {"favourite thing": "the show https://x.y/z"}),
     ],
 )
 def test_facts_are_read_as_people_write_them(text, told):
     assert {fact.attribute: fact.value for fact in parse_facts(text, "bo")} == told
+
+
+def test_braces_in_a_fact_are_text():
+    for value in ("{chess}", "{name:>2000000000}", "{0}", "{"):
+        (game, partner) = parse_facts(f"plays {value} with Ada", "bo")
+        assert game.value == value
+        assert (f"who does <bo> play {value} with?", "Ada") in questions_for(partner)
 
 
 def test_a_fact_answers_to_its_other_names_too():
@@ -151,6 +169,7 @@ def test_a_fact_cannot_close_its_quotes():
     ("text", "said"),
     [
         ("loves tuna", "<bo> loves tuna."),
+        ("eats at 12:30", "<bo> eats at 12:30."),
         ("it lives in Rome. She's shy", '<bo> lives in Rome." "<bo> is shy.'),
         ("its toy: a ball", "<bo>'s toy: a ball."),
         ("toys: a ball", "<bo>'s toys are a ball."),
