@@ -226,6 +226,11 @@ class Library:
             if name and not copy.concerns(name):
                 continue
             here = container.is_taken(self._file(copy.name))
+            if copy.renamed == copy.name:
+                if here:
+                    undo.take_away(self.folder, self._file(copy.name))
+                    return copy.name, f"<{copy.name}> is removed again"
+                continue
             if copy.renamed:
                 if container.is_taken(self._file(copy.renamed)) and not here:
                     self._rename(copy.renamed, copy.name)
@@ -236,7 +241,7 @@ class Library:
                 continue
             self._put(copy.name, data, force=True)
             if not here:
-                copy.path.unlink()
+                undo.brought_back(self.folder, copy)
             return copy.name, f"<{copy.name}> is {'as it was' if here else 'back'}"
         about = f" about <{name}>" if name else ""
         raise MissingError(f"there is nothing to undo{about}", hint="op concepts")

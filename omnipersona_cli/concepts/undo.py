@@ -1,9 +1,10 @@
 """What packs were before their last change: one undo copy for each name.
 
 A copy is a file ``<number>.<name>.opconcept`` in the folder ``.undo`` of the library, and
-``<number>.<old>.<new>.opconcept`` where a pack was renamed; names have no dots. Numbers grow with
-every change, so the newest copy is that of the last change. A copy is there before the change is
-made and older ones go afterwards, so a cut at any place loses nothing.
+``<number>.<old>.<new>.opconcept`` where a pack was renamed, or, with the same name twice, brought
+back after it was removed; names have no dots. Numbers grow with every change, so the newest copy is
+that of the last change. A copy is there before the change is made and older ones go afterwards, so
+a cut at any place loses nothing.
 
 All of this is done under the library's lock. Functions may raise OSError.
 """
@@ -76,11 +77,31 @@ def take_away(library: Path, path: Path, *, renamed: str = "") -> None:
     drop_older(library, stem)
 
 
+def brought_back(library: Path, copy: Copy) -> None:
+    """Note that the removed pack of ``copy`` is back: that is the last change now."""
+    os.rename(copy.path, _next(library, f"{copy.name}.{copy.name}.opconcept"))
+    container.sync_folder(library / FOLDER)
+
+
+def of_concept(library: Path, name: str, *, before: Copy | None = None) -> tuple[Copy, ...]:
+    """All copies of the concept that is called ``name``, also from when it had other names; with
+    ``before`` of the one that was called so then."""
+    found = []
+    for copy in reversed(copies(library)):
+        if copy.concerns(name) and (before is None or copy.number < before.number):
+            found.append(copy)
+            if copy.renamed == name:
+                name = copy.name  # until then
+    return tuple(found)
+
+
 def drop_older(library: Path, name: str) -> None:
-    """Leave the newest copy of ``name`` alone."""
+    """Leave the newest copy of ``name`` alone. With one from when another concept was called so go
+    those that nothing else leads to."""
     for copy in [copy for copy in copies(library) if copy.name == name][:-1]:
-        with suppress(OSError):
-            copy.path.unlink()
+        for older in (copy, *(of_concept(library, name, before=copy) if copy.renamed else ())):
+            with suppress(OSError):
+                older.path.unlink()
 
 
 def _next(library: Path, file: str) -> Path:

@@ -128,10 +128,9 @@ def forget(library: Library, name: str) -> tuple[str, ...]:
         for job in _jobs(name):
             shutil.rmtree(job, ignore_errors=True)
             gone.append("photos and previews that op serve taught it from")
-        for copy in undo.copies(library.folder):
-            if copy.concerns(name):
-                copy.path.unlink()
-                gone.append("an undo copy")
+        for copy in undo.of_concept(library.folder, name):
+            copy.path.unlink()
+            gone.append("an undo copy")
         path = library.folder / f"{name}{pack.SUFFIX}"
         if container.is_taken(path):
             path.unlink()

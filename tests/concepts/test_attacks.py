@@ -227,6 +227,13 @@ def test_odd_shapes_are_refused(shape, good, tmp_path):
     refused(join(header, part), tmp_path)
 
 
+def test_an_empty_tensor_of_huge_sides_is_refused(good, tmp_path):
+    header, part = split(good)
+    sides = [0, 2**31 - 1, 2**31 - 1, 2**31 - 1]
+    header["other/x"] = {"dtype": "F32", "shape": sides, "data_offsets": [len(part), len(part)]}
+    refused(join(header, part), tmp_path, "odd shape")
+
+
 def test_overlapping_tensors_are_refused(good, tmp_path):
     header, part = split(good)
     header["slot/nano/und"]["data_offsets"] = header["slot/nano/gen"]["data_offsets"]

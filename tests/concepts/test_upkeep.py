@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from omnipersona_cli.concepts import undo
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import Fact, Slot, parse_pack, read_header
 from omnipersona_cli.concepts.upkeep import (
@@ -60,8 +61,15 @@ def test_what_was_removed_comes_back(library, bo):
     assert library.undo() == ("bo", "<bo> is back")
     assert library.path("bo").read_bytes() == before
     assert not library.was_removed("bo")
-    with pytest.raises(MissingError, match="nothing to undo"):
-        library.undo()
+    library.save(replace(bo, name="mam"))
+    library.change_facts("mam", lambda facts: ())
+    assert library.undo("bo") == ("bo", "<bo> is removed again")
+    assert library.names() == ("mam",) and library.was_removed("bo")
+    assert library.undo("bo") == ("bo", "<bo> is back")
+    assert library.path("bo").read_bytes() == before
+    assert library.undo() == ("bo", "<bo> is removed again"), "and not what came before it"
+    library.save(bo)
+    assert library.undo("mam") == ("mam", "<mam> is as it was")
 
 
 def test_a_renaming_is_taken_back_with_what_came_after_it(library):
@@ -143,16 +151,21 @@ def test_nothing_is_left_of_what_is_forgotten(library, bo):
     library.save(replace(bo, name="mam", facts=(Fact(text="<mam> likes <bo>"),)))
     library.change_facts("bo", lambda facts: [Fact(text="<bo> has a secret")])
     library.change_facts("bo", lambda facts: ())
-    library.rename("bo", "rex")
+    library.rename("bo", "max")
+    library.rename("max", "rex")
+    library.save(replace(bo, name="max"))  # another one
+    library.change_facts("max", lambda facts: ())
     (library.folder / ".rex.opconcept.0123456789ab.tmp").write_bytes(b"secret")
     unfinished_run("a", "rex")
     other = unfinished_run("b", "mam")
     assert everything_of(library, b"secret")
     forget(library, "rex")
     assert everything_of(library, b"secret") == []
-    assert library.names() == ("mam",)
+    assert library.names() == ("mam", "max")
     assert other.exists()
     assert mentioned_by(library, "bo") == ("mam",)
+    assert [copy.name for copy in undo.copies(library.folder)] == ["max"]
+    assert library.undo("max") == ("max", "<max> is as it was")
     with pytest.raises(MissingError, match="nothing is kept"):
         forget(library, "rex")
 
