@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from omnipersona_cli.cli.server import option as server_option
 from omnipersona_cli.errors import UsageError, shell_word
 
 LONGEST_NAME = 255
-"""A word longer than this is a question, and no file."""
+"""A word of more bytes than this is a question, and no file."""
 
 
 @click.command(
@@ -86,7 +87,7 @@ def _check_words(pictures: Sequence[str], question: str) -> None:
     loose = [word for word in pictures[1:] if word != "-" and not _is_named_as_a_file(word)]
     if loose:
         raise UsageError("too many words outside quotes", hint='op ask photo.png "is <bo> here?"')
-    if len(question) < LONGEST_NAME and Path(question).is_file():
+    if len(os.fsencode(question)) < LONGEST_NAME and Path(question).is_file():
         raise UsageError(
             "pictures, but no question" if pictures else "a picture, but no question",
             hint=f'op ask {named} {shell_word(question)} "what is in the picture?"',
@@ -101,7 +102,8 @@ def _check_words(pictures: Sequence[str], question: str) -> None:
 def _is_named_as_a_file(word: str) -> bool:
     """Whether a word is a file, or would be called like one: what is none is told as missing."""
     path = Path(word)
-    return len(word) < LONGEST_NAME and bool(path.suffix or len(path.parts) > 1 or path.exists())
+    short = len(os.fsencode(word)) < LONGEST_NAME
+    return short and bool(path.suffix or len(path.parts) > 1 or path.exists())
 
 
 def _answer_here(

@@ -15,6 +15,7 @@ from omnipersona_cli.cli.picture_input import read_picture, sent_picture
 from omnipersona_cli.cli.server import Server, ask, asked_for
 from omnipersona_cli.cli.server import option as server_option
 from omnipersona_cli.errors import PersonaError
+from omnipersona_cli.reading import Origin, decode_text
 
 Answering = Callable[..., Mapping[str, Any]]
 """(question, names of the concepts that are meant, …) -> the answer as plain values."""
@@ -51,7 +52,6 @@ def command(
     A concept that was mentioned once is meant by "it" from then on. An empty line, "exit" or
     Ctrl-D ends it. With --json every answer is one line of JSON.
     """
-    import json
 
     from omnipersona_cli.language.mentions import names_in
 
@@ -83,8 +83,7 @@ def command(
             output.fail(error)
             continue
         if as_json:
-            line = json.dumps(told, ensure_ascii=False)
-            output.answer(line)
+            output.answer_json(told, lines=False)
         else:
             streaming.end()
         tell_missing(told)
@@ -136,5 +135,5 @@ def _next_question() -> str:
     """The next line; empty at the end. A person at a terminal is asked, on stderr."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
-    line = sys.stdin.readline()
-    return line.strip()
+    line = sys.stdin.buffer.readline()
+    return decode_text(line, Origin(name="a question")).strip()

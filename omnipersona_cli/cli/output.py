@@ -118,12 +118,12 @@ def answer_piece(text: str) -> None:
     click.echo(plain(text, lines=True), nl=False, color=colour())
 
 
-def answer_json(value: Any) -> None:
-    """The answer as one JSON object or array, on stdout."""
+def answer_json(value: Any, *, lines: bool = True) -> None:
+    """The answer as one JSON object or array, on stdout; on one line without ``lines``."""
     import json
 
     unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-    text = json.dumps(value, ensure_ascii=not unicode, indent=2, default=str)
+    text = json.dumps(value, ensure_ascii=not unicode, indent=2 if lines else None, default=str)
     if not (text.isascii() and "\x7f" not in text):
         text = "".join(map(_json_escaped, text))
     click.echo(text)

@@ -79,3 +79,9 @@ def test_what_cannot_be_seen_does_not_turn_an_answer(disc, op):
     plain = op("ask", "red.png", "is <bo> here?", "--json").stdout
     hidden = op("ask", "red.png", "\ufeffis <b\u00ado> he\u200bre?", "--json").stdout
     assert json.loads(hidden)["verdict"] == json.loads(plain)["verdict"] == "yes"
+
+
+def test_a_long_question_in_any_alphabet_is_no_file(disc, op):
+    asked = "何色のボールで遊んでいますか、" * 12 + "<bo>?"
+    done = op("ask", asked)
+    assert "name of a file" not in done.stderr and done.exit_code == 0

@@ -23,3 +23,15 @@ def test_json_is_a_line_for_each_answer(disc, op):
 
 def test_a_wrong_line_ends_a_pipe_with_its_code(disc, op):
     assert op("chat", stdin="is <bob> here?\nwhat?\n").exit_code == 3
+
+
+def test_json_is_json_whatever_is_in_the_question(disc, op):
+    asked = "what is <bo>'s to\u00ady \U000e0067?"
+    done = op("chat", "--json", stdin=f"{asked}\n")
+    (line,) = done.stdout.splitlines()
+    assert json.loads(line)["question"] == asked
+
+
+def test_a_line_that_is_no_text_is_told(disc, op):
+    done = op("chat", stdin=b"what is \xe9?\n")
+    assert done.exit_code == 2 and "a question is not UTF-8 text" in done.stderr
