@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import harmless, one_line
+from omnipersona_cli.language.mentions import names_in
 
 FACT_LENGTH = 300
 """The most characters a fact may have."""
@@ -46,7 +47,8 @@ def clean_fact(text: str, *, name: str = "") -> str:
 
 
 def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
-    """A fact that a person states. Raises UsageError when nothing is left of it, or it is long."""
+    """A fact that a person states. Raises UsageError when nothing is left of it, when it is long,
+    and for a mention that `clean_fact` would leave out."""
     if len(one_line(text)) > FACT_LENGTH:
         raise UsageError(
             f"a fact has at most {FACT_LENGTH} characters, this one has {len(text):,}",
@@ -58,6 +60,11 @@ def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
             "there is nothing in this fact",
             hint=f"say a sentence: op concepts facts {name or 'bo'} add"
             f' "<{name or "bo"}>\'s toy is a red ball"',
+        )
+    if lost := [mention for mention in names_in(text) if f"<{mention}>" not in cleaned]:
+        raise UsageError(
+            f"<{lost[0]}> is left out of facts, because models have a special token of that name",
+            hint=f"write it without brackets: {lost[0]}",
         )
     return Fact(text=cleaned, source=source)
 

@@ -23,7 +23,7 @@ _BARRED = re.compile(rf"[{_OPEN}]\s*[{_BAR}][^{_OPEN}{_CLOSE}]*[{_BAR}]\s*[{_CLO
 _TAG = re.compile(rf"[{_OPEN}]([^{_OPEN}{_CLOSE}\s]{{1,64}})[{_CLOSE}]")
 _BRACKETED = re.compile(r"\[/?[A-Z_]{2,16}\]")
 _RESERVED = re.compile(
-    r"s|sys|inst|unk|pad|bos|eos|eot|sep|cls|mask|box|ref|quad|point|patch|think|thinking|tool|user|system"
+    r"s|sys|inst|unk|pad|bos|eos|eot|sep|cls|mask|box|ref|quad|point|think|thinking|tool|user|system"
     r"|assistant|human|(?:so|eo)[ivt]|t2i|t2v|mmu|lvg|(?:begin|start|end|unused|extra|tool)[_-].*"
     r"|unused\d*|extra\d*|.*(?:image|img|video|vision|audio|frame|placeholder|special|reserved).*"
 )

@@ -68,3 +68,10 @@ def test_a_persons_own_fact_is_not_cut_but_refused():
 def test_an_empty_fact_is_refused():
     with pytest.raises(UsageError, match="nothing"):
         new_fact(" <|im_end|> ")
+
+
+def test_a_mention_that_facts_cannot_have_is_refused_and_not_left_out():
+    assert new_fact("<bo>'s friend is <patch>", name="bo").text == "<bo>'s friend is <patch>"
+    with pytest.raises(UsageError, match="<box> is left out") as caught:
+        new_fact("<bo>'s friend is <box>", name="bo")
+    assert caught.value.hint == "write it without brackets: box"
