@@ -31,11 +31,13 @@ from omnipersona_cli.engine.request import (
 )
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.attributes import attribute_key
-from omnipersona_cli.language.facts import answers_of, parse_facts, quoted
+from omnipersona_cli.language.captions import with_article
+from omnipersona_cli.language.facts import answers_of, parse_facts, quoted, split_sentences, stated
 from omnipersona_cli.language.mentions import attach, to_turn
 from omnipersona_cli.language.questions import (
     asked_about,
     asked_of_owner,
+    asks_for_all,
     asks_for_either,
     asks_more,
     asks_presence,
@@ -150,7 +152,7 @@ def ask(
         if on_text is not None:
             on_text(answer.text)
         return answer
-    facts = relevant_facts(request, with_picture=bool(pictures))
+    facts = relevant_facts(request)
     turns = [turn for pair in earlier for turn in map(to_turn, pair)]
     turns += [to_turn(quoted(name, texts)) for name, texts in facts.items()]
     pieces: list[str] = []
@@ -188,17 +190,16 @@ def _said(
     return able.say(prompt, image=image, more=others, max_tokens=max_tokens, seed=seed)
 
 
-def relevant_facts(request: Request, *, with_picture: bool) -> dict[str, tuple[str, ...]]:
+def relevant_facts(request: Request) -> dict[str, tuple[str, ...]]:
     """For each concept its sentences, those first that share a word with the question; the first
-    few. With a picture to look at a model that does not lead is shown those alone: what it cannot
-    use only distracts it."""
+    few. A model that does not lead is shown those alone: what it cannot use only distracts it."""
     asked = content_words(request.text)
     leads = request.backend.info.replay_leads == "model"
     chosen: dict[str, tuple[str, ...]] = {}
     for name, texts in request.facts.items():
         shared = [text for text in texts if asked & fact_words(text, name)]
         rest = [text for text in texts if text not in shared]
-        picked = [*shared, *rest] if leads or not with_picture else shared
+        picked = [*shared, *rest] if leads else shared
         if picked:
             chosen[name] = tuple(picked[:MOST_FACTS])
     return chosen
@@ -259,7 +260,24 @@ def _from_facts(request: Request, *, with_picture: bool) -> Answer | None:
                 if plain_words(phrasing) == plain_words(asked):
                     used = [t for t in facts if any(p.value in value for p in parse_facts(t, name))]
                     return _fact_answer(request, value, used)
+        return _from_all_facts(request)
     return None
+
+
+def _from_all_facts(request: Request) -> Answer | None:
+    """What kind of thing it is, where that was told and is asked; all that was told, where a model
+    that does not lead is asked to tell about it."""
+    if len(request.concepts) != 1:
+        return None
+    name = request.concepts[0].name
+    facts, word = request.facts[name], request.packs[name].class_word
+    if word and plain_words(request.text) == f"what kind of thing is <{name}>":
+        return _fact_answer(request, with_article(word), ())
+    if request.backend.info.replay_leads == "model" or not asks_for_all(request.text):
+        return None
+    told = [f"<{name}> is {with_article(word)}"] if word else []
+    told += [stated(part, name).rstrip(". ") for fact in facts for part in split_sentences(fact)]
+    return _fact_answer(request, ". ".join(told) + ".", facts) if told else None
 
 
 def _from_tokens(request: Request, *, with_picture: bool) -> Answer | None:

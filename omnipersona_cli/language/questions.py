@@ -29,6 +29,11 @@ _PRESENCE = re.compile(
     ).replace("{m}", r"<[A-Za-z][A-Za-z0-9_-]*>"),
     re.IGNORECASE,
 )
+_ALL = re.compile(
+    r"(?:please )?(?:(?:can|could) you )?"
+    r"(?:(?:tell|say) (?:me |us )?(?:something |everything |all |more )?about"
+    r"|what (?:do you know|can you (?:say|tell me)) about|who is) <[\w-]+>"
+)
 _OPENERS = re.compile(r"^(?:what|where|who|which|how|when|tell me|name)\b", re.IGNORECASE)
 _ASKED = re.compile(
     r"what(?:'s| is| are)\s+(?:the\s+)?(?:<(?P<owner>[\w-]+)>(?:'s|\u2019s)\s+(?P<owned>[\w -]+?)"
@@ -48,6 +53,11 @@ def asks_presence(question: str) -> bool:
 def asks_for_either(question: str) -> bool:
     """True for "is <bo> or <mam> here?": one of them is enough."""
     return bool(_OR.search(question))
+
+
+def asks_for_all(question: str) -> bool:
+    """True for "tell me about <bo>" and its like, which name one concept and no attribute."""
+    return bool(_ALL.fullmatch(plain_words(question)))
 
 
 def is_opener(question: str) -> bool:

@@ -1,5 +1,7 @@
 """Presence from scores, facts from facts, all else from the model."""
 
+from dataclasses import replace
+
 import pytest
 
 from omnipersona_cli.engine import ask
@@ -92,10 +94,39 @@ def test_its_means_the_only_concept_there_is(answer):
     assert answer("what is its toy?", concepts=["bo"]).text == "a red ball"
 
 
+def test_what_kind_of_thing_it_is_was_told(answer):
+    said = answer("What kind of thing is <bo>?")
+    assert (said.text, said.source) == ("a disc", "facts")
+
+
+def test_a_model_that_does_not_lead_is_spared_what_it_cannot_use(learned):
+    heard = []
+
+    class Small(SketchBackend):
+        def say(self, prompt, **options):
+            heard.append([turn.text for turn in prompt.turns])
+            yield "a disc"
+
+    def answer(question):
+        return ask(question, backend=Small(), library=learned.library)
+
+    for question in ("tell me about <bo>.", "who is <bo>?", "what do you know about <bo>?"):
+        told = answer(question)
+        assert told.text == "<bo> is a disc. <bo>'s toy is a red ball. <bo> lives in the forest."
+        assert told.source == "facts" and len(told.facts) == 2
+    assert answer("describe <bo>.").text == answer("why does <bo> like the forest?").text
+    assert heard == [
+        ["describe <bo>."],
+        ['"<bo> lives in the forest."', "why does <bo> like the forest?"],
+    ]
+
+
 def test_the_model_answers_the_rest_with_the_facts_quoted(learned):
     heard = []
 
     class Listening(SketchBackend):
+        info = replace(SketchBackend.info, replay_leads="model")
+
         def say(self, prompt, **options):
             heard.append([turn.text for turn in prompt.turns])
             yield from ("a ", "disc")
