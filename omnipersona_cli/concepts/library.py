@@ -161,6 +161,13 @@ class Library:
             pack.rewrite(data)
         return data
 
+    def change(self, name: str, change: Callable[[Pack], Pack], *, large: bool = False) -> Path:
+        """Replace a concept by what ``change`` makes of it, under the lock; ``large`` as in
+        `write_pack`."""
+        with self.changing():
+            changed = change(self.load(name))
+            return self._put(changed.name, pack.to_bytes(changed, large=large), force=True)
+
     def change_facts(
         self, name: str, change: Callable[[tuple[Fact, ...]], Sequence[Fact]]
     ) -> PackHeader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -20,6 +19,7 @@ from omnipersona_cli import __version__
 from omnipersona_cli.errors import PersonaError
 from op_serve import chat, describe, images, sdapi, shelf, studio
 from op_serve.guard import Door, Guard
+from op_serve.needs import is_here
 from op_serve.refusals import DeniedError, refusal_of
 from op_serve.served import Served, served_by
 from op_serve.worker import Stopped
@@ -30,7 +30,7 @@ PAGE = Path(__file__).parent / "page"
 def make_app(served: Served, door: Door) -> Starlette:
     """The ASGI application. Its lifespan starts and stops the worker."""
     agents = None
-    if find_spec("mcp") is not None:
+    if is_here("mcp.server.mcpserver"):
         from op_serve.agents import over_http
 
         agents = over_http(served)
@@ -43,6 +43,7 @@ def make_app(served: Served, door: Door) -> Starlette:
                 await stack.enter_async_context(agents.session())
             yield
         await asyncio.to_thread(served.worker.stop)
+        served.jobs.close()
 
     app = Starlette(
         routes=routes() + ([Mount("/mcp", agents.app)] if agents is not None else []),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from omnipersona_cli.backend import (
     is_device,
     memory_in,
 )
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import UsageError
+from op_serve.needs import need
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -166,7 +166,7 @@ def serve(
     The address, with its token, is printed on stdout. Ctrl-C stops it; what is being learned
     keeps its place, and can go on after the next start.
     """
-    _need("serve", "starlette", "uvicorn", "python_multipart")
+    need("serve", "starlette", "uvicorn", "python_multipart")
     if token is not None and no_token:
         raise UsageError("a token and none were asked for", hint="give --token or --no-token")
     if token == "":
@@ -218,7 +218,7 @@ def mcp(
     It speaks MCP on stdin and stdout. Pictures are named by absolute paths below the --root
     folders; everything else on this machine stays closed.
     """
-    _need("mcp", "mcp", "anyio")
+    need("mcp", "mcp.server.mcpserver", "anyio")
     from op_serve import running
 
     running.serve_agent(
@@ -226,16 +226,6 @@ def mcp(
         roots=[root.resolve() for root in roots or (Path(),)],
         only=_names(concepts),
     )
-
-
-def _need(extra: str, *modules: str) -> None:
-    """MissingError where a package of the extra is not installed."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise MissingError(
-            f"op {extra} needs the Python package {missing[0].replace('_', '-')!r}",
-            hint=f"pip install 'omnipersona[{extra}]'",
-        )
 
 
 def _names(concepts: str | None) -> frozenset[str] | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omnipersona_cli.concepts.card import advice_in, doubts_in, figures_in, grade_in
 from omnipersona_cli.concepts.container import RawTensor
 from omnipersona_cli.concepts.facts import Fact, new_fact
-from omnipersona_cli.concepts.pack import PackHeader
+from omnipersona_cli.concepts.pack import Pack, PackHeader
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError
 from omnipersona_cli.language.mentions import check_name
 from op_serve.pictures import MOST_THUMBNAIL_PIXELS, opened
@@ -128,16 +128,20 @@ def keep_thumbnail(shown: Shown, name: str, image: Image | None) -> None:
     from omnipersona_cli.data.colour import normalised
 
     shown.check([name])
-    pack = shown.library.load(name)
-    extra = {key: value for key, value in pack.extra_tensors.items() if key != THUMBNAIL}
+    kept: dict[str, RawTensor] = {}
     if image is not None:
         small = normalised(image).copy()
         small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
         buffer = BytesIO()
         small.save(buffer, format="PNG")
         data = buffer.getvalue()
-        extra[THUMBNAIL] = RawTensor(dtype="U8", shape=(len(data),), data=data)
-    shown.library.save(replace(pack, extra_tensors=extra, hash=""), force=True, large=True)
+        kept[THUMBNAIL] = RawTensor(dtype="U8", shape=(len(data),), data=data)
+
+    def with_it(pack: Pack) -> Pack:
+        others = {key: value for key, value in pack.extra_tensors.items() if key != THUMBNAIL}
+        return replace(pack, extra_tensors=others | kept, hash="")
+
+    shown.library.change(name, with_it, large=True)
 
 
 def remove(shown: Shown, name: str) -> None:

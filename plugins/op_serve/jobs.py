@@ -1,7 +1,8 @@
 """Learning as jobs: photos are sent first, looked at, and learned from when their turn comes.
 
 A job lives in a folder of its own in the cache, so that one which was interrupted, even by the end
-of the server, can go on. Its photos are deleted when it is done.
+of the server, can go on. Its photos are deleted when it is done. Several servers share the place:
+what another one left is taken up by a server that is alone there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from filelock import FileLock, Timeout
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.container import sweep_temporaries, write_file
@@ -106,8 +109,15 @@ class Jobs:
         self.room = Room(opening=opening)
         self._jobs: dict[str, Job] = {}
         self._changing = threading.Lock()
-        for job in _left_behind(folder):
-            self._jobs[job.id] = job
+        self._here = _presence(folder)
+        if self._here is not None and _alone(folder, self._here):
+            self._jobs |= {job.id: job for job in _left_behind(folder)}
+
+    def close(self) -> None:
+        """Leave the place to other servers; nothing is done here any more."""
+        if self._here is not None:
+            self._here.release()
+            Path(self._here.lock_file).unlink(missing_ok=True)
 
     def all(self) -> list[Job]:
         """Every job."""
@@ -171,19 +181,30 @@ class Jobs:
                     hint="choose another name, or say that it may be replaced (force)",
                 )
         previews = job.folder / "previews"
+        if not (job.folder / "photos").is_dir():
+            raise MissingError("the photos of this job are gone", hint="send them again")
         previews.mkdir(exist_ok=True)
         job.card.unlink(missing_ok=True)
         job.teaching = replace(
             teaching, name=name, photos=job.folder / "photos", previews=previews, page=job.card
         )
+        before = job.state, job.error, job.hint
         job.error = job.hint = ""
         job.state, job.phase, job.learning_since = "waiting", "", None
-        _write(job)
-        job.ticket = self.worker.submit(
-            f"learning <{name}>",
-            lambda backend, ticket: self._learn(job, backend, ticket),
-            patient=True,
-        )
+        try:
+            _write(job)
+            job.ticket = self.worker.submit(
+                f"learning <{name}>",
+                lambda backend, ticket: self._learn(job, backend, ticket),
+                patient=True,
+            )
+        except PersonaError:  # too much waits: it can be started again
+            job.state, job.error, job.hint = before
+            if job.state == "draft":
+                (job.folder / JOB).unlink(missing_ok=True)
+            else:
+                _write(job)
+            raise
         job.ticket.result.add_done_callback(lambda _: self._finish(job))
         job.tell(self.data(job))
 
@@ -312,6 +333,28 @@ def _follow(job: Job, event: Progress) -> None:
         job.previews[:] = [it for it in job.previews if it["step"] < event.step] + [preview]
         told["preview"] = preview
     job.tell(told)
+
+
+def _presence(folder: Path) -> FileLock | None:
+    """A lock that says that a server works in ``folder``; None where the disk does not give one."""
+    with suppress(OSError, NotImplementedError):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{secrets.token_hex(8)}.lock")
+        lock.acquire(timeout=0)
+        return lock
+    return None
+
+
+def _alone(folder: Path, here: FileLock) -> bool:
+    """Whether no other server works in ``folder``; locks of those that were killed are removed."""
+    others = [path for path in folder.glob("*.lock") if path != Path(here.lock_file)]
+    for path in others:
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            return False
+    return True
 
 
 def _left_behind(folder: Path) -> list[Job]:

@@ -191,3 +191,4 @@ def serve_agent(opening: Opening, *, roots: Sequence[Path], only: frozenset[str]
         over_stdio(served, roots)
     finally:
         served.worker.stop()
+        served.jobs.close()

@@ -11,6 +11,7 @@ import itertools
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -214,6 +215,7 @@ class Worker:
                 self._backend = None
                 return
             self._do(ticket)
+            del ticket  # with what it made
             with self._changed:
                 self._running = None
                 self.done += 1
@@ -256,6 +258,11 @@ class Worker:
 
 
 def _end(ticket: Ticket[Any], error: Exception) -> None:
+    """Give ``error`` to whoever waits, without what its frames hold: the model among it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
     if not ticket.result.done():
         ticket.result.set_exception(error)
 

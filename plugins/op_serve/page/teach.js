@@ -38,7 +38,8 @@ export function update(studio) {
   $("photodrop").querySelector("span").textContent = `or choose them; ${backend.name} knows ${backend.pictures}`;
   $("teaching").hidden = !teaches;
   for (const job of all) {
-    if (jobs.get(job.id)?.state() !== job.state) follow(job, studio); // another tab may have acted
+    // another tab may have acted, and what waits is watched from here: a browser has few streams
+    if (job.state === "waiting" || jobs.get(job.id)?.state() !== job.state) follow(job, studio);
   }
 }
 
@@ -186,7 +187,7 @@ function follow(job, studio) {
   jobs.set(job.id, view);
   if (!view.node.isConnected) $("jobs").prepend(view.node);
   view.show(job);
-  if (!["waiting", "learning"].includes(job.state) || streams.has(job.id)) return;
+  if (job.state !== "learning" || streams.has(job.id)) return;
   const stream = new EventSource(`/api/jobs/${job.id}/events`);
   streams.set(job.id, stream);
   stream.onmessage = (message) => {

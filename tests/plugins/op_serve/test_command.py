@@ -16,6 +16,8 @@ from click.testing import CliRunner
 from live_server import Live, opened, until
 
 from omnipersona_cli.cli.main import cli
+from omnipersona_cli.errors import MissingError
+from op_serve.needs import is_here, need
 from op_serve.running import listening
 
 PAGE = Path(__file__).parents[3] / "docs" / "serve.md"
@@ -102,3 +104,17 @@ def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
     assert len(shown) >= 5
     for name in shown:
         assert 0 < (PAGE.parent / name).stat().st_size <= 150_000
+
+
+def test_an_mcp_package_that_is_too_old_is_told_and_does_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "oldmcp" / "server").mkdir(parents=True)
+    for folder in (tmp_path / "oldmcp", tmp_path / "oldmcp" / "server"):
+        (folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert is_here("oldmcp.server") and not is_here("oldmcp.server.mcpserver")
+    assert not is_here("nowhere.at.all")
+    with pytest.raises(MissingError, match="'oldmcp', in a newer version") as caught:
+        need("mcp", "oldmcp.server.mcpserver")
+    assert caught.value.hint == "pip install 'omnipersona[mcp]'"
