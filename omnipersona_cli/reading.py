@@ -32,6 +32,8 @@ TEXT_LIMIT = 1 << 20
 """Bytes that a file of text may have where nothing else is said."""
 DEPTH = 32
 """How deep lists and tables may nest."""
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
 VALUES = 200_000
 """How many values one document may hold."""
 TENSOR_HEADER = 32 << 20
@@ -164,6 +166,10 @@ def parse_json(text: str, origin: Origin, *, most: int = VALUES) -> Plain:
             raise ValueError(number)
         return value
 
+    if len(text) > most:  # counted before anything is built of it
+        bare = _STRINGS.sub("", text)
+        if bare.count(",") + bare.count("[") + bare.count("{") > 2 * most:
+            origin.refuse(f"holds more than {most:,} values")
     value: Plain
     try:
         value = json.loads(

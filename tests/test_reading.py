@@ -71,3 +71,15 @@ def test_more_values_than_are_allowed_are_refused() -> None:
     assert parse_json("[1, 2]", IT, most=3) == [1, 2]
     with pytest.raises(PersonaError, match="more than 3 values"):
         parse_json("[1, 2, 3, 4]", IT, most=3)
+
+
+def test_too_many_values_are_refused_before_they_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.loads", lambda *_, **__: pytest.fail("built"))
+    for text in ("[" + "{}," * 300 + "{}]", '{"x": [' + "1," * 300 + "1]}", "[" * 300 + "]" * 300):
+        with pytest.raises(PersonaError, match="more than 100 values"):
+            parse_json(text, IT, most=100)
+
+
+def test_commas_in_a_text_are_no_values() -> None:
+    text = '{"x": "' + r"a, \"[{b},\" c," * 300 + '"}'
+    assert isinstance(parse_json(text, IT, most=3), dict)
