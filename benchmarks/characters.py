@@ -46,14 +46,13 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from exam import Exam, Tally
-from series import NAME, as_done, draw_folder, finished, interval
+from series import NAME, as_done, draw_folder, finished, interval, measured_with
 
 WITHHELD = 4
 """One character of so many is learned once more with a fact withheld."""
@@ -195,12 +194,13 @@ def table(results: Sequence[dict[str, Any]], against: Sequence[dict[str, Any]] =
         "| --- | --- | --- | --- |",
     ]
     for name, label, wanted in ROWS:
-        values = [result["figures"][name] for result in results if name in result["figures"]]
-        other = [result["figures"][name] for result in against if name in result["figures"]]
+        found = {it["seed"]: it["figures"][name] for it in results if name in it["figures"]}
+        other = {it["seed"]: it["figures"][name] for it in against if name in it["figures"]}
+        values = list(found.values())
+        if against:
+            values = [value - other[seed] for seed, value in found.items() if seed in other]
         if not values:
             continue
-        if against:
-            values = [new - old for new, old in zip(values, other, strict=True)]
         digits = 0 if name == "peak mb" else 1 if name.endswith("seconds") else 3
         low, high = interval(values)
         label = label.replace("<", "&lt;").replace(">", "&gt;")
@@ -264,16 +264,11 @@ def main(
         one = measure(only, how=how, judge_file=judge_file, began=began or time.time())
         click.echo(json.dumps(one))
         return
-    from omnipersona_cli import registry
-    from omnipersona_cli.backend import Opening
     from op_toy.network import WEIGHTS
 
     judge_file = judge_file or WEIGHTS / "judge.safetensors"
-    if not judge_file.is_file():
-        raise click.ClickException(f"there is no judge in {judge_file}: name one with --judge FILE")
     setting = {
-        "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
-        "judge": sha256(judge_file.read_bytes()).hexdigest()[:16],
+        **measured_with(judge_file),
         "steps": steps,
         "depth": depth,
         "part": how.part,

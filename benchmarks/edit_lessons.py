@@ -35,7 +35,7 @@ from typing import Any
 
 import click
 import numpy as np
-from series import NAME, draw_folder, finished, interval
+from series import NAME, draw_folder, finished, interval, measured_with
 
 VARIANTS = ("start", "all", "no edits", "adds", "true")
 KINDS = ("add", "replace", "remove", "depict")
@@ -172,7 +172,7 @@ def main(
     if only is not None:
         click.echo(json.dumps(measure(only, wanted[0])))
         return
-    setting = {"variants": list(wanted)}
+    setting = {**measured_with(), "variants": list(wanted)}
     results = finished(out, setting)
     for seed in range(first, first + characters):
         if seed in results:

@@ -39,7 +39,7 @@ from typing import Any
 
 import click
 import numpy as np
-from series import NAME, as_done, draw_folder, finished, interval
+from series import NAME, as_done, draw_folder, finished, interval, measured_with
 
 KINDS = ("add", "replace", "remove", "give", "colour", "scene", "side")
 FIGURES = ("done", "kept", "both", "recognised", "tries")
@@ -253,7 +253,7 @@ def main(
     if only is not None and setting is not None:
         click.echo(json.dumps(measure(only, setting=json.loads(setting), judge_file=judge_file)))
         return
-    wanted = {**chosen, "kinds": list(chosen["kinds"])}
+    wanted = {**measured_with(judge_file), **chosen, "kinds": list(chosen["kinds"])}
     results = finished(out, wanted)
     seeds = range(first, first + characters)
 

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ def draw_folder(folder: Path, seed: int) -> None:
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         command(["photos", str(folder), "--seed", str(seed)], standalone_mode=False)
+
+
+def measured_with(judge_file: Path | None = None) -> dict[str, str]:
+    """The weights of nano, and of the judge where there is one: results of others are others."""
+    from omnipersona_cli import registry
+    from omnipersona_cli.backend import Opening
+
+    backend = registry.open_backend(Opening(backend="nano")).fingerprint
+    if judge_file is None:
+        return {"backend": backend}
+    if not judge_file.is_file():
+        raise click.ClickException(f"there is no judge in {judge_file}: name one with --judge FILE")
+    return {"backend": backend, "judge": sha256(judge_file.read_bytes()).hexdigest()[:16]}
 
 
 def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, Any]]:

@@ -123,7 +123,7 @@ def _of_method(method: str, records: Sequence[Record], concept: Concept | None) 
             figures = "".join(_shown(record, concept) for record in mine[:most])
             parts.append(f"<h4>{title}, the worst first{more}</h4>{figures}")
     answers = [record for record in worst_first(records) if not record["picture"]]
-    wrong = [record for record in answers if any(value != 1 for value in record["scores"].values())]
+    wrong = [record for record in answers if not _is_right(record["scores"])]
     if wrong:
         lines = "".join(
             f"<li>{escape(record['prompt'])} → {escape(record['answer'])} "
@@ -133,6 +133,13 @@ def _of_method(method: str, records: Sequence[Record], concept: Concept | None) 
         parts.append(f"<h4>Answers that were not right: {len(wrong)}</h4><ul>{lines}</ul>")
     opened = " open" if method == "full" else ""
     return f"<details{opened}><summary><b>{escape(method)}</b></summary>{''.join(parts)}</details>"
+
+
+def _is_right(scores: Mapping[str, float | None]) -> bool:
+    """By the metrics that say right or wrong; by all where none does."""
+    deciding = ("rec", "choice")
+    said = [it for name, it in scores.items() if name in deciding or name.endswith("-exact")]
+    return all(value == 1 for value in said or scores.values())
 
 
 def _shown(record: Record, concept: Concept | None) -> str:

@@ -65,3 +65,18 @@ def test_what_people_and_models_write_cannot_become_part_of_the_page(tmp_path):
     }  # fmt: skip
     page = as_html([hostile], SETTING, [], None)
     assert "<script>" not in page and "<img src=x" not in page
+
+
+def test_an_answer_is_wrong_by_what_says_right_or_wrong():
+    scores = (
+        {"rec": 1.0, "raw": 0.0},
+        {"choice": 1.0},
+        {"vqa-exact": 1.0, "vqa-bleu-words": 0.5},
+        {"vqa-exact": 0.0, "vqa-bleu-words": 1.0},
+    )
+    answers = [
+        record("full", n, 0, "", task="vqa", answer=f"said {n}", scores=score)
+        for n, score in enumerate(scores)
+    ]
+    page = as_html(answers, SETTING, [], None)
+    assert "Answers that were not right: 1" in page and "said 3" in page
