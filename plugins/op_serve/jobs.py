@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.container import sweep_temporaries, write_file
@@ -352,7 +352,7 @@ def _alone(folder: Path, here: FileLock) -> bool:
         try:
             with FileLock(path, timeout=0):
                 path.unlink(missing_ok=True)
-        except Timeout:
+        except OSError:  # held, which is a Timeout, or not to be told: then nothing is swept
             return False
     return True
 

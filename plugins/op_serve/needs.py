@@ -8,10 +8,10 @@ from omnipersona_cli.errors import MissingError
 
 
 def is_here(module: str) -> bool:
-    """Whether a module is installed; one of an older package may lack it. Imports its parents."""
+    """Whether a module is installed; one of an older package may lack it."""
     try:
         return find_spec(module) is not None
-    except ModuleNotFoundError:
+    except ImportError:  # of a parent, which is imported for that
         return False
 
 
