@@ -214,8 +214,8 @@ class Work:
     """What a backend is opened for, as far as memory depends on it: the ``verb``, the ``size`` of
     the pictures (None: the backend's own), how many ``images`` a question is about, and of learning
     the lessons of a ``batch``, how many of them are held ``at_once`` (0: the backend's own), the
-    ``depth`` of the tokens, and by how much the ``longest`` picture is longer than it is wide, or
-    wider than long."""
+    ``depth`` of the tokens, and the largest ``aspect_ratio`` of a picture, longer side over shorter
+    one."""
 
     verb: Verb
     size: tuple[int, int] | None = None
@@ -223,7 +223,7 @@ class Work:
     batch: int = 0
     at_once: int = 0
     depth: int = 0
-    longest: float = 1.0
+    aspect_ratio: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

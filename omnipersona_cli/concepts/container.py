@@ -325,7 +325,7 @@ def _parse_entry(name: str, value: Any, start: int) -> Entry:
     offsets = _whole_numbers(value["data_offsets"])
     if shape is None or len(shape) > 8 or offsets is None or len(offsets) != 2:
         raise PackError(f"tensor {name} has an odd shape or place", hint=_HOSTILE_HINT)
-    if math.prod(max(side, 1) for side in shape) > FILE_LIMIT:  # beside a 0, where none is stored
+    if math.prod(max(side, 1) for side in shape) > FILE_LIMIT:  # sides beside a 0 take no bytes
         raise PackError(f"tensor {name} has an odd shape or place", hint=_HOSTILE_HINT)
     if offsets[1] - offsets[0] != math.prod(shape) * BYTES_PER_VALUE[dtype]:
         raise PackError(f"tensor {name}: its shape and its bytes differ", hint=_HOSTILE_HINT)

@@ -96,8 +96,8 @@ def of_concept(library: Path, name: str, *, before: Copy | None = None) -> tuple
 
 
 def drop_older(library: Path, name: str) -> None:
-    """Leave the newest copy of ``name`` alone. With one from when another concept was called so go
-    those that nothing else leads to."""
+    """Leave the newest copy of ``name`` alone. A renaming that goes takes along what only it leads
+    to: older copies of the concept that has another name now."""
     for copy in [copy for copy in copies(library) if copy.name == name][:-1]:
         for older in (copy, *(of_concept(library, name, before=copy) if copy.renamed else ())):
             with suppress(OSError):

@@ -127,7 +127,7 @@ def learn(
     reading = counting(on_progress, "reading photos")
     material = _gathered(subject, settings, info, learned_from, on_step=reading)
     sweep_done()
-    work = replace(work, longest=material.longest())
+    work = replace(work, aspect_ratio=material.aspect_ratio())
     before = pack_before(keeping, material, info.name)
 
     if backend is None:

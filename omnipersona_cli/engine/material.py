@@ -94,9 +94,8 @@ class Material:
                 digest.update(b"-" if image is None else _pixels(image))
         return digest.hexdigest()
 
-    def longest(self) -> float:
-        """The longer side over the shorter one of the picture in which they differ most; 1 or
-        more."""
+    def aspect_ratio(self) -> float:
+        """The largest of a picture in a lesson: longer side over shorter one, 1 or more."""
         shown = (image for lesson in self.lessons for image in (lesson.image, lesson.target))
         return max((max(it.size) / min(it.size) for it in shown if it is not None), default=1.0)
 

@@ -115,7 +115,7 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
     what = describe(info, opening, work.size)
     if what is None or not what.here:  # that it has to be fetched comes first
         return opening, ""
-    what = what.stretched(work.longest)
+    what = what.stretched(work.aspect_ratio)
     kind = _kind(opening.device, what)
     if kind == "cpu" and not what.on_cpu and not _multiplies_bfloat16():
         what = replace(what, on_cpu="float32")
@@ -319,7 +319,7 @@ def _of_smaller_pictures(info: BackendInfo, ways: Sequence[Choice], work: Work) 
         smaller = None if way.opening.lesson_size == least else describe(info, opening, work.size)
         takes = way.takes
         if smaller is not None:
-            takes = needed(smaller.stretched(work.longest), "learn", way.means)
+            takes = needed(smaller.stretched(work.aspect_ratio), "learn", way.means)
         if takes < way.takes:
             flags = (*way.flags, f"--size {least}")
             found.append(replace(way, opening=opening, flags=flags, takes=takes, asked=True))
