@@ -9,7 +9,7 @@ downloaded here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -67,41 +67,18 @@ def open_backend(opening: Opening) -> Backend:
     refuse_quantize(opening.quantize, "showo")
     if opening.offload:
         check_offload(device)
-    how = _How(
-        checkpointing=opening.activation_checkpointing,
-        offload=opening.offload,
-        revisions=tuple(sorted(opening.revisions.items())),
-        on_step=opening.on_step,
-    )
-    return _opened(str(folder), shown, device, kind, how)
-
-
-@dataclass(frozen=True)
-class _How:
-    """How layers are held, which revisions of components are wanted, and who is told how far
-    reading is, which makes no difference to what is read."""
-
-    checkpointing: bool
-    offload: bool
-    revisions: tuple[tuple[str, str], ...]
-    on_step: OnStep | None = field(compare=False)
-
-
-@lru_cache(maxsize=1)
-def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) -> ShowoBackend:
-    """The model at ``folder``; ``name`` is what a person calls it."""
-    files = _Files(folder=Path(folder), name=name, revisions=dict(how.revisions))
-    found = _read(files, dtype, how.on_step)
+    files = _Files(folder=folder, name=shown, revisions=opening.revisions)
+    found = _read(files, kind, opening.on_step)
     clip = None
     if found.tower is not None:
         place, sizes = found.tower
-        clip = ClipTower(place, sizes, files.hint, device, dtype)
+        clip = ClipTower(place, sizes, files.hint, device, kind)
     net, config = found.net, found.net.config
     rotary = net.showo.model.rotary_emb  # its tables are not in checkpoints
     net.showo.model.rotary_emb = type(rotary)(config=net.showo.config)
-    if how.offload:
+    if opening.offload:
         keep_home(net, net.showo.model.layers, device)
-    elif how.checkpointing:
+    elif opening.activation_checkpointing:
         recompute(net.showo.model.layers)
     small = config.resolution < INFO.sizes[0][0]
     return ShowoBackend(
@@ -112,9 +89,9 @@ def _opened(folder: str, name: str, device: str, dtype: torch.dtype, how: _How) 
             guidance=1.75 if small else INFO.guidance,
             deep_layers=config.llm.num_hidden_layers - 1,
         ),
-        model=name,
+        model=shown,
         fingerprint=found.fingerprint,
-        net=net if how.offload else net.to(device),
+        net=net if opening.offload else net.to(device),
         magvit=found.magvit.to(device),
         tokenizer=found.tokenizer,
         clip=clip,

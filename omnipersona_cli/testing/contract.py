@@ -28,7 +28,9 @@ Subclass `BackendContract` and say what is under test::
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,15 @@ class BackendContract(LearningRules, DepthRules, PaintingRules):
                 assert dtype == "bfloat16" and error.hint, "float32 is what every backend runs in"
             else:
                 assert opened.fingerprint == backend.fingerprint
+
+    def test_a_model_that_nobody_holds_is_let_go(
+        self, backend: Backend, again: Callable[[Opening], Backend]
+    ) -> None:
+        opened = again(Opening(device="cpu"))
+        shared, alive = opened is backend, weakref.ref(opened)
+        del opened
+        gc.collect()
+        assert shared or alive() is None, "what keeps it: a cache, a hook, a thread?"
 
     def test_a_row_may_be_ten_times_as_long_as_the_longest_of_the_table(
         self, backend: Backend, text_table: Tensor
