@@ -38,9 +38,11 @@ class Clock:
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
     )
 
-    def scored(self, record: dict[str, Any], seconds: float) -> None:
-        """One more item is done."""
+    def scored(self, record: dict[str, Any], seconds: float | None) -> None:
+        """One more item is done; None seconds where it was copied."""
         self.done += 1
+        if seconds is None:
+            return
         self._item_seconds += seconds
         unit = Unit(concept=str(record["concept"]), seed=int(record["seed"]))
         self._spent[unit][str(record["method"]), str(record["task"])].append(seconds)

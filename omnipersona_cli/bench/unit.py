@@ -78,10 +78,10 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """One finished item, and how long it took."""
+    """One finished item, and how long it took: None where it is another method's, copied."""
 
     record: Record
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +167,12 @@ def run_unit(
             bare=bare,
         )
         for item in waiting:
-            began = time.monotonic()
             if method.name == "without-replay" and item.id in plain:
-                record = plain[item.id] | {"method": method.name}
-            else:
-                outcome = run_item(setup, item, paint_seed(item, unit.seed))
-                record = _record(order, setup, item, outcome)
+                yield Scored(record=plain[item.id] | {"method": method.name}, seconds=None)
+                continue
+            began = time.monotonic()
+            outcome = run_item(setup, item, paint_seed(item, unit.seed))
+            record = _record(order, setup, item, outcome)
             if method.name == "full" and "trace" not in record:
                 plain[item.id] = record
             yield Scored(record=dict(record), seconds=time.monotonic() - began)

@@ -254,6 +254,8 @@ def show_report(learned: Learned, *, in_library: bool) -> None:
     report, name = learned.report, learned.pack.name
     photos = "1 photo" if report.photos == 1 else f"{report.photos} photos"
     done, steps = "learned", f"best at step {report.best_step} of {report.steps}"
+    if not report.held_out:
+        steps = f"{report.steps} steps, and no photo held out to tell the best of them"
     if not report.steps:
         done, steps = "started", "instant: no step was learned"
     output.note(

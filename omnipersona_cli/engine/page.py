@@ -113,6 +113,8 @@ def as_page(story: Story) -> str:
     if report.steps:
         how = "Learned from"
         kept = f"of {report.steps} steps the tokens of step {report.best_step} are kept"
+        if not report.held_out:
+            kept = f"the tokens after all {report.steps} steps are kept"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" '

@@ -45,6 +45,16 @@ def test_a_page_is_written_where_it_is_asked_for(sketch, op):
     assert again.exit_code == 1 and "--force" in again.stderr and Library().names() == ("bo",)
 
 
+def test_the_best_step_is_told_where_photos_were_held_out_to_choose_it(sketch, op):
+    told = op("learn", "photos", "--name", "bo", "--steps", "4").stderr
+    assert "best at step" in told and "of 4" in told
+    one = next(path for path in (sketch.work / "photos").iterdir() if path.suffix == ".png")
+    done = op("learn", str(one), "--name", "mam", "--steps", "4", "--report", "mam.html")
+    assert done.exit_code == 0 and "4 steps, and no photo held out" in done.stderr
+    assert "best at" not in done.stderr
+    assert "after all 4 steps" in (sketch.work / "mam.html").read_text()
+
+
 def test_a_dry_run_tells_and_learns_nothing(sketch, op):
     done = op("learn", "photos", "--name", "bo", "--kind", "disc", "--dry-run")
     assert done.exit_code == 0 and "5, 2 of them held out" in done.stdout
