@@ -148,13 +148,15 @@ def repaint(state: Path, count: int, device: str) -> None:
 @main.command()
 @click.option("--minutes", default=45.0)
 @click.option("--batch", default=8)
+@click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
+@click.option("--rate", default=2e-3, help="Peak rate; less when going on from a finished decoder.")
 @DEVICE
 @click.pass_obj
-def decoder(state: Path, minutes: float, batch: int, device: str) -> None:
+def decoder(state: Path, /, **options: Any) -> None:
     """Train the autoencoder's decoder on what the joint model paints."""
     from pretraining.decoder import train_decoder
 
-    train_decoder(state, minutes, batch, device=device)
+    train_decoder(state, **options)
 
 
 @main.command()

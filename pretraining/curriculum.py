@@ -203,7 +203,9 @@ class Teacher:
     def _questions(self, family: int) -> Taught:
         picture = self.rng.randrange(10)
         composition = self.pool.families[family].pictures[picture]
-        asked = [phrases.picture_question(composition, self.rng) for _ in range(3)]
+        asked = [phrases.picture_question(composition, self.rng) for _ in range(2)]
+        yes_or_no = phrases.yes_or_no_question(composition, self.rng)
+        asked.insert(self.rng.randrange(3), yes_or_no)  # what is mistaken most
         return [self._look(family, picture), *self._ask(asked, {})]
 
     def _caption(self, family: int) -> Taught:

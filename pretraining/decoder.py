@@ -156,13 +156,22 @@ class Adversary(nn.Module):
         return found
 
 
-def train_decoder(state: Path, minutes: float, batch: int, *, device: str = "cpu") -> None:
+def train_decoder(
+    state: Path,
+    minutes: float,
+    batch: int,
+    *,
+    rate: float = 2e-3,
+    tail: float = 0.4,
+    device: str = "cpu",
+) -> None:
     """The decoder alone, half of each batch drawn and half painted; its report has the PSNR (dB) of
-    held-out pictures, drawn and painted, before and after."""
+    held-out pictures, drawn and painted, before and after. ``rate`` is the peak of Muon, twice that
+    of AdamW, and falls to zero over the last ``tail`` of the budget."""
     pixels = np.load(state / "pool.npy", mmap_mode="r")
     drawn = load_file(state / "pool.safetensors")["latents"]
     painted = load_file(state / "pool.painted.safetensors")
-    stage = PretrainingStage(state, "decoder", minutes, clock=clock_of(device))
+    stage = PretrainingStage(state, "decoder", minutes, clock=clock_of(device), tail=tail)
     torch.manual_seed(stage.step)
     rng = np.random.default_rng(stage.step)
     autoencoder, vit = frozen_encoders(state)
@@ -172,7 +181,7 @@ def train_decoder(state: Path, minutes: float, batch: int, *, device: str = "cpu
     decoder.load_state_dict(autoencoder.decoder.state_dict())
     model = nn.ModuleDict({"decoder": decoder, "adversary": Adversary()}).to(device)
     own = {k: value for k, value in model.named_parameters() if k.startswith("decoder.")}
-    both = optimisers(dict(model.named_parameters()), matrices=2e-3, rest=1e-3)
+    both = optimisers(dict(model.named_parameters()), matrices=rate, rest=rate / 2)
     average = Average(own)
     resume(stage, model, both, average)
     while stage.done < 1.0:

@@ -168,6 +168,14 @@ def picture_question(picture: Composition, rng: random.Random) -> Exchange:
     return rng.choice(options)
 
 
+def yes_or_no_question(picture: Composition, rng: random.Random) -> Exchange:
+    """One of `picture_question` that is answered yes or no."""
+    while True:
+        exchange = picture_question(picture, rng)
+        if exchange.answer in ("yes", "no"):
+            return exchange
+
+
 def recognise_question(name: str, rng: random.Random) -> str:
     """Whether the named one is in the picture."""
     return rng.choice((
