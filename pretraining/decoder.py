@@ -50,9 +50,10 @@ from pretraining.training import (
 )
 from pretraining.vision import see
 
-FEATURES, ADVERSARY = 0.2, 0.3
+FEATURES, ADVERSARY = 1.5, 0.3
 """Weights beside the restoration loss: of the ViT's features; of the adversary, in parts of the
-restoration's gradient at the last layer."""
+restoration's gradient at the last layer. Patterns and second colours are
+few pixels, and the ViT, which learned to tell them, holds the decoder to them."""
 UNFOOLED = 300
 """Steps in which the adversary learns alone."""
 NOISED = (0.15, 0.6)
