@@ -59,7 +59,7 @@ class ResourceError(PersonaError):
 
 
 class TakenError(PersonaError):
-    """A file of that name is there, and nobody said that it may be replaced."""
+    """A file or concept of that name is there, and nobody said that it may be replaced."""
 
 
 class UsageError(PersonaError):

@@ -18,6 +18,7 @@ from torch import Tensor
 from omnipersona_cli.backend import ConceptTokens
 from omnipersona_cli.errors import MissingError, PackError, UsageError, shell_word
 from omnipersona_cli.hookspecs import Foreign
+from omnipersona_cli.reading import where_to_look
 from op_showo.placing import BIAS, HEAD
 
 PARTS = ("embed", "lm_head_weight", "lm_head_bias")
@@ -102,7 +103,7 @@ def read(path: Path, *, epoch: int | None) -> Foreign:
 def saved_epochs(folder: Path) -> set[int]:
     """The epochs of which anything is in ``folder``."""
     if not folder.exists():
-        raise MissingError(f"there is no folder {folder}", hint="ls saves")
+        raise MissingError(f"there is no folder {folder}", hint=where_to_look(folder))
     if not folder.is_dir():
         raise UsageError(
             f"{folder} is not a folder",

@@ -30,7 +30,7 @@ LONGEST_NAME = 255
 @click.argument("words", nargs=-1, required=True, metavar="[IMAGE]... QUESTION")
 @options.opening
 @server_option
-@options.seed
+@options.fixed_seed
 @options.concept
 @options.max_tokens
 @click.option("--exit-code", is_flag=True, help='Exit with 1 unless the answer is "yes".')

@@ -24,8 +24,18 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """List the models that can learn a concept, or look closer at one."""
-    if ctx.invoked_subcommand is not None:
-        return
+    if ctx.invoked_subcommand is None:
+        _list(as_json)
+
+
+@command.command("list", epilog="Example:  op backends list --json")
+@options.as_json
+def list_backends(as_json: bool) -> None:
+    """List the models that can learn a concept."""
+    _list(as_json)
+
+
+def _list(as_json: bool) -> None:
     infos = list(registry.backends().values())
     if as_json:
         output.answer_json([_as_data(info) for info in infos])

@@ -58,7 +58,10 @@ def judges(as_json: bool) -> None:
 @click.option("--set", "name", default="toy", show_default=True, help="Which made-up set.")
 @options.as_json
 def export_toy(folder: Path, concepts: int, name: str, as_json: bool) -> None:
-    """Draw a complete benchmark into FOLDER, with what is true beside it."""
+    """Draw a complete benchmark into FOLDER.
+
+    What is true of each picture lies beside it.
+    """
     from omnipersona_cli import registry
     from omnipersona_cli.hookspecs import Progress
 
@@ -189,7 +192,10 @@ def run(
 )  # fmt: skip
 @options.as_json
 def report(results: tuple[Path, ...], page: Path | None, data: Path | None, as_json: bool) -> None:
-    """Print the table of RESULTS, and what the paper found and whether it holds here."""
+    """Print the table of RESULTS.
+
+    Below it stands what the paper found, and whether it holds here.
+    """
     from omnipersona_cli.bench import report as reporting
 
     if data is not None and not data.is_dir():

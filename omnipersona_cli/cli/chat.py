@@ -32,7 +32,7 @@ _REMEMBERED = 6
 @click.argument("image", required=False)
 @options.opening
 @server_option
-@options.seed
+@options.fixed_seed
 @options.concept
 @options.max_tokens
 @options.as_json

@@ -16,6 +16,7 @@ from omnipersona_cli.concepts.card import card_lines
 from omnipersona_cli.concepts.container import FILE_LIMIT
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import (
+    SUFFIX,
     PackHeader,
     age_note,
     read_header,
@@ -187,22 +188,25 @@ def import_concept(
     "-o",
     "--output",
     "to",
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=click.Path(allow_dash=True),
     help="File or folder to write to, - for stdout.  [default: the current folder]",
 )
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
 @options.as_json
-def export(name: str, to: Path | None, force: bool, as_json: bool) -> None:
+def export(name: str, to: str | None, force: bool, as_json: bool) -> None:
     """Copy a concept out of the library, to keep or to share."""
     library = Library()
-    if to is not None and str(to) == "-":
+    if to == "-":
         if as_json:
             raise UsageError("--json and -o - cannot share stdout", hint="name a file: -o FILE")
         if sys.stdout.isatty():
             raise UsageError("a pack cannot be shown in a terminal", hint="name a file: -o FILE")
         output.answer_bytes(library.read_bytes(name))
         return
-    _answer_place(check_name(name), library.export(name, to, force=force), as_json)
+    place = None if to is None else Path(to)
+    if place is not None and str(to).endswith(("/", "\\")):
+        place /= f"{check_name(name)}{SUFFIX}"
+    _answer_place(check_name(name), library.export(name, place, force=force), as_json)
 
 
 @command.command(epilog="Example:  op concepts rename bo rex")
@@ -241,7 +245,8 @@ def rm(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
         output.note(f"deleted <{name}>")
     for name in gone:
         output.note(f"<{name}> is deleted already")
-    output.hint(f"op concepts undo {chosen[-1]}")
+    for name in doomed:
+        output.hint(f"op concepts undo {name}")
     if as_json:
         output.answer_json({"removed": chosen})
 

@@ -126,15 +126,16 @@ def _overview(root: click.Context) -> str:
 
 
 def _command_help(context: click.Context, path: tuple[str, ...]) -> str:
-    for name in path:
+    for at, name in enumerate(path):
         group = context.command
         found = group.get_command(context, name) if isinstance(group, click.Group) else None
         if found is None:
             known = group.list_commands(context) if isinstance(group, click.Group) else []
-            guess = nearest(name, [*known, *TOPICS])
+            guess = nearest(name, known if at else [*known, *TOPICS])
+            right = " ".join(("op help", *path[:at], guess or "")).strip()
             raise UsageError(
                 f"there is no help on {' '.join(path)!r}",
-                hint=f"did you mean `op help {guess}`?" if guess else "see `op help`",
+                hint=f"did you mean `{right}`?" if guess else f"see `{right}`",
             )
         context = click.Context(found, info_name=name, parent=context)
     return context.get_help()

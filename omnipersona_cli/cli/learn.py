@@ -164,7 +164,7 @@ _settings_options = options.together(
         metavar="K",
         help="Learn tokens for K layers after the first, too; the backend knows how many.",
     ),
-    options.seed,
+    options.fixed_seed,
 )
 _keeping_options = options.together(
     "keeping",
@@ -184,14 +184,14 @@ _keeping_options = options.together(
     click.option(
         "--report",
         "page",
-        type=click.Path(path_type=Path),
+        type=options.NewFile(path_type=Path),
         metavar="FILE",
         help="Write the report card as an HTML page, with your photos in it.",
     ),
     click.option(
         "-o",
         "--out",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=options.NewFile(path_type=Path, dir_okay=False),
         metavar="FILE",
         help="Write the pack there instead of into the library.",
     ),

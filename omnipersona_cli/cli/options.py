@@ -174,6 +174,12 @@ seed = click.option(
     envvar="OMNIPERSONA_SEED",
     help="Same seed, same result. Chosen and shown when not given.",
 )
+fixed_seed = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    envvar="OMNIPERSONA_SEED",
+    help="Same seed, same result.  [default: 0]",
+)
 offline = click.option(
     "--offline",
     is_flag=True,
@@ -217,6 +223,18 @@ verbose = click.option(
     callback=_remember(output.VERBOSE),
     help="Show the traceback of errors.",
 )
+
+
+class NewFile(click.Path):
+    """A file to write; a name that ends in a slash is a folder's, and refused."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        """The path."""
+        if str(value).endswith(("/", os.sep)):
+            self.fail(f"{value} is a folder, and a file is wanted", param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def together(

@@ -115,7 +115,7 @@ class PaintingOptions:
     def on_trace_data(self, trace: Mapping[str, Any]) -> None:
         """`on_trace` of a trace in plain values."""
         if self.explain:
-            show_steps(trace)
+            show_steps(trace, off=self.no_replay)
         for concept, attribute in trace["unknown"]:
             output.note(f"painting without {untold(concept, attribute)}")
 
@@ -154,12 +154,13 @@ def painting_options(command: F) -> Callable[..., Any]:
     return options.opening(server.option(painting(command)))
 
 
-def show_steps(trace: Mapping[str, Any]) -> None:
+def show_steps(trace: Mapping[str, Any], *, off: bool) -> None:
     """What was recalled, for a person, on stderr; asked for, so ``-q`` does not silence it."""
     if understood := trace.get("instruction"):
         click.echo(output.plain(f"understood: {understood}"), err=True)
     if not trace["steps"]:
-        click.echo("replay: nothing to recall", err=True)
+        told = "off (--no-replay)" if off else "nothing to recall"
+        click.echo(f"replay: {told}", err=True)
     for step in trace["steps"]:
         asked, answered = step["prompt"], step["answer"] or "(nothing)"
         line = f"{step['stage']}: {asked} -> {answered} [{step['source']}]"

@@ -39,8 +39,9 @@ def undo_change(name: str | None, as_json: bool) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @options.as_json
 def forget_concepts(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Remove all that is kept of concepts: pack, undo copies, checkpoints. It cannot be undone.
+    """Remove concepts and every copy, for good.
 
+    Pack, undo copies and checkpoints go, and it cannot be undone.
     What `op serve` kept to teach them goes too: photos, previews, report cards. Files that you made
     yourself stay: photos, exported packs, pictures, pages.
     """
@@ -70,8 +71,9 @@ def forget_concepts(names: tuple[str, ...], yes: bool, as_json: bool) -> None:
 @click.option("--repair", is_flag=True, help="Mend what can be mended without loss.")
 @options.as_json
 def fsck(repair: bool, as_json: bool) -> None:
-    """Check the whole library: packs, undo copies, half-written files, unfinished runs.
+    """Check the whole library.
 
+    Packs, undo copies, half-written files and unfinished runs are looked at.
     Exit 1 when something should not stay as it is. --repair removes half-written files, writes
     packs of format 1.0 anew, and puts the undo copy in the place of a broken pack.
     """
@@ -104,7 +106,10 @@ def fsck(repair: bool, as_json: bool) -> None:
 )
 @options.as_json
 def gc(days: float, as_json: bool) -> None:
-    """Sweep out half-written files, old undo copies and old unfinished runs. No concept goes."""
+    """Sweep out what is old and unfinished.
+
+    Half-written files, old undo copies and old unfinished runs go. No concept goes.
+    """
     gone = sweep(Library(), days=days)
     if as_json:
         output.answer_json({"removed": list(gone)})

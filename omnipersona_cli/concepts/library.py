@@ -21,6 +21,7 @@ from omnipersona_cli.errors import (
     PackError,
     PersonaError,
     ResourceError,
+    TakenError,
     UsageError,
     nearest,
     shell_word,
@@ -356,8 +357,8 @@ def _reason(error: Exception) -> str:
     return (reason or type(error).__name__).lower()
 
 
-def _taken(name: str, *, hint: str) -> PersonaError:
-    return PersonaError(f"there is another concept <{name}> already", hint=hint)
+def _taken(name: str, *, hint: str) -> TakenError:
+    return TakenError(f"there is another concept <{name}> already", hint=hint)
 
 
 def _check_same(inside: str, path: Path) -> None:

@@ -26,7 +26,7 @@ from omnipersona_cli.backend import Lesson, LessonKind, Span, Turn
 from omnipersona_cli.data.backdrop import backdrop
 from omnipersona_cli.data.decode import LONG_SIDE, open_photo
 from omnipersona_cli.data.photos import Finder, Photo
-from omnipersona_cli.errors import PhotoError
+from omnipersona_cli.errors import MissingError, PhotoError
 from omnipersona_cli.language.attributes import singular
 from omnipersona_cli.language.captions import name_in_caption, with_article
 from omnipersona_cli.language.facts import (
@@ -256,11 +256,11 @@ def depict(
 
 def load_triplets(folder: Path) -> list[EditTriplet]:
     """The edits in ``folder/triplets.json``: a list of {"source", "instruction", "target"} with
-    file names inside the folder. Raises PhotoError."""
+    file names inside the folder. Raises PhotoError, and MissingError where there is none."""
     path = folder / _TRIPLETS_FILE
     example = 'it holds [{"source": "1.png", "instruction": "remove <bo>.", "target": "1b.png"}]'
     if not path.exists():
-        raise PhotoError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example)
+        raise MissingError(f"there is no {_TRIPLETS_FILE} in {folder}", hint=example)
     origin = Origin(name=str(path), error=PhotoError, hint=example)
     items = read_json(path, origin)
     triplets = []

@@ -410,8 +410,8 @@ def _list(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])} and {len(names) - 3} more"
 
 
-def _not_there(path: Path) -> PhotoError:
-    return PhotoError(f"there is no {path}", hint=where_to_look(path))
+def _not_there(path: Path) -> MissingError:
+    return MissingError(f"there is no {path}", hint=where_to_look(path))
 
 
 def _no_photos(paths: Sequence[Path], subfolders: Sequence[str]) -> PhotoError:

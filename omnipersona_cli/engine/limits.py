@@ -52,7 +52,7 @@ def check_sampling(
         raise UsageError(
             f"{size[0]}x{size[1]} pixels cannot be painted: "
             f"each side has {SMALLEST_SIDE} to {LARGEST_SIDE}",
-            hint="--size 512x512",
+            hint="leave out --size; `op backends show NAME` names the sizes of a backend",
         )
 
 

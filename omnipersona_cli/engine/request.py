@@ -164,7 +164,8 @@ def check_images(
     """
     if count < 2:
         return
-    text = attach(checked_text(question), extra := list(map(check_name, concepts)), "understand")
+    extra = list(map(check_name, concepts))
+    text = attach(checked_text(question, ASKED), extra, "understand")
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     alone = f"op ask {shell_word(first)} {shell_word(question)}"
     if info is None:
@@ -188,12 +189,15 @@ def check_images(
         )
 
 
-def checked_text(text: str) -> str:
+ASKED = 'op ask "what is <bo>\'s toy?"'
+
+
+def checked_text(text: str, example: str = 'op gen "<bo> at the beach"') -> str:
     """``text`` on one line, without what cannot be seen; UsageError when there is none, or too
     much."""
     line = one_line(text)
     if not line:
-        raise UsageError("the request is empty", hint='op gen "<bo> at the beach"')
+        raise UsageError("the request is empty", hint=example)
     if len(line) > LONGEST_REQUEST:
         raise UsageError(
             f"the request has {len(line):,} characters; {LONGEST_REQUEST:,} are the most",

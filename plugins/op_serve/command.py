@@ -65,7 +65,7 @@ def opening(command: Any) -> Any:
         click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
         click.option(
             "--device",
-            metavar="|".join(DEVICES),
+            metavar="auto|cpu|cuda|cuda:N|mps",
             default="auto",
             envvar="OMNIPERSONA_DEVICE",
             callback=_device,

@@ -20,6 +20,7 @@ NAMES: Schema = {"type": "array", "items": NAME}
 FILE: Schema = {"type": "string", "format": "binary"}
 PHOTOS: Schema = {"type": "array", "items": FILE, "minItems": 1, "maxItems": 100}
 FORCE: Schema = {"name": "force", "in": "query", "schema": FLAG}
+OTHER_NAME: Schema = {"name": "name", "in": "query", "schema": NAME}
 PICTURE: Schema = {"type": "string", "description": "A data URL, or bare base64."}
 MASK_MEANS: Schema = {
     "type": "string",
@@ -311,7 +312,9 @@ def _paths() -> dict[str, Any]:
         },
         "/api/concepts": {
             "get": _operation("All concepts."),
-            "post": _operation("Take a pack in.", [FORCE], body=_raw("A pack."), status="201"),
+            "post": _operation(
+                "Take a pack in.", [FORCE, OTHER_NAME], body=_raw("A pack."), status="201"
+            ),
         },
         "/api/concepts/{name}": {
             "get": _operation("One concept.", [name]),

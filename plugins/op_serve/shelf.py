@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from omnipersona_cli.errors import UsageError
+from omnipersona_cli.errors import TakenError, UsageError
 from op_serve import concepts, fields
 from op_serve.pictures import opened
 from op_serve.served import json_of, served_by
@@ -20,8 +20,13 @@ async def every(request: Request) -> Response:
         if served.shown.only is not None:
             raise UsageError("nothing is taken in here", hint="op serve without --concepts")
         data = await request.body()
-        force = request.query_params.get("force") == "true"
-        path = await asyncio.to_thread(served.shown.library.add_bytes, data, force=force)
+        name, force = (request.query_params.get(key) for key in ("name", "force"))
+        take = served.shown.library.add_bytes
+        try:
+            path = await asyncio.to_thread(take, data, name, force=force == "true")
+        except TakenError as error:
+            hint = "?force=true replaces it; ?name=OTHER keeps both"
+            raise TakenError(str(error), hint=hint) from error
         found = concepts.one_of(served.shown, path.stem, served.info.name)
         return JSONResponse(found, 201)
     return JSONResponse(concepts.all_of(served.shown, served.info.name))

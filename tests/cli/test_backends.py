@@ -63,7 +63,7 @@ def op(*args: str) -> tuple[int, str, str]:
 def test_list_has_one_line_per_backend() -> None:
     code, text, notes = op()
     lines = text.splitlines()
-    assert (code, notes) == (0, "")
+    assert (code, notes) == (0, "") and op("list") == op()
     assert lines[0].split()[0] == "name"
     assert [line.split()[0] for line in lines[1:]] == sorted(line.split()[0] for line in lines[1:])
     assert {"bagel", "nano"} <= {line.split()[0] for line in lines[1:]}

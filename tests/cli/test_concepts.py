@@ -229,6 +229,22 @@ def test_deleting_is_all_or_nothing_about_names(op, bo):
     op("rm", code=2)
 
 
+def test_deleting_hints_at_what_it_deleted_and_at_nothing_else(op, bo):
+    op("import", "-", "--name", "rex", stdin=op("export", "bo", "-o", "-").stdout_bytes)
+    assert "op concepts undo rex" in op("rm", "rex", "--yes").stderr
+    told = op("rm", "bo", "rex", "--yes").stderr
+    assert "op concepts undo bo" in told and "op concepts undo rex" not in told
+    assert "Hint" not in op("rm", "bo", "--yes").stderr
+
+
+def test_a_name_that_ends_in_a_slash_is_a_folder(op, bo, tmp_path):
+    folder = tmp_path / "mine"
+    assert "mkdir" in op("export", "bo", "-o", f"{folder}/", code=1).stderr
+    assert not folder.exists()
+    folder.mkdir()
+    assert op("export", "bo", "-o", f"{folder}/").stdout.strip() == str(folder / "bo.opconcept")
+
+
 def test_verify_says_sound_or_what_is_wrong(op, bo, tmp_path):
     assert op("verify", "bo").stdout == "sound\n"
     bad = tmp_path / "bad.opconcept"

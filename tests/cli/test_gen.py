@@ -42,6 +42,8 @@ def test_explain_shows_the_chain_and_no_replay_turns_it_off(disc, op):
     )
     told = json.loads(op("gen", "<bo> with its toy", "--explain", "--json").stdout)
     assert told["rewritten"] == "<bo> with a red ball" and told["trace"]["steps"]
+    off = op("gen", "<bo> with its toy", "--explain", "--no-replay", "-q").stderr
+    assert "replay: off (--no-replay)" in off and "nothing to recall" not in off
     plain = json.loads(op("gen", "<bo> with its toy", "--no-replay", "--json").stdout)
     assert plain["rewritten"] == "<bo> with its toy"
 

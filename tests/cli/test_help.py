@@ -56,3 +56,17 @@ def test_commands_in_the_topics_exist() -> None:
 
 def test_topics_are_for_people_not_for_one_machine(home: Path) -> None:
     assert not any(str(home) in body for _, body in help_command.TOPICS.values())
+
+
+def test_the_nearest_of_a_group_can_be_pasted() -> None:
+    for words in (("concepts", "shw"), ("bench", "exprt-toy"), ("concepts", "exit-code")):
+        told = op(*words).stderr
+        hint = re.search(r"`op help ([^`]+)`", told)
+        assert hint, told
+        assert op(*hint[1].split()).exit_code == 0
+
+
+def test_no_summary_of_a_command_is_cut() -> None:
+    for group in ((), ("backends",), ("concepts",), ("bench",)):
+        text = CliRunner().invoke(cli, [*group, "--help"], terminal_width=80).stdout
+        assert not re.search(r"\.\.\.$", text.split("Commands:")[1], re.MULTILINE)

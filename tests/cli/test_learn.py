@@ -55,6 +55,18 @@ def test_the_best_step_is_told_where_photos_were_held_out_to_choose_it(sketch, o
     assert "after all 4 steps" in (sketch.work / "mam.html").read_text()
 
 
+def test_a_folder_is_no_file_to_write(sketch, op):
+    for flag in ("-o", "--report"):
+        done = op("learn", "photos", "--name", "bo", "--steps", "2", flag, "new/")
+        assert done.exit_code == 2 and "new/ is a folder" in done.stderr
+    assert not (sketch.work / "new").exists()
+
+
+def test_what_is_not_there_has_one_exit_code(sketch, op):
+    for words in (["nophotos"], ["photos", "--negatives", "no"], ["photos", "--edits", "no"]):
+        assert op("learn", *words, "--name", "bo").exit_code == 3, words
+
+
 def test_a_dry_run_tells_and_learns_nothing(sketch, op):
     done = op("learn", "photos", "--name", "bo", "--kind", "disc", "--dry-run")
     assert done.exit_code == 0 and "5, 2 of them held out" in done.stdout
@@ -116,7 +128,7 @@ def test_a_taken_name_needs_force(disc, op):
         (["photos", "--name", "bo", "-b", "nano", "--depth", "6", "--dry-run"], 2),
         (["photos", "--name", "bo", "--fact", " "], 2),
         (["photos", "--name", "bo", "-b", "skatch"], 3),
-        (["nowhere", "--name", "bo"], 1),
+        (["nowhere", "--name", "bo"], 3),
         (["photos", "--name", "bo", "--facts", "nowhere.txt"], 3),
         (["photos"], 2),
     ],

@@ -14,7 +14,7 @@ from omnipersona_cli.data.lessons import (
     load_triplets,
 )
 from omnipersona_cli.data.photos import Photo
-from omnipersona_cli.errors import PhotoError
+from omnipersona_cli.errors import MissingError, PhotoError
 from omnipersona_cli.hookspecs import Region
 
 
@@ -166,10 +166,15 @@ def test_triplets_are_read_from_their_folder(tmp_path):
     assert np.array_equal(triplet.source, triplet.target)
 
 
+def test_triplets_that_are_not_there_are_missing(tmp_path):
+    with pytest.raises(MissingError, match="no triplets.json") as raised:
+        load_triplets(tmp_path)
+    assert "source" in raised.value.hint
+
+
 @pytest.mark.parametrize(
     "content",
     [
-        None,
         "[",
         {"source": "a.png"},
         [{"source": "a.png", "instruction": "x"}],
@@ -181,8 +186,7 @@ def test_triplets_are_read_from_their_folder(tmp_path):
 def test_broken_triplets_are_refused_with_a_hint(tmp_path, content):
     Image.new("RGB", (40, 30), "red").save(tmp_path / "a.png")
     Image.new("RGB", (20, 30), "red").save(tmp_path / "small.png")
-    if content is not None:
-        write_triplets(tmp_path, content)
+    write_triplets(tmp_path, content)
     with pytest.raises(PhotoError) as raised:
         load_triplets(tmp_path)
     assert raised.value.hint

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from omnipersona_cli.data.decode import open_photo
 from omnipersona_cli.data.photos import blur_of, open_album, open_pictures
-from omnipersona_cli.errors import PhotoError
+from omnipersona_cli.errors import MissingError, PhotoError
 from omnipersona_cli.hookspecs import Region
 
 
@@ -213,7 +213,7 @@ def test_no_photos_is_an_error_that_says_where_to_look(tmp_path):
 
 
 def test_a_wrong_path_gets_the_nearest_one(folder):
-    with pytest.raises(PhotoError, match="there is no") as raised:
+    with pytest.raises(MissingError, match="there is no") as raised:
         open_album([folder.parent / "photo"], seed=0)
     assert "photos" in raised.value.hint
 

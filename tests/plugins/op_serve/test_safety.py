@@ -356,6 +356,18 @@ def test_a_pack_that_is_none_is_refused(live: Live) -> None:
     assert live.served.shown.names() == ("bo",)
 
 
+def test_a_pack_whose_name_is_taken_says_what_an_address_can_say(live: Live) -> None:
+    pack = live.client.get("/api/concepts/bo/pack").content
+    other = live.client.post("/api/concepts?name=mam", content=pack)
+    assert other.status_code == 201 and other.json()["name"] == "mam"
+    facts = live.client.post("/api/concepts/mam/facts", json={"text": "it loves tuna"})
+    assert facts.status_code == 200
+    taken = live.client.post("/api/concepts?name=mam", content=pack)
+    assert taken.status_code == 400 and "?force=true" in taken.text and "--" not in taken.text
+    assert live.client.post("/api/concepts?name=mam&force=true", content=pack).status_code == 201
+    assert live.client.post("/api/concepts?name=../x", content=pack).status_code == 400
+
+
 # 7. A bounded queue, and news of it (a full one: test_openai_dialect).
 
 
