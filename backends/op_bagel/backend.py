@@ -9,7 +9,7 @@ expert, the other part is read as it stands.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -48,6 +48,7 @@ from op_bagel.lineage import (
     refuse_experts,
     started_tokens,
     task_losses,
+    unnamed_ids,
 )
 from op_bagel.model import Bagel, Outputs
 from op_bagel.packing import pack
@@ -190,14 +191,21 @@ class BagelBackend:
             task=lesson.task,
             request=ids,
             at=[place for place, _ in at],
-            answer=self.tokenizer.encode(
-                re.sub(r"<[\w-]+>", self.tokenizer.unnamed, lesson.answer)
-            ),
+            answer=self._answer(lesson.answer, {span.name for span in lesson.request.spans}),
             features=None if lesson.image is None else features(lesson.image),
             source=None if edited is None else latents(edited)[0],
             target=target,
             grid=grid,
         )
+
+    def _answer(self, text: str, names: Collection[str]) -> list[int]:
+        """An answer, in which the model says `unnamed` for one of ``names``, as its soft row cannot
+        be said; for every name where there are none."""
+
+        def said(found: re.Match[str]) -> str:
+            return self.tokenizer.unnamed if not names or found[1].lower() in names else found[0]
+
+        return self.tokenizer.encode(re.sub(r"<([\w-]+)>", said, text))
 
     def loss(
         self, batch: Sequence[Prepared], tokens: ConceptTokens, *, seed: int, at_once: int = 0
@@ -250,13 +258,11 @@ class BagelBackend:
         with torch.inference_mode():
             context = self._context(prompt, [] if image is None else [image, *more])
         generator = torch.Generator().manual_seed(seed)
-        names = [span.name for turn in prompt.turns for span in turn.spans]
-        names = names or [tokens.name for tokens in prompt.concepts]
         ids = decode_text(
             self.bagel, context, max_new=max_tokens, temperature=temperature, generator=generator
         )
         said = stream(ids, self.tokenizer.decode)
-        yield from replaced(said, self.tokenizer.unnamed, f"<{names[-1]}>") if names else said
+        yield from replaced(said, self.tokenizer.unnamed, _meant(prompt))
 
     @torch.inference_mode()
     def score(
@@ -269,7 +275,8 @@ class BagelBackend:
     ) -> Tensor:
         """Log-probability of each answer, its end included."""
         context = self._context(prompt, [] if image is None else [image, *more])
-        ids = [self.tokenizer.encode(answer) for answer in answers]
+        names = {tokens.name for tokens in prompt.concepts}
+        ids = [self._answer(answer, names) for answer in answers]
         return score(self.bagel, context, ids).float().cpu()
 
     # -- painting ------------------------------------------------------------------------------
@@ -363,7 +370,8 @@ class BagelBackend:
     def _need_rest(self) -> None:
         """Read the weights that understanding without concepts does without, once."""
         while self._unread:
-            self._unread.pop()()
+            self._unread[-1]()  # one that fails is tried again
+            self._unread.pop()
 
     def _introduce(self, tokens: ConceptTokens) -> Text:
         self._need_rest()
@@ -378,8 +386,12 @@ class BagelBackend:
         )
 
     def _turn(self, turn: Turn, concepts: Mapping[str, ConceptTokens]) -> Text:
-        ids, at = ids_of(turn, self.tokenizer)
-        soft = [SoftRows((place,), concepts[name].id) for place, name in at if name in concepts]
+        """Mentions carry their identifiers. Others are text, or, where no concept is known at all,
+        `unnamed`: so nobody's name is asked about."""
+        if not concepts:
+            return Text(unnamed_ids(turn, self.tokenizer))
+        ids, at = ids_of(turn, self.tokenizer, concepts)
+        soft = [SoftRows((place,), concepts[name].id) for place, name in at]
         return Text(ids, soft=tuple(soft))
 
     def _turns(self, prompt: Prompt) -> list[Segment]:
@@ -462,3 +474,14 @@ class BagelBackend:
     def _decode(self, tokens: Tensor, grid: Grid) -> Image:
         latents = unpatchify(tokens[None], grid, self.bagel.config.latent_patch_size)
         return images.fromarray(to_pixels(self.vae.decode(latents))[0].cpu().numpy())
+
+
+def _meant(prompt: Prompt) -> str:
+    """What `unnamed` in an answer stands for: the concept that is known, or asked about."""
+    known = [tokens.name for tokens in prompt.concepts]
+    asked = [span.name for turn in prompt.turns for span in turn.spans]
+    latest = [span.name for span in prompt.turns[-1].spans]
+    for names in (latest, asked, known):
+        if meant := {name for name in names if name in known or not known}:
+            return f"<{meant.pop()}>" if len(meant) == 1 else "one of them"
+    return "it"

@@ -85,6 +85,15 @@ def ids_of(
     return ids + tokenizer.encode(turn.text[done:]), at
 
 
+def unnamed_ids(turn: Turn, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a turn that no concept is known for: each mention is `Tokenizer.unnamed`."""
+    pieces, done = [], 0
+    for span in sorted(turn.spans, key=lambda one: one.start):
+        pieces += [turn.text[done : span.start], tokenizer.unnamed]
+        done = span.end
+    return tokenizer.encode("".join([*pieces, turn.text[done:]]))
+
+
 def noised(target: Tensor, grid: Grid, shift: float, draw: torch.Generator) -> list[Noise]:
     """``target`` [n, latent width] at some random times, each with its noise."""
     found = []

@@ -39,7 +39,8 @@ def codes_loss(
     for lesson in lessons:
         codes, free = cast(Tensor, lesson.codes), cast(Tensor, lesson.free)
         grid = (codes.shape[0], codes.shape[1])
-        bare = tokens.has_experts and float(torch.rand((), generator=draw)) < DROPPED
+        chance = float(torch.rand((), generator=draw)) if torch.is_grad_enabled() else 1.0
+        bare = tokens.has_experts and chance < DROPPED  # held-out lessons are read whole
         prompt = (
             prompts.wordless(model, grid, "")
             if bare

@@ -32,7 +32,7 @@ from omnipersona_cli.backend import (
     counted,
 )
 from omnipersona_cli.family.codes import changed_codes, kept_codes, paint_codes
-from omnipersona_cli.family.deep import level
+from omnipersona_cli.family.deep import level, run_layers
 from omnipersona_cli.family.language import CausalLM, PreparedLesson, Question
 from omnipersona_cli.family.pictures import Encoded, once
 from omnipersona_cli.family.pieces import most_positions
@@ -297,16 +297,17 @@ class JanusBackend:
         rows = torch.stack(level(branches))
 
         def drawn(**how: Any) -> Tensor:
-            return sample(
-                self.janus,
-                partial(self.llm.run, task, prompt.concepts),
-                rows,
-                weights=weights,
-                known=known,
-                free=free,
-                window=self.window,
-                **how,
-            )
+            with self.llm.using(task, prompt.concepts):  # once, and not at every code
+                return sample(
+                    self.janus,
+                    partial(run_layers, self.llm.decoder),
+                    rows,
+                    weights=weights,
+                    known=known,
+                    free=free,
+                    window=self.window,
+                    **how,
+                )
 
         def decode(codes: Tensor) -> Image:
             return pictures.to_image(pictures.decode(self.janus, codes.to(self.llm.device)))

@@ -74,8 +74,9 @@ def _request(
     task: Task,
     draw: torch.Generator,
 ) -> Tensor:
-    """The prompt [P, d] of a lesson, a part of it dropped as the authors' trainer does."""
-    chance = float(torch.rand((), generator=draw))
+    """The prompt [P, d] of a lesson, a part of it dropped as the authors' trainer does; held-out
+    lessons are read whole."""
+    chance = float(torch.rand((), generator=draw)) if torch.is_grad_enabled() else 1.0
     source = None
     if lesson.picture is not None and lesson.source is not None:
         codes = pictures.code_rows(janus, lesson.source)

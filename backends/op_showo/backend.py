@@ -277,6 +277,12 @@ class ShowoBackend:
             context = self.pictures.prefix(self.pictures.see(image))
         asked = self._question(prompt.turns, concepts)
         room = self.net.config.llm.max_position_embeddings - context.length - len(asked)
+        if room < 1:
+            raise TaskError(
+                f"the question and what it stands on are {1 - room} tokens too long for "
+                f"{self.info.name}",
+                hint="ask a shorter one, or begin a new talk",
+            )
 
         def scores_after(token: int | None) -> Tensor:
             nonlocal context
@@ -337,7 +343,7 @@ class ShowoBackend:
     ) -> Iterator[Image]:
         """All codes start hidden."""
         concepts = self._rows(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer)
+        text = self._request(prompt, concepts)
         hidden = torch.ones(1, self.net.config.image_tokens, dtype=torch.bool)
         codes = torch.zeros_like(hidden, dtype=torch.long)
         yield from self._paint(
@@ -365,7 +371,7 @@ class ShowoBackend:
         codes = self.pictures.encode(part.resize((side, side), images.Resampling.BICUBIC))
         hidden = covered(mask.crop(box), side, self.net.config.side)
         concepts = self._rows(prompt.concepts)
-        text = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer, editing=True)
+        text = self._request(prompt, concepts, editing=True)
 
         def placed(picture: Image) -> Image:
             whole = image.convert("RGB").copy()
@@ -462,6 +468,20 @@ class ShowoBackend:
         if self.pictures.clip is not None:
             return placing.question_ids(turns, concepts, self.tokenizer, opening="")
         return [self.net.config.vocab.bos, *placing.question_ids(turns, concepts, self.tokenizer)]
+
+    def _request(
+        self, prompt: Prompt, concepts: ConceptRows, *, editing: bool = False
+    ) -> list[int]:
+        """What painting reads. TaskError where concepts leave no room for the words."""
+        ids = placing.request_ids(prompt.turns[-1], concepts, self.tokenizer, editing=editing)
+        room = self.net.config.text_length - 2
+        if concepts.ids and len(ids) > room:
+            raise TaskError(
+                f"{self.info.name} reads {room} tokens before it paints; the request and its "
+                f"concepts have {len(ids)}",
+                hint="say it in fewer words, or learn with fewer --generate-tokens",
+            )
+        return ids
 
     def _text(self, ids: Sequence[int], concepts: ConceptRows) -> str:
         """The answer, identifiers as "<name>"."""

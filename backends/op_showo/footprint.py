@@ -40,7 +40,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     folder = folder_of(name, INFO, revisions=opening.revisions)
     shapes = stored_shapes(folder) if folder is not None else {}
     layers = _layers(shapes)
-    side = 512 if (size is None and "512" in name) or name not in INFO.models else 256
+    side = 512 if "512" in name or name not in INFO.models else 256  # it paints that size alone
     codes = (side // 16) ** 2
     observed, whole = codes + 3, codes + 2 + TEXT
     text = counted(shapes) or layers.count * (layers.linear + 10 * layers.width) + 2 * WORDS * 2048

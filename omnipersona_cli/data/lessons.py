@@ -138,7 +138,7 @@ def build_lessons(
 
 def turn(text: str, name: str) -> Turn:
     """A request with every mention ``<name>`` in it marked."""
-    mentions = re.finditer(f"<{re.escape(name)}>", text)
+    mentions = re.finditer(f"<{re.escape(name)}>", text, re.IGNORECASE)
     return Turn(
         text=text, spans=tuple(Span(start=m.start(), end=m.end(), name=name) for m in mentions)
     )

@@ -28,6 +28,7 @@ from omnipersona_cli.engine.interruption import interruption
 from omnipersona_cli.engine.pace import SHORT, spoken
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import copy_of, from_named_tensors, named_tensors
+from omnipersona_cli.errors import PersonaError
 from omnipersona_cli.hookspecs import Progress
 
 CHECKS = 6
@@ -186,12 +187,23 @@ def _step(
     batch = draw(groups, hyper, run.step)
     losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
     total = weighted(losses, hyper)
+    _check_number(total, run)
     torch.autograd.backward(total)
     adamw(named_tensors(run.tokens), run.moments, rate=rate_at(run.step, hyper))
     _keep_within(run.tokens, backend.norm_limit)
     return {"loss": float(total.detach())} | {
         str(task): float(loss.detach()) for task, loss in losses.items()
     }
+
+
+def _check_number(loss: Tensor, run: _Run) -> None:
+    """PersonaError where a loss is none, before it moves the tokens: from then on all would be
+    none, checkpoints too."""
+    if not torch.isfinite(loss):
+        raise PersonaError(
+            f"the loss of step {run.step + 1} is no number ({float(loss.detach())})",
+            hint="--dtype float32, or a lower --rate",
+        )
 
 
 def _due(run: _Run, hyper: Hyperparameters) -> bool:
@@ -249,6 +261,7 @@ def _rehearse(
         return
     seed = random.Random(f"{hyper.seed}:rehearsal:{run.step}:{turn}").randrange(2**31)
     losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
+    _check_number(losses["understand"], run)
     torch.autograd.backward(losses["understand"])
     und = run.tokens.und
     for tensor in run.tokens.parameters():

@@ -61,7 +61,7 @@ def checked_gradients(
         f"{quantized.kind} and unquantised weights agree in the tokens' gradients: "
         f"cosine {agreed:.3f} on {len(lessons)} lessons"
     )
-    if agreed < LEAST and not force:
+    if not agreed >= LEAST and not force:  # nan is no agreement
         raise TaskError(
             f"{told}; below {LEAST:g} little is learned",
             hint=(

@@ -354,3 +354,65 @@ def test_what_it_says_uses_the_name_that_was_asked_for(
     monkeypatch.setattr("op_bagel.backend.decode_text", lambda *_, **__: said)
     prompt = Prompt(turns=(to_turn("is <bo> here?"),), concepts=(tokens,))
     assert "".join(tiny.say(prompt)) == "it is <bo>. <bo> is here"
+
+
+@pytest.mark.parametrize(
+    ("question", "told"),
+    [("who is <bo>'s friend?", "<bo>"), ("who is <bo>'s friend, <mei>?", "one of them")],
+)
+def test_what_it_says_of_several_concepts_is_no_guess(
+    tiny: BagelBackend,
+    tokens: ConceptTokens,
+    monkeypatch: pytest.MonkeyPatch,
+    question: str,
+    told: str,
+) -> None:
+    said = iter(Letters().encode("<sks> is"))
+    monkeypatch.setattr("op_bagel.backend.decode_text", lambda *_, **__: said)
+    both = (tokens, replace(tokens, name="mei"))
+    assert "".join(tiny.say(Prompt(turns=(to_turn(question),), concepts=both))) == f"{told} is"
+
+
+def test_a_name_that_is_no_concept_of_the_prompt_is_read_as_it_is_written(
+    tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    turn = to_turn("<bo>'s friend is <mei>")
+    read = tiny._turn(turn, {"bo": tokens})
+    assert tiny.tokenizer.decode(list(read.ids[1:])) == "'s friend is <mei>"
+    nobody = tiny._turn(turn, {})
+    assert tiny.tokenizer.decode(list(nobody.ids)) == "<sks>'s friend is <sks>"
+    one, other = (
+        tiny.score(Prompt(turns=(to_turn(text),), concepts=(tokens,)), ["yes"])
+        for text in ("is it <mei>?", "is it <max>?")
+    )
+    assert not torch.equal(one, other)
+
+
+def test_an_answer_is_learned_as_it_is_scored(tiny: BagelBackend, tokens: ConceptTokens) -> None:
+    asked = to_turn("who is the friend of <bo>?")
+    one = Lesson(task="understand", kind="describe", request=asked, answer="<mei>, not <bo>")
+    (ready,) = tiny.prepare([one])
+    assert tiny.tokenizer.decode(list(ready.answer)) == "<mei>, not <sks>"
+    learned = tiny.loss([ready], copy_of(tokens), seed=0)["understand"]
+    prompt = Prompt(turns=(asked,), concepts=(tokens,))
+    assert tiny.score(prompt, [one.answer])[0] == pytest.approx(
+        -float(learned) * (len(ready.answer) + 1), rel=1e-4
+    )
+
+
+def test_weights_that_could_not_be_read_are_read_with_the_next_request(
+    tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def read() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise MemoryError
+
+    monkeypatch.setattr(tiny, "_unread", [read])
+    with pytest.raises(MemoryError):
+        tiny._need_rest()
+    tiny._need_rest()
+    tiny._need_rest()
+    assert len(tries) == 2

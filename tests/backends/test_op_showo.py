@@ -20,6 +20,7 @@ from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import BackendContract, drawing
 from op_showo import placing
 from op_showo.backend import ShowoBackend
+from op_showo.footprint import footprint
 from op_showo.loading import open_backend
 from op_showo.model import ExtraVocabulary
 from op_showo.region import covered, window
@@ -286,3 +287,25 @@ def test_markers_in_a_text_are_text(showo: ShowoBackend) -> None:
 def test_long_requests_are_remarked_upon(showo: ShowoBackend) -> None:
     assert showo.remarks(texts=("a ball",)) == []
     assert "cut off" in showo.remarks(texts=("a ball " * 40,))[0]
+
+
+def test_a_request_that_its_concepts_crowd_out_is_refused(
+    showo: ShowoBackend, tokens: ConceptTokens
+) -> None:
+    turn = to_turn("<bo> " + "a ball " * 40)
+    crowded = Prompt(turns=(turn,), concepts=(tokens,))
+    with pytest.raises(TaskError, match="before it paints") as raised:
+        next(iter(showo.gen(crowded, size=None, steps=1, guidance=None, seeds=(1,))))
+    assert raised.value.hint
+
+
+def test_a_question_for_which_there_is_no_room_is_refused(showo: ShowoBackend) -> None:
+    long = "a ball " * showo.net.config.llm.max_position_embeddings
+    with pytest.raises(TaskError, match="too long"):
+        next(iter(showo.say(Prompt(turns=(to_turn(long),)))))
+
+
+def test_the_plan_of_an_edit_is_that_of_the_size_it_paints() -> None:
+    opening = Opening(model="showlab/show-o-512x512")
+    whole, edit = footprint(opening), footprint(opening, (640, 480))
+    assert edit.passes["edit"] == whole.passes["edit"]

@@ -167,7 +167,7 @@ def test_triplets_are_read_from_their_folder(tmp_path):
 
 
 def test_triplets_that_are_not_there_are_missing(tmp_path):
-    with pytest.raises(MissingError, match="no triplets.json") as raised:
+    with pytest.raises(MissingError, match=r"no triplets\.json") as raised:
         load_triplets(tmp_path)
     assert "source" in raised.value.hint
 

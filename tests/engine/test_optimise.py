@@ -16,6 +16,7 @@ from omnipersona_cli.engine.heldout import Check, HeldOut
 from omnipersona_cli.engine.optimise import adamw, optimise, rate_at, rehearsals
 from omnipersona_cli.engine.settings import Hyperparameters
 from omnipersona_cli.engine.tokens import from_named_tensors, named_tensors
+from omnipersona_cli.errors import PersonaError
 from omnipersona_cli.language.mentions import to_turn
 from omnipersona_cli.testing import SketchBackend, drawing
 
@@ -287,6 +288,24 @@ def test_what_is_to_go_is_told_after_the_first_step_where_it_is_long(school, mon
     )
     told = [note for note in notes if note]
     assert len(told) == 1 and "to go" in told[0]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_moves_anything(school, monkeypatch):
+    backend, start, groups, held_out = school
+    saved, real, steps = [], backend.loss, []
+
+    def loss(*args, **more):
+        found = real(*args, **more)
+        if torch.is_grad_enabled():  # a check looks on
+            steps.append(1)
+        broken = float("nan") if len(steps) == 6 else 1.0
+        return {task: one * broken for task, one in found.items()}
+
+    monkeypatch.setattr(backend, "loss", loss)
+    with pytest.raises(PersonaError, match="step 6 is no number") as raised:
+        optimise(backend, start, groups, held_out, HYPER, save=saved.append)
+    assert "--dtype" in raised.value.hint
+    assert all(bool(it.isfinite().all()) for it in saved[-1].tokens.values())
 
 
 def test_the_best_tokens_by_held_out_score_are_kept(school):

@@ -162,6 +162,9 @@ def test_gradients_that_do_not_agree_are_refused_unless_forced(
     backend = opened(tiny, "nf4")
     start = backend.new_tokens("bo", understand=3, generate=3, photos=[drawing("red", 1)], seed=0)
     groups = {"yes": backend.prepare(lessons())}
+    monkeypatch.setattr("omnipersona_cli.engine.precision.agreement", lambda *_: float("nan"))
+    with pytest.raises(TaskError, match="cosine nan"):
+        checked_gradients(backend, groups, start, force=False)
     monkeypatch.setattr("omnipersona_cli.engine.precision.agreement", lambda *_: 0.9)
     with pytest.raises(TaskError, match=r"cosine 0.900 .* below 0.95") as caught:
         checked_gradients(backend, groups, start, force=False)
