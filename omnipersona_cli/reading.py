@@ -32,7 +32,8 @@ TEXT_LIMIT = 1 << 20
 """Bytes that a file of text may have where nothing else is said."""
 DEPTH = 32
 """How deep lists and tables may nest."""
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_STRINGS = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+"""Possessive: nothing is remembered of a string's length, which may be a picture's."""
 
 VALUES = 200_000
 """How many values one document may hold."""

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +80,21 @@ def test_too_many_values_are_refused_before_they_are_built(monkeypatch: pytest.M
     for text in ("[" + "{}," * 300 + "{}]", '{"x": [' + "1," * 300 + "1]}", "[" * 300 + "]" * 300):
         with pytest.raises(PersonaError, match="more than 100 values"):
             parse_json(text, IT, most=100)
+
+
+def test_a_long_text_is_read_in_memory_of_its_own_size() -> None:
+    code = """
+import resource
+from omnipersona_cli.errors import PersonaError
+from omnipersona_cli.reading import Origin, parse_json
+text = '{"image": "' + 20_000_000 * "A" + '"}'
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+parse_json(text, Origin(name="it", error=PersonaError))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown = int(done.stdout) / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    assert grown < 150, f"{grown:.0f} MB for a text of 20 MB"
 
 
 def test_commas_in_a_text_are_no_values() -> None:

@@ -60,6 +60,7 @@ def copies(library: Path) -> tuple[Copy, ...]:
 def keep(library: Path, path: Path) -> None:
     """Make a copy of the pack at ``path``, which is about to be replaced."""
     target = _next(library, path.name)
+    os.utime(path)  # a copy is as old as the change that made it
     try:
         os.link(path, target, follow_symlinks=False)
     except (OSError, NotImplementedError):  # a file system without hard links
@@ -71,6 +72,7 @@ def take_away(library: Path, path: Path, *, renamed: str = "") -> None:
     """Turn the pack at ``path`` into a copy: it is removed, or lives on as ``renamed``."""
     stem = path.name.removesuffix(".opconcept")
     target = _next(library, f"{stem}.{renamed}.opconcept" if renamed else path.name)
+    os.utime(path)
     os.rename(path, target)
     container.sync_folder(target.parent)
     container.sync_folder(library)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +121,16 @@ def forget(library: Library, name: str) -> tuple[str, ...]:
     name = check_name(name)
     gone = []
     with library.changing():  # which clears temporaries away
+        copies, others = undo.of_concept(library.folder, name), library.names()
+        names = {name} | {copy.name for copy in copies if copy.name not in others}
         for run in runs():
-            if run.concept == name:
+            if run.concept in names:
                 shutil.rmtree(run.folder, ignore_errors=True)
                 gone.append(f"an unfinished run from {_day(run.written)}")
-        for job in _jobs(name):
+        for job in _jobs(names):
             shutil.rmtree(job, ignore_errors=True)
             gone.append("photos and previews that op serve taught it from")
-        for copy in undo.of_concept(library.folder, name):
+        for copy in copies:
             copy.path.unlink()
             gone.append("an undo copy")
         path = library.folder / f"{name}{pack.SUFFIX}"
@@ -168,8 +170,8 @@ def runs() -> tuple[Run, ...]:
     return tuple(sorted(found, key=lambda run: run.written))
 
 
-def _jobs(name: str) -> list[Path]:
-    """The folders of jobs of `op serve` that taught the concept."""
+def _jobs(names: Collection[str]) -> list[Path]:
+    """The folders of jobs of `op serve` that taught a concept, by all names it had."""
     from omnipersona_cli.config import cache_folder
 
     found = []
@@ -177,7 +179,7 @@ def _jobs(name: str) -> list[Path]:
         for folder in (cache_folder() / JOBS).iterdir():
             with suppress(PersonaError):
                 record = read_json(folder / JOB, Origin(name=JOB))
-                if isinstance(record, dict) and record.get("name") == name:
+                if isinstance(record, dict) and record.get("name") in names:
                     found.append(folder)
     return found
 

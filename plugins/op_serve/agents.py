@@ -28,8 +28,9 @@ from starlette.types import ASGIApp
 from omnipersona_cli import __version__
 from omnipersona_cli.backend import Backend
 from omnipersona_cli.concepts.container import write_file
-from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, UsageError
+from omnipersona_cli.errors import MissingError, PersonaError, PhotoError, ResourceError, UsageError
 from omnipersona_cli.hookspecs import Progress
+from omnipersona_cli.language.mentions import check_name
 from omnipersona_cli.reading import Origin, read_bytes
 from op_serve import concepts, fields, work
 from op_serve.guard import MOST_BYTES
@@ -242,12 +243,17 @@ def _add_learning(server: MCPServer[Any], served: Served, roots: Sequence[Path] 
     ) -> str:
         """Teach a new concept from pictures and facts. Answers at once with a job id."""
         with readable():
+            check_name(name)
             sent = [data for photo in photos[:MOST_PHOTOS] for data in _photos_of(photo, roots)]
             job = await anyio.to_thread.run_sync(served.jobs.draft, sent)
             teaching = Teaching(
                 photos=job.folder, name=name, kind=kind, facts=tuple(facts or ()), steps=steps
             )
-            served.jobs.start(job, teaching)
+            try:
+                served.jobs.start(job, teaching)
+            except PersonaError:
+                served.jobs.forget(job)
+                raise
             return json.dumps({"job": job.id, "state": job.state})
 
     @server.tool(annotations=READING, structured_output=False)
@@ -291,7 +297,10 @@ async def _painted(
     data = encoded(made, metadata=served.metadata)
     told = {"painted": made.trace.rewritten, "seed": made.seed}
     told |= {key: made.about[key] for key in ("how", "recognised") if key in made.about}
-    return [json.dumps(told), Image(data=data, format="png"), _link(served, data, roots)]
+    answer = [json.dumps(told), Image(data=data, format="png")]
+    with contextlib.suppress(ResourceError):  # a folder that cannot be written: it is shown above
+        answer.append(_link(served, data, roots))
+    return answer
 
 
 def _beats(context: Context[Any, Any]) -> Callable[[Progress], None]:
@@ -317,7 +326,10 @@ def below(path: str, roots: Sequence[Path]) -> Path:
     Raises UsageError for anything else, without saying whether it is there.
     """
     asked = Path(os.path.expanduser(path))
-    real = asked.resolve()
+    try:
+        real = asked.resolve()
+    except ValueError as error:
+        raise UsageError(f"{path!r} is no path", hint="name a file that is there") from error
     if not asked.is_absolute() or not any(real.is_relative_to(root) for root in roots):
         raise UsageError(
             "that is not an absolute path below the folders that may be used",

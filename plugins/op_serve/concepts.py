@@ -145,7 +145,7 @@ def keep_thumbnail(shown: Shown, name: str, image: Image | None) -> None:
 
 
 def remove(shown: Shown, name: str) -> None:
-    """Delete a concept for good."""
+    """Take a concept out of the library; its undo copy stays."""
     shown.check([name])
     shown.library.remove(name)
 

@@ -110,7 +110,8 @@ class Jobs:
         self._jobs: dict[str, Job] = {}
         self._changing = threading.Lock()
         self._here = _presence(folder)
-        if self._here is not None and _alone(folder, self._here):
+        learns = shown.only is None
+        if learns and self._here is not None and _alone(folder, self._here):
             self._jobs |= {job.id: job for job in _left_behind(folder)}
 
     def close(self) -> None:
@@ -131,11 +132,7 @@ class Jobs:
 
     def draft(self, photos: Iterable[bytes]) -> Job:
         """Keep photos to learn from; the oldest job that nothing happens to makes room."""
-        if self.shown.only is not None:
-            raise UsageError(
-                "only some concepts are served here, and none is learned",
-                hint="op serve without --concepts",
-            )
+        self._check_learns()
         sent = list(photos)
         if not sent:
             raise UsageError("there is no photo", hint="send 5 to 10 photos under the name photos")
@@ -167,6 +164,7 @@ class Jobs:
 
     def start(self, job: Job, teaching: Teaching) -> None:
         """Queue a draft, or a job that was stopped or failed, for learning."""
+        self._check_learns()
         if job.state not in ("draft", "stopped", "failed"):
             raise UsageError(f"this job is {job.state}", hint="GET /api/jobs")
         self._check_room()
@@ -223,7 +221,7 @@ class Jobs:
         with self._changing:
             self._jobs.pop(job.id, None)
         if job.ticket is None or job.ticket.result.done():
-            shutil.rmtree(job.folder, ignore_errors=True)
+            self._drop(job)
         job.tell({"id": job.id, "state": "forgotten"})
 
     def data(self, job: Job) -> dict[str, Any]:
@@ -290,11 +288,30 @@ class Jobs:
         if job.id in self._jobs:
             _write(job)
         else:
-            shutil.rmtree(job.folder, ignore_errors=True)
+            self._drop(job)
         job.tell(self.data(job))
+
+    def _drop(self, job: Job) -> None:
+        """Remove its folder, and what of an unfinished run is no other's."""
+        names = {other.teaching.name for other in self._jobs.values()}
+        if job.state in ("stopped", "failed") and job.teaching.name not in names:
+            with suppress(OSError):
+                began = (job.folder / "photos").stat().st_mtime
+                for run in runs():
+                    if run.concept == job.teaching.name and run.written >= began:
+                        shutil.rmtree(run.folder, ignore_errors=True)
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _check_learns(self) -> None:
+        if self.shown.only is not None:
+            raise UsageError(
+                "only some concepts are served here, and none is learned",
+                hint="op serve without --concepts",
+            )
 
     def _make_room(self) -> None:
         idle = [job for job in self._jobs.values() if job.state not in ("waiting", "learning")]
+        idle.sort(key=lambda job: job.state != "draft")  # nothing was made of a draft yet
         for job in idle[: max(0, len(self._jobs) - MOST_JOBS + 1)]:
             del self._jobs[job.id]
             shutil.rmtree(job.folder, ignore_errors=True)

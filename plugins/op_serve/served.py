@@ -17,7 +17,7 @@ from omnipersona_cli.backend import BackendInfo
 from op_serve.fields import json_text
 from op_serve.pictures import KeptPictures
 from op_serve.refusals import FieldError, ModelError
-from op_serve.work import Shown, pictures_of
+from op_serve.work import Shown, not_kept, pictures_of
 from op_serve.worker import Worker
 
 if TYPE_CHECKING:
@@ -102,17 +102,21 @@ async def form_of(request: Request) -> tuple[dict[str, Any], dict[str, list[byte
         raise FieldError("the body is no multipart form", hint="curl -F image=@a.png", field="")
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {}
-    async with request.form(max_files=MOST_FILES, max_fields=200, max_part_size=1 << 20) as form:
-        for key, value in form.multi_items():
-            name = key.removesuffix("[]")
-            if isinstance(value, UploadFile):
-                if (value.size or 0) > MOST_FILE_BYTES:
-                    raise FieldError(
-                        f"{name} is larger than {MOST_FILE_BYTES >> 20} MB", field=name
-                    )
-                files.setdefault(name, []).append(await value.read())
-            else:
-                fields.setdefault(name, []).append(value)
+    how = {"max_files": MOST_FILES, "max_fields": 200, "max_part_size": 1 << 20}
+    try:
+        async with request.form(**how) as form:
+            for key, value in form.multi_items():
+                name = key.removesuffix("[]")
+                if isinstance(value, UploadFile):
+                    if (value.size or 0) > MOST_FILE_BYTES:
+                        raise FieldError(
+                            f"{name} is larger than {MOST_FILE_BYTES >> 20} MB", field=name
+                        )
+                    files.setdefault(name, []).append(await value.read())
+                else:
+                    fields.setdefault(name, []).append(value)
+    except OSError as error:  # large files wait in the folder for temporary files
+        raise not_kept(error) from error
     return {key: (it[0] if len(it) == 1 else it) for key, it in fields.items()}, files
 
 

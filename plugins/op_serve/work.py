@@ -372,10 +372,21 @@ def about_of(png: bytes) -> dict[str, Any]:
 
     from omnipersona_cli import engine
 
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "picture.png"
-        path.write_bytes(png)
-        return engine.read_about(path)
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "picture.png"
+            path.write_bytes(png)
+            return engine.read_about(path)
+    except OSError as error:
+        raise not_kept(error) from error
+
+
+def not_kept(error: OSError) -> ResourceError:
+    """The refusal of what was sent, where the disk for temporary files is full."""
+    return ResourceError(
+        f"what was sent cannot be kept: {error.strerror or error}",
+        hint="df -h, and export TMPDIR=FOLDER where there is room",
+    )
 
 
 def progress_data(event: Progress) -> dict[str, Any]:

@@ -147,6 +147,36 @@ def test_sweeping_keeps_concepts_and_young_copies(library, bo):
     assert library.names() == ("bo",)
 
 
+def test_a_copy_is_as_old_as_the_change_and_not_as_the_pack(library, bo):
+    long_ago = 30 * 24 * 3600
+    for change in (lambda: library.remove("bo"), lambda: library.change_facts("bo", lambda _: ())):
+        path = library.path("bo")
+        then = path.stat().st_mtime - long_ago
+        os.utime(path, (then, then))
+        change()
+        assert sweep(library) == ()
+        library.undo("bo")
+        assert library.names() == ("bo",)
+
+
+def test_what_a_server_taught_under_a_former_name_is_forgotten_too(library, bo):
+    taught = cache_folder() / "serve" / "1"
+    taught.mkdir(parents=True)
+    (taught / "job.json").write_text('{"name": "bo"}')
+    run = unfinished_run("one", concept="bo")
+    library.rename("bo", "rex")
+    forget(library, "rex")
+    assert not taught.exists() and not run.exists()
+
+
+def test_a_former_name_that_is_another_concepts_now_is_left_alone(library, bo):
+    run = unfinished_run("one", concept="bo")
+    library.rename("bo", "rex")
+    library.save(bo)
+    forget(library, "rex")
+    assert run.exists() and library.names() == ("bo",)
+
+
 def test_nothing_is_left_of_what_is_forgotten(library, bo):
     library.save(replace(bo, name="mam", facts=(Fact(text="<mam> likes <bo>"),)))
     library.change_facts("bo", lambda facts: [Fact(text="<bo> has a secret")])

@@ -126,7 +126,7 @@ async function forget(one, text, studio) {
 }
 
 async function remove(one, studio) {
-  if (!(await confirmed(`Delete <${one.name}>?`, "Its pack is deleted for good. Save it first if it may be wanted again."))) return;
+  if (!(await confirmed(`Delete <${one.name}>?`, `It is taken out of the library. "op concepts undo ${one.name}" brings it back; "op concepts forget ${one.name}" leaves no copy.`))) return;
   try {
     await send("DELETE", `/api/concepts/${one.name}`);
     toast(`<${one.name}> is gone`);

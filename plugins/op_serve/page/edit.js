@@ -136,26 +136,24 @@ function box() {
 
 async function edit(studio) {
   if (running || !source) return;
-  const region = await mask();
-  const body = {
-    source,
-    prompt: $("change").value.trim(),
-    strength: Number($("strength").value) / 100,
-    seed: number($("editseed")),
-    tries: number($("edittries")),
-    fast: Boolean(studio.state.backend.fast) && $("editfast").checked,
-    estimates: 8,
-    mask: region,
-    box: region ? undefined : box(),
-  };
-  running = new AbortController();
+  running = new AbortController(); // before anything is waited for: a second click is none
   const stop = running;
   const before = source;
   const place = pending(() => stop.abort());
   $("edited").prepend(place.node);
   place.node.scrollIntoView({ block: "nearest" });
   ready();
+  const fields = {
+    prompt: $("change").value.trim(),
+    strength: Number($("strength").value) / 100,
+    seed: number($("editseed")),
+    tries: number($("edittries")),
+    fast: Boolean(studio.state.backend.fast) && $("editfast").checked,
+    estimates: 8,
+    box: strokes.length ? undefined : box(),
+  };
   try {
+    const body = { ...fields, source: before, mask: await mask() };
     await lines("/api/paint", body, (event) => {
       if (event.event === "picture") place.node.replaceWith(shot(event, studio, { before }));
       else if (event.event === "estimate") place.estimate(event.png);

@@ -17,13 +17,16 @@ export function begin() {
 }
 
 export function update(studio) {
-  offerNames($("question"), $("talknames"), namesHere(studio));
+  const names = namesHere(studio);
+  meant = meant.filter((name) => names.includes(name));
+  offerNames($("question"), $("talknames"), names);
 }
 
 /** Talk about this picture from now on. */
 export async function look(file) {
   picture = file ? await dataUrl(file) : null;
   earlier = [];
+  meant = [];
   showIn($("talkdrop"), picture);
   $("talkclear").hidden = !picture;
 }
@@ -39,6 +42,7 @@ async function ask() {
   thread.append(answer);
   thread.scrollTop = thread.scrollHeight;
   let answered = "";
+  const talk = earlier; // another picture begins another
   const mentioned = [...question.matchAll(/<([A-Za-z][\w-]*)>/g)].map((match) => match[1].toLowerCase());
   const body = { question, earlier: earlier.slice(-6), concepts: mentioned.length ? [] : meant };
   if (picture) body.image = picture;
@@ -49,8 +53,8 @@ async function ask() {
       if (event.event === "answer") finish(answer, text, event);
       thread.scrollTop = thread.scrollHeight;
     });
-    earlier.push([question, text.textContent]);
-    if (mentioned.length) meant = mentioned;
+    talk.push([question, text.textContent]);
+    if (mentioned.length && talk === earlier) meant = mentioned;
   } catch (error) {
     answer.classList.add("wrong");
     text.textContent = error.message;

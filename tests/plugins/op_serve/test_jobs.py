@@ -16,6 +16,7 @@ from omnipersona_cli.backend import Opening
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.data.decode import open_photo
 from op_serve import concepts
+from op_serve.jobs import MOST_JOBS
 from op_serve.running import Serving, served_for
 from op_serve.work import Shown
 
@@ -64,6 +65,38 @@ def test_a_job_that_finds_no_place_in_the_queue_can_be_started_again(
         until(lambda: not live.served.worker.waiting)
         assert live.client.post("/api/jobs", json=asked).status_code == 202
         live.client.post(f"/api/jobs/{draft}/stop")
+
+
+def test_what_is_thrown_away_leaves_no_run_and_drafts_make_room_first(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path))
+    with running(tmp_path) as live:
+        job = drafted(live, photos)
+        asked = {"draft": job, "name": "mam", "steps": 400}
+        assert live.client.post("/api/jobs", json=asked).status_code == 202
+        until(lambda: live.client.get(f"/api/jobs/{job}").json()["phase"] == "learning")
+        live.client.post(f"/api/jobs/{job}/stop")
+        until(lambda: live.client.get(f"/api/jobs/{job}").json()["state"] == "stopped")
+        runs = tmp_path / "cache" / "runs"
+        assert list(runs.iterdir())
+        for _ in range(MOST_JOBS):
+            drafted(live, photos)
+        assert live.client.get(f"/api/jobs/{job}").json()["state"] == "stopped"
+        assert live.client.delete(f"/api/jobs/{job}").status_code == 204
+        assert list(runs.iterdir()) == []
+
+
+def test_a_server_of_some_concepts_knows_no_jobs_of_others(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMNIPERSONA_HOME", str(tmp_path))
+    left = tmp_path / "cache" / "serve" / "0123456789abcdef"
+    (left / "photos").mkdir(parents=True)
+    (left / "job.json").write_text('{"name": "kim", "state": "stopped", "photos": 4}')
+    some = served_for(Serving(opening=Opening(backend="nano"), only=frozenset()))
+    assert some.jobs.all() == [] and left.exists()
+    some.jobs.close()
 
 
 @pytest.mark.slow

@@ -368,6 +368,19 @@ def test_a_pack_whose_name_is_taken_says_what_an_address_can_say(live: Live) -> 
     assert live.client.post("/api/concepts?name=../x", content=pack).status_code == 400
 
 
+def test_an_upload_that_no_disk_can_hold_is_told_and_no_bug(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", full)
+    files = [("photos", b"\x89PNG" + bytes(3 << 20))]
+    answer = live.client.post("/api/drafts", files=files)
+    assert answer.status_code == 503 and "No space left" in answer.text
+    assert "bug" not in answer.text and "TMPDIR" in answer.text
+
+
 # 7. A bounded queue, and news of it (a full one: test_openai_dialect).
 
 
