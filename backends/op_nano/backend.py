@@ -35,6 +35,9 @@ from op_nano.shape import CONFIG, SIZE, SLOTS, VAE, ConceptEncoder
 
 WEIGHTS = Path(__file__).parent / "weights"
 
+EDIT_GUIDANCE = 3.0
+"""Less than painting takes: the source says most of the picture already."""
+
 FOREIGN_PSNR = 21.0
 """Pictures that the autoencoder restores worse than this (dB) are not of nano's world."""
 
@@ -201,7 +204,7 @@ def _opened(folder: Path, device: str, model: str, checkpointing: bool) -> NanoB
         tokenizer=NanoTokenizer(),
         fit=Fit(vae=square, vit=square),
         guidance=Guidance(text=INFO.guidance, interval=(0.0, 1.0)),
-        edit_guidance=Guidance(text=INFO.guidance, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
+        edit_guidance=Guidance(text=EDIT_GUIDANCE, image=1.0, interval=(0.0, 1.0), renorm_min=0.6),
         shift=2.0,
         longest=longest,
     )
