@@ -60,7 +60,7 @@ def copies(library: Path) -> tuple[Copy, ...]:
 def keep(library: Path, path: Path) -> None:
     """Make a copy of the pack at ``path``, which is about to be replaced."""
     target = _next(library, path.name)
-    os.utime(path)  # a copy is as old as the change that made it
+    _dated(path)
     try:
         os.link(path, target, follow_symlinks=False)
     except (OSError, NotImplementedError):  # a file system without hard links
@@ -72,7 +72,7 @@ def take_away(library: Path, path: Path, *, renamed: str = "") -> None:
     """Turn the pack at ``path`` into a copy: it is removed, or lives on as ``renamed``."""
     stem = path.name.removesuffix(".opconcept")
     target = _next(library, f"{stem}.{renamed}.opconcept" if renamed else path.name)
-    os.utime(path)
+    _dated(path)
     os.rename(path, target)
     container.sync_folder(target.parent)
     container.sync_folder(library)
@@ -104,6 +104,12 @@ def drop_older(library: Path, name: str) -> None:
         for older in (copy, *(of_concept(library, name, before=copy) if copy.renamed else ())):
             with suppress(OSError):
                 older.path.unlink()
+
+
+def _dated(path: Path) -> None:
+    """Make the file of today: a copy is as old as the change that made it, whatever the pack's."""
+    with suppress(OSError, NotImplementedError):  # links, where they cannot be told from files
+        os.utime(path, follow_symlinks=False)
 
 
 def _next(library: Path, file: str) -> Path:

@@ -109,9 +109,8 @@ class Jobs:
         self.room = Room(opening=opening)
         self._jobs: dict[str, Job] = {}
         self._changing = threading.Lock()
-        self._here = _presence(folder)
-        learns = shown.only is None
-        if learns and self._here is not None and _alone(folder, self._here):
+        self._here = _presence(folder) if shown.only is None else None
+        if self._here is not None and _alone(folder, self._here):
             self._jobs |= {job.id: job for job in _left_behind(folder)}
 
     def close(self) -> None:
