@@ -105,7 +105,7 @@ def open_request(
     MissingError for a concept that is not in the library, SlotError where no backend knows all of
     them, TaskError where the backend does not do ``task``, or not fast.
     """
-    text = checked_text(text)
+    text = checked_text(text, task)
     library = Library() if library is None else library
     extra = [check_name(name) for name in concepts]
     text = attach(text, extra, task)
@@ -165,7 +165,7 @@ def check_images(
     if count < 2:
         return
     extra = list(map(check_name, concepts))
-    text = attach(checked_text(question, ASKED), extra, "understand")
+    text = attach(checked_text(question, "understand"), extra, "understand")
     names = tuple(dict.fromkeys((*names_in(text), *extra)))
     alone = f"op ask {shell_word(first)} {shell_word(question)}"
     if info is None:
@@ -189,15 +189,19 @@ def check_images(
         )
 
 
-ASKED = 'op ask "what is <bo>\'s toy?"'
+EXAMPLES: dict[Task, str] = {
+    "understand": 'op ask "what is <bo>\'s toy?"',
+    "generate": 'op gen "<bo> at the beach"',
+    "edit": 'op edit PICTURE "add <bo>"',
+}
 
 
-def checked_text(text: str, example: str = 'op gen "<bo> at the beach"') -> str:
+def checked_text(text: str, task: Task) -> str:
     """``text`` on one line, without what cannot be seen; UsageError when there is none, or too
     much."""
     line = one_line(text)
     if not line:
-        raise UsageError("the request is empty", hint=example)
+        raise UsageError("the request is empty", hint=EXAMPLES[task])
     if len(line) > LONGEST_REQUEST:
         raise UsageError(
             f"the request has {len(line):,} characters; {LONGEST_REQUEST:,} are the most",

@@ -67,6 +67,12 @@ def test_wrong_input_is_one_line_a_hint_and_a_code(disc, op, words, code):
     assert "Hint:" in done.stderr and done.stdout == ""
 
 
+def test_an_empty_question_is_answered_with_an_example_of_its_own_verb(disc, op):
+    assert "Hint: op ask" in op("ask", "").stderr
+    assert "Hint: op gen" in op("gen", " ").stderr
+    assert "Hint: op edit" in op("edit", "blue.png", "").stderr
+
+
 def test_more_pictures_than_the_backend_looks_at_are_refused_before_one_is_opened(disc, op):
     Path("broken.png").write_bytes(b"")
     done = op("ask", "broken.png", "blue.png", "what is <bo>'s toy?")
