@@ -187,7 +187,7 @@ def _step(
     batch = draw(groups, hyper, run.step)
     losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
     total = weighted(losses, hyper)
-    _check_number(total, run)
+    _check_number(float(total.detach()), "loss", run.step + 1)
     torch.autograd.backward(total)
     adamw(named_tensors(run.tokens), run.moments, rate=rate_at(run.step, hyper))
     _keep_within(run.tokens, backend.norm_limit)
@@ -196,12 +196,12 @@ def _step(
     }
 
 
-def _check_number(loss: Tensor, run: _Run) -> None:
-    """PersonaError where a loss is none, before it moves the tokens: from then on all would be
-    none, checkpoints too."""
-    if not torch.isfinite(loss):
+def _check_number(value: float, what: str, step: int) -> None:
+    """PersonaError where a figure is none, before tokens move by it or a checkpoint keeps it: from
+    then on all would be none."""
+    if not math.isfinite(value):
         raise PersonaError(
-            f"the loss of step {run.step + 1} is no number ({float(loss.detach())})",
+            f"the {what} of step {step} is no number ({value})",
             hint="--dtype float32, or a lower --rate",
         )
 
@@ -242,6 +242,7 @@ def _look(
             backend, run.tokens, held_out, hyper, step=run.step, on_step=heeding("checking")
         )
     seconds = time.monotonic() - began
+    _check_number(found.score, "held-out score", run.step)
     if not held_out.lessons or all(found.score > earlier.score for earlier in run.checks):
         run.best = copy_of(run.tokens)
     if on_check is not None:  # before the check counts: a run that ends in here makes it anew
@@ -261,7 +262,7 @@ def _rehearse(
         return
     seed = random.Random(f"{hyper.seed}:rehearsal:{run.step}:{turn}").randrange(2**31)
     losses = backend.loss(batch, run.tokens, seed=seed, at_once=hyper.lessons_at_once)
-    _check_number(losses["understand"], run)
+    _check_number(float(losses["understand"].detach()), "loss", run.step + 1)
     torch.autograd.backward(losses["understand"])
     und = run.tokens.und
     for tensor in run.tokens.parameters():

@@ -308,6 +308,20 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_moves_anything(school,
     assert all(bool(it.isfinite().all()) for it in saved[-1].tokens.values())
 
 
+def test_a_held_out_score_that_is_no_number_is_told_before_the_first_step(school, monkeypatch):
+    backend, start, groups, held_out = school
+    saved, real = [], backend.loss
+
+    def loss(*args, **more):
+        broken = 1.0 if torch.is_grad_enabled() else float("inf")
+        return {task: one * broken for task, one in real(*args, **more).items()}
+
+    monkeypatch.setattr(backend, "loss", loss)
+    with pytest.raises(PersonaError, match="held-out score of step 0 is no number"):
+        optimise(backend, start, groups, held_out, HYPER, save=saved.append)
+    assert saved == []
+
+
 def test_the_best_tokens_by_held_out_score_are_kept(school):
     backend, start, groups, held_out = school
     result = optimise(backend, start, groups, held_out, HYPER)
