@@ -52,8 +52,8 @@ from pretraining.vision import see
 
 FEATURES, ADVERSARY = 1.5, 0.3
 """Weights beside the restoration loss: of the ViT's features; of the adversary, in parts of the
-restoration's gradient at the last layer. Patterns and second colours are
-few pixels, and the ViT, which learned to tell them, holds the decoder to them."""
+restoration's gradient at the last layer. Patterns and second colours are few pixels: the ViT, which
+learned to tell them, holds the decoder to them."""
 UNFOOLED = 300
 """Steps in which the adversary learns alone."""
 NOISED = (0.15, 0.6)
@@ -167,8 +167,8 @@ def train_decoder(
     device: str = "cpu",
 ) -> None:
     """The decoder alone, half of each batch drawn and half painted; its report has the PSNR (dB) of
-    held-out pictures, drawn and painted, before and after. ``rate`` is the peak of Muon, twice that
-    of AdamW, and falls to zero over the last ``tail`` of the budget."""
+    held-out pictures, drawn and painted, before and after. ``rate`` is the peak of Muon (AdamW's is
+    half), and falls to zero over the last ``tail`` of the budget."""
     pixels = np.load(state / "pool.npy", mmap_mode="r")
     drawn = load_file(state / "pool.safetensors")["latents"]
     painted = load_file(state / "pool.painted.safetensors")

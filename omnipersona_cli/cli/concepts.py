@@ -204,7 +204,7 @@ def export(name: str, to: str | None, force: bool, as_json: bool) -> None:
         output.answer_bytes(library.read_bytes(name))
         return
     place = None if to is None else Path(to)
-    if place is not None and str(to).endswith(("/", "\\")):
+    if place is not None and options.is_folders_name(str(to)):
         place /= f"{check_name(name)}{SUFFIX}"
     _answer_place(check_name(name), library.export(name, place, force=force), as_json)
 

@@ -137,7 +137,7 @@ model = click.option(
 device = click.option(
     "--device",
     type=Device(),
-    metavar="auto|cpu|cuda|cuda:N|mps",
+    metavar="|".join((*DEVICES, "cuda:N")),
     default="auto",
     envvar="OMNIPERSONA_DEVICE",
     show_default=True,
@@ -168,18 +168,19 @@ quantize = click.option(
     envvar="OMNIPERSONA_QUANTIZE",
     help="Hold the understanding expert in 8 or 4 bits; needs omnipersona[quantize].",
 )
-seed = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    envvar="OMNIPERSONA_SEED",
-    help="Same seed, same result. Chosen and shown when not given.",
-)
-fixed_seed = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    envvar="OMNIPERSONA_SEED",
-    help="Same seed, same result.  [default: 0]",
-)
+
+
+def _seed(help_text: str) -> Callable[[F], F]:
+    return click.option(
+        "--seed",
+        type=click.IntRange(0, 2**32 - 1),
+        envvar="OMNIPERSONA_SEED",
+        help=f"Same seed, same result. {help_text}",
+    )
+
+
+seed = _seed("Chosen and shown when not given.")
+fixed_seed = _seed(" [default: 0]")
 offline = click.option(
     "--offline",
     is_flag=True,
@@ -225,14 +226,19 @@ verbose = click.option(
 )
 
 
+def is_folders_name(path: str) -> bool:
+    """Whether a place that may not be there yet is meant as a folder."""
+    return path.endswith(("/", "\\"))
+
+
 class NewFile(click.Path):
-    """A file to write; a name that ends in a slash is a folder's, and refused."""
+    """A file to write; the name of a folder is refused."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
         """The path."""
-        if str(value).endswith(("/", os.sep)):
+        if is_folders_name(str(value)):
             self.fail(f"{value} is a folder, and a file is wanted", param, ctx)
         return super().convert(value, param, ctx)
 

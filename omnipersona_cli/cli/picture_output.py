@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.cli import output
+from omnipersona_cli.cli.options import is_folders_name
 from omnipersona_cli.concepts.container import place_file, sweep_temporaries
 from omnipersona_cli.errors import ResourceError, TakenError, UsageError, shell_word
 
@@ -135,7 +136,7 @@ class PictureOutput:
 
     @staticmethod
     def _is_folder(target: str) -> bool:
-        return target.endswith(("/", "\\")) or Path(target).is_dir()
+        return is_folders_name(target) or Path(target).is_dir()
 
 
 def check_folder(folder: Path) -> None:

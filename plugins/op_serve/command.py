@@ -65,7 +65,7 @@ def opening(command: Any) -> Any:
         click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
         click.option(
             "--device",
-            metavar="auto|cpu|cuda|cuda:N|mps",
+            metavar="|".join((*DEVICES, "cuda:N")),
             default="auto",
             envvar="OMNIPERSONA_DEVICE",
             callback=_device,

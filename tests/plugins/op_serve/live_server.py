@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,3 +120,17 @@ def neighbour(page: str = "") -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def data_url(data: bytes) -> str:
+    """A picture as requests carry it."""
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def asked_about(url: str) -> dict[str, Any]:
+    """A question about the picture at an address."""
+    content = [
+        {"type": "text", "text": "what is this?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    return {"messages": [{"role": "user", "content": content}]}
