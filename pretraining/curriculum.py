@@ -161,12 +161,12 @@ class Teacher:
         )
 
     def step(self, families: Sequence[int], slots: Tensor) -> tuple[Group, Group, Group]:
-        """One step's samples (alone, behind, pairs), about 52: ``slots`` [C, 33, D] belong to
+        """One step's samples (alone, behind, pairs), about 57: ``slots`` [C, 33, D] belong to
         ``families``, whose first four are two pairs of neighbours."""
         rng = self.rng
         alone, behind, pairs = Group(), Group(), Group()
         every = range(len(self.pool.families))
-        alone.samples.extend(self._questions(rng.choice(every)) for _ in range(3))
+        alone.samples.extend(self._questions(rng.choice(every)) for _ in range(8))
         alone.samples.extend(self._caption(rng.choice(every)) for _ in range(5))
         alone.samples.extend(self._edit(rng.choice(every), {}) for _ in range(13))
         alone.samples.extend(self._described(rng.choice(every)) for _ in range(2))

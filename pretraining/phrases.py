@@ -169,11 +169,26 @@ def picture_question(picture: Composition, rng: random.Random) -> Exchange:
 
 
 def yes_or_no_question(picture: Composition, rng: random.Random) -> Exchange:
-    """One of `picture_question` that is answered yes or no."""
-    while True:
-        exchange = picture_question(picture, rng)
-        if exchange.answer in ("yes", "no"):
-            return exchange
+    """A question answered yes or no, as often either where both can be, whatever it is about."""
+    named = rng.choice(("it", "it", "this", "the animal"))
+    there = rng.choice(("is there", "do you see"))
+    thing = picture.thing
+    kinds = {article(character.kind) for character in picture.characters}
+    subjects: list[tuple[str, set[str], list[str]]] = [
+        (there, kinds, [article(kind) for kind in KINDS]),
+        (there, {article(thing.what)} if thing else set(), [article(what) for what in THINGS]),
+        ("is it", {WHERE[picture.scene][0]}, [WHERE[scene][0] for scene in SCENES]),
+    ]
+    for character in picture.characters[:1]:
+        subjects += [
+            (f"is {named}", kinds, [article(kind) for kind in KINDS]),
+            (f"is {named}", set(coat(character).split(" and ")), list(COLOURS)),
+            (f"is {named}", {character.pattern}, list(PATTERNS)),
+        ]
+    asked, true, values = rng.choice(subjects)
+    yes = bool(true) and rng.random() < 0.5
+    value = rng.choice([value for value in values if (value in true) == yes])
+    return Exchange(question=f"{asked} {value}?", answer=_yes(yes))
 
 
 def recognise_question(name: str, rng: random.Random) -> str:

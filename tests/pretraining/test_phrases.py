@@ -1,12 +1,12 @@
 """nano's words: all of them are in its dictionary, and every answer is true."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
 from op_nano.tokenizer import FIRST_BYTE, FIRST_WORD, decode, encode
-from op_toy.words import WHERE, describe, fact_answer, thing_phrase, worn
+from op_toy.words import WHERE, coat, describe, fact_answer, thing_phrase, worn
 from op_toy.world import (
     COLOURS,
     KINDS,
@@ -14,6 +14,7 @@ from op_toy.world import (
     SCENES,
     THINGS,
     Composition,
+    article,
 )
 from pretraining import phrases
 from pretraining.families import CHANGED, MOVED, REPLACED, Family, draw_family
@@ -168,3 +169,34 @@ def test_a_description_says_every_word_of_a_look() -> None:
         assert who.kind in words and who.colour in words
         assert (who.second in words and who.pattern in words) or who.pattern == "plain"
         assert who.accessory is None or {who.accessory.what, who.accessory.colour} <= {*words}
+
+
+def test_yes_or_no_is_asked_about_everything_and_a_no_is_as_often_right() -> None:
+    """A share of "is it in the city?" that is mostly yes teaches the answer without a look."""
+    told: dict[str, list[bool]] = {}
+    for seed in range(1500):
+        rng = random.Random(seed)
+        picture = draw_family(100 + seed).pictures[0]
+        exchange = phrases.yes_or_no_question(picture, rng)
+        (character,) = picture.characters
+        asked = exchange.question.removesuffix("?")
+        truths: dict[str, tuple[str, Iterable[str]]] = {
+            "kind": (article(character.kind), map(article, KINDS)),
+            "thing": (article(picture.thing.what) if picture.thing else "", map(article, THINGS)),
+            "scene": (WHERE[picture.scene][0], (WHERE[scene][0] for scene in SCENES)),
+            "colour": (coat(character), COLOURS),
+            "pattern": (character.pattern, PATTERNS),
+        }
+        about, true, value = next(
+            (about, true, value)
+            for about, (true, values) in truths.items()
+            for value in values
+            if asked.endswith(f" {value}")
+        )
+        right = value in true.split(" and ") if about == "colour" else value == true
+        assert exchange.answer == ("yes" if right else "no"), exchange
+        told.setdefault(about, []).append(right)
+    shares = {about: sum(values) / len(values) for about, values in told.items()}
+    assert set(shares) == {"kind", "thing", "scene", "colour", "pattern"}
+    assert all(0.4 < share < 0.6 for about, share in shares.items() if about != "thing"), shares
+    assert 0.1 < shares["thing"] < 0.6, shares  # some pictures have no thing to say yes to
