@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from omnipersona_cli.cli import options, output
-from omnipersona_cli.concepts.facts import Fact, new_fact
+from omnipersona_cli.concepts.facts import Fact, new_fact, with_fact
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.concepts.pack import PackHeader
 from omnipersona_cli.errors import MissingError, UsageError, nearest
-from omnipersona_cli.language.contradictions import contradiction
 
 
 @click.command(
@@ -23,7 +22,8 @@ from omnipersona_cli.language.contradictions import contradiction
 def command(name: str, change: str | None, text: str | None, as_json: bool) -> None:
     """List the facts of a concept, add one, or remove one.
 
-    No learning is needed after a change. TEXT of a fact to remove may be its number.
+    No learning is needed after a change, but tokens that learned a fact go on telling it after it
+    is removed. TEXT of a fact to remove may be its number.
     """
     library = Library()
     header = library.header(name)
@@ -60,19 +60,10 @@ def _add_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact, ..
     fact = new_fact(text, name=header.name)
 
     def add(known: tuple[Fact, ...]) -> tuple[Fact, ...]:
-        if any(other.text.casefold() == fact.text.casefold() for other in known):
+        changed = with_fact(known, fact, name=header.name)
+        if changed == known:
             output.note(f"<{header.name}> has that fact already")
-            return known
-        texts = [other.text for other in known]
-        both = contradiction([*texts, fact.text], header.name)
-        if both and fact.text in both:
-            old = next(text for text in both if text in texts)
-            raise UsageError(
-                f"two facts of <{header.name}> contradict each other: {both[0]!r} and {both[1]!r}",
-                hint=f"if the new one is true: op concepts facts {header.name} rm "
-                f"{texts.index(old) + 1}",
-            )
-        return (*known, fact)
+        return changed
 
     changed = library.change_facts(header.name, add)
     if len(changed.facts) > len(header.facts):
@@ -86,7 +77,17 @@ def _remove_fact(library: Library, header: PackHeader, text: str) -> tuple[Fact,
         header.name, lambda known: tuple(fact for fact in known if fact.text != gone.text)
     )
     output.note(f"removed from <{header.name}>: {gone.text}")
+    if _taught(header):
+        output.note("tokens that have learned it go on telling it until it is learned anew")
+        output.hint(f"op learn PHOTOS --name {header.name} --force")
     return changed.facts
+
+
+def _taught(header: PackHeader) -> bool:
+    """Whether there are tokens that were taught facts, and are believed where they are sure."""
+    figures = [one for one in header.evals.values() if isinstance(one, dict)]
+    memories = [one.get("memory") for one in figures]
+    return any(isinstance(one, dict) and one.get("threshold") is not None for one in memories)
 
 
 def _find_fact(header: PackHeader, text: str) -> Fact:

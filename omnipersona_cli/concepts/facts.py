@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.characters import harmless, one_line
+from omnipersona_cli.language.contradictions import contradiction
 from omnipersona_cli.language.mentions import names_in
 
 FACT_LENGTH = 300
@@ -46,20 +47,21 @@ def clean_fact(text: str, *, name: str = "") -> str:
     return line
 
 
-def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
+def new_fact(text: str, *, name: str = "", source: Source = "user", by: str = "") -> Fact:
     """A fact that a person states. Raises UsageError when nothing is left of it, when it is long,
-    and for a mention that `clean_fact` would leave out."""
+    and for a mention that `clean_fact` would leave out. ``by`` is what states a fact, for the hint;
+    without it the command that adds one to a concept."""
+    by = by or f"op concepts facts {name or 'bo'} add"
     if len(one_line(text)) > FACT_LENGTH:
         raise UsageError(
             f"a fact has at most {FACT_LENGTH} characters, this one has {len(text):,}",
-            hint=f'say it in several: op concepts facts {name or "bo"} add "likes apples"',
+            hint=f'say it in several: {by} "likes apples"',
         )
     cleaned = clean_fact(text, name=name)
     if not cleaned:
         raise UsageError(
             "there is nothing in this fact",
-            hint=f"say a sentence: op concepts facts {name or 'bo'} add"
-            f' "<{name or "bo"}>\'s toy is a red ball"',
+            hint=f'say a sentence: {by} "<{name or "bo"}>\'s toy is a red ball"',
         )
     if lost := [mention for mention in names_in(text) if f"<{mention}>" not in cleaned]:
         raise UsageError(
@@ -67,6 +69,20 @@ def new_fact(text: str, *, name: str = "", source: Source = "user") -> Fact:
             hint=f"write it without brackets: {lost[0]}",
         )
     return Fact(text=cleaned, source=source)
+
+
+def with_fact(known: tuple[Fact, ...], fact: Fact, *, name: str) -> tuple[Fact, ...]:
+    """``known`` with one fact more; the same again, in whatever case, changes nothing. Raises
+    UsageError where it contradicts one of them, naming both."""
+    if any(other.text.casefold() == fact.text.casefold() for other in known):
+        return known
+    for number, other in enumerate(known, 1):
+        if contradiction([other.text, fact.text], name):
+            raise UsageError(
+                f"two facts of <{name}> contradict each other: {other.text!r} and {fact.text!r}",
+                hint=f"if the new one is true: op concepts facts {name} rm {number}",
+            )
+    return (*known, fact)
 
 
 def clean_word(text: str) -> str:

@@ -8,7 +8,7 @@ sure, else with "I do not know"; all else by the model, with the facts quoted be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from PIL.Image import Image
@@ -32,7 +32,14 @@ from omnipersona_cli.engine.request import (
 from omnipersona_cli.errors import UsageError
 from omnipersona_cli.language.attributes import attribute_key
 from omnipersona_cli.language.captions import with_article
-from omnipersona_cli.language.facts import answers_of, parse_facts, quoted, split_sentences, stated
+from omnipersona_cli.language.facts import (
+    answers_of,
+    parse_facts,
+    quoted,
+    reversed_questions,
+    split_sentences,
+    stated,
+)
 from omnipersona_cli.language.mentions import attach, to_turn
 from omnipersona_cli.language.questions import (
     asked_about,
@@ -71,6 +78,7 @@ class Answer:
     ``facts`` are the sentences that were used. ``source``: "score" (calibrated recognition),
     "facts" (the answer is a fact's own value), "tokens" (the model, with learned tokens), "model"
     (the model, no concept), "unknown" (nobody told; ``missing`` is the concept and attribute).
+    ``either`` is true where one of several concepts was enough.
     """
 
     text: str
@@ -80,11 +88,13 @@ class Answer:
     facts: tuple[str, ...] = ()
     missing: tuple[str, str] | None = None
     backend: str = ""
+    either: bool = False
 
     @property
     def probability(self) -> float | None:
-        """p(yes) that all the concepts asked for are there."""
-        return min(self.probabilities.values()) if self.probabilities else None
+        """p(yes): of the concept that is least likely there, or, where one is enough, most."""
+        chosen = max if self.either else min
+        return chosen(self.probabilities.values()) if self.probabilities else None
 
     def to_dict(self, question: str) -> dict[str, Any]:
         """Plain values, under the keys of `op ask --json` and of the server."""
@@ -221,13 +231,15 @@ def _from_score(
         verdicts.append(verdict)
         probabilities[tokens.name] = round(sigmoid(odds), 4)
     done(on_progress)
-    verdict = _either(verdicts) if asks_for_either(request.text) else _all(verdicts)
+    either = asks_for_either(request.text)
+    verdict = _either(verdicts) if either else _all(verdicts)
     return Answer(
         text=verdict,
         source="score",
         verdict=verdict,
         probabilities=probabilities,
         backend=request.backend.info.name,
+        either=either,
     )
 
 
@@ -260,8 +272,32 @@ def _from_facts(request: Request, *, with_picture: bool) -> Answer | None:
                 if plain_words(phrasing) == plain_words(asked):
                     used = [t for t in facts if any(p.value in value for p in parse_facts(t, name))]
                     return _fact_answer(request, value, used)
-        return _from_all_facts(request)
+        return _from_owners(request) or _from_all_facts(request)
     return None
+
+
+def _from_owners(request: Request) -> Answer | None:
+    """Whose something is ("whose toy is the red ball?"), where a fact says so."""
+    asked = plain_words(request.text)
+    found = {
+        name: [text for text in texts if asked in _reversed(text, name)]
+        for name, texts in request.facts.items()
+    }
+    owners = [name for name, texts in found.items() if texts]
+    if not owners:
+        return None
+    used = [text for name in owners for text in found[name]]
+    return _fact_answer(request, " and ".join(f"<{name}>" for name in owners), used)
+
+
+def _reversed(text: str, name: str) -> set[str]:
+    """The plain words of every question that a fact answers with the name, by each attribute."""
+    return {
+        plain_words(question)
+        for fact in parse_facts(text, name)
+        for attribute in (fact.attribute, *fact.also)
+        for question, _ in reversed_questions(replace(fact, attribute=attribute))
+    }
 
 
 def _from_all_facts(request: Request) -> Answer | None:

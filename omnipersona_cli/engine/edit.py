@@ -26,7 +26,7 @@ from omnipersona_cli.engine.progress import (
     tell,
 )
 from omnipersona_cli.engine.provenance import provenance_of
-from omnipersona_cli.engine.recognise import best_of, can_recognise, odds_of
+from omnipersona_cli.engine.recognise import best_of, odds_of
 from omnipersona_cli.engine.region import (
     MaskMeans,
     box_mask,
@@ -47,6 +47,7 @@ from omnipersona_cli.engine.request import (
 )
 from omnipersona_cli.engine.routing import (
     EditRegion,
+    can_tell,
     meant,
     odds_of_edit,
     regions_of,
@@ -158,7 +159,8 @@ def edit(
         paint = paint.elsewhere()
     regions = (given,) if given else regions_of(request, paint.instruction, paint.source)
     tries = tries_of(paint.instruction, request, regions) if tries is None else tries
-    if not can_recognise(request):
+    if tries > 1 and not can_tell(paint.instruction, request):
+        tell(on_progress, ("nothing tells the best of these, so that the first try is kept",))
         tries = 1
     seeds = checked_seeds(start, count * tries)
     pictures = []

@@ -31,7 +31,7 @@ from omnipersona_cli.concepts.upkeep import runs
 from omnipersona_cli.config import cache_folder
 from omnipersona_cli.engine.checkpoint import BEGUN, LEARNED, keep_beginning
 from omnipersona_cli.engine.examine import PLACES
-from omnipersona_cli.engine.material import Material
+from omnipersona_cli.engine.material import Material, agreeing_facts
 from omnipersona_cli.engine.optimise import Optimised
 from omnipersona_cli.engine.page import check_page, wrote_page
 from omnipersona_cli.engine.precision import format_of
@@ -149,7 +149,8 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     """What is there of the concept: one that is gone on from, or a pack of the same photos, learned
     on other backends, that gets a slot more.
 
-    Raises PersonaError for a concept of that name, or a file, that would be lost.
+    Raises PersonaError for a concept of that name, or a file, that would be lost, UsageError for
+    facts that do not go together with those of the pack.
     """
     name = material.name
     begun = keeping.resume and any(run.concept == name for run in runs())
@@ -172,6 +173,8 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     same = header.provenance.get("digest") == material.photo_digest()
     learned_on = {str(slot.about.get("backend", "")) for slot in header.slots.values()}
     if same and backend not in learned_on:
+        known = tuple(fact.text for fact in header.facts)
+        agreeing_facts((*known, *(fact.text for fact in material.facts)), name, known=known)
         return Before(header=began, pack=library.load(name))
     if keeping.force:
         return Before(header=began)

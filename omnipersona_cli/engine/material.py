@@ -137,7 +137,9 @@ def gather(
     notes = list(album.notes)
     class_word = clean_word(subject.class_word or album.class_word or subject.kind)
     kind = clean_word(subject.kind or album.kind) or class_word
-    facts = _facts((*subject.known, *subject.facts, *album.facts), name, known=subject.known)
+    facts = agreeing_facts(
+        (*subject.known, *subject.facts, *album.facts), name, known=subject.known
+    )
     learned = [photo.image for photo in album.learning]
     others = [
         *subject.negatives,
@@ -231,8 +233,9 @@ def captioned(material: Material, backend: Backend, *, on_step: OnStep | None = 
     )
 
 
-def _facts(texts: Sequence[str], name: str, *, known: Sequence[str]) -> tuple[Fact, ...]:
-    """The facts, each once, in order. ``known`` are those that the concept has already."""
+def agreeing_facts(texts: Sequence[str], name: str, *, known: Sequence[str]) -> tuple[Fact, ...]:
+    """The facts, each once, in order. ``known`` are those that the concept has already. Raises
+    UsageError for too many, and for two that contradict each other."""
     unique = list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
     if len(unique) > FACT_COUNT:
         raise UsageError(
@@ -251,7 +254,7 @@ def _facts(texts: Sequence[str], name: str, *, known: Sequence[str]) -> tuple[Fa
                 "keep one of them, in the facts file or as --fact",
             ),
         )
-    return tuple(new_fact(text, name=name) for text in unique)
+    return tuple(new_fact(text, name=name, by="--fact") for text in unique)
 
 
 def _split(others: Sequence[Image], seed: int) -> tuple[list[Image], list[Image]]:

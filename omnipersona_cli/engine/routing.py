@@ -73,6 +73,12 @@ def tries_of(instruction: Instruction, request: Request, regions: Sequence[EditR
     return TRIES if instruction.intent in _TRIED and judged else 1
 
 
+def can_tell(instruction: Instruction, request: Request) -> bool:
+    """Whether anything tells the best of several tries."""
+    judged = instruction.present or instruction.absent or instruction.question
+    return can_recognise(request) and bool(judged)
+
+
 def odds_of_edit(
     request: Request, instruction: Instruction, odds: Mapping[str, float], image: Image
 ) -> dict[str, float]:

@@ -133,7 +133,8 @@ def _wordings() -> tuple[re.Pattern[str], ...]:
 def value_in(answer: str) -> str:
     """The value that a model's answer to "what is <bo>'s toy?" gives ("It is a red ball." -> "a red
     ball"); "" where it says that it does not know, or too much."""
-    begun = r"^(?:it is|it's|.{0,60}?\b(?:is|are))\s+(?=\S)"
+    clause = r"\b(?:that|which|who|where)\b"  # "a ball that is red" is a value
+    begun = rf"^(?:it is|it's|(?:(?!{clause}).){{0,60}}?\b(?:is|are))\s+(?=\S)"
     value = re.sub(begun, "", answer, flags=re.I).strip(". ")
     empty = value.lower() in ("", "yes", "no", "not sure", "unknown", "nothing", "none")
     unsure = re.search(r"don'?t know|do not know|not sure|[<>?]", value, re.I)

@@ -129,7 +129,7 @@ def _add(known: dict[str, KnownFact], attribute: str, fact: ParsedFact) -> None:
     before = known.get(key)
     if before is None:
         known[key] = KnownFact(attribute=attribute, value=fact.value, texts=(fact.text,))
-    elif fact.value not in before.value.split(" and "):
+    elif f" and {fact.value} and " not in f" and {before.value} and ":
         value, texts = f"{before.value} and {fact.value}", (*before.texts, fact.text)
         known[key] = replace(before, value=value, texts=texts)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omnipersona_cli.concepts.card import advice_in, doubts_in, figures_in, grade_in
 from omnipersona_cli.concepts.container import RawTensor
-from omnipersona_cli.concepts.facts import Fact, new_fact
+from omnipersona_cli.concepts.facts import Fact, new_fact, with_fact
 from omnipersona_cli.concepts.pack import Pack, PackHeader
 from omnipersona_cli.errors import MissingError, PackError, PersonaError, UsageError
 from omnipersona_cli.language.mentions import check_name
@@ -67,14 +67,12 @@ def as_data(header: PackHeader, backend: str) -> dict[str, Any]:
 
 
 def add_fact(shown: Shown, name: str, text: str) -> PackHeader:
-    """One fact more; the same fact again changes nothing."""
+    """One fact more; the same fact again changes nothing. Raises UsageError where it contradicts
+    one that is there."""
     shown.check([name])
     bare = check_name(name)
     fact = new_fact(text, name=bare)
-    return shown.library.change_facts(
-        bare,
-        lambda facts: facts if fact.text in [old.text for old in facts] else (*facts, fact),
-    )
+    return shown.library.change_facts(bare, lambda facts: with_fact(facts, fact, name=bare))
 
 
 def correct_fact(shown: Shown, name: str, text: str) -> PackHeader:

@@ -142,6 +142,20 @@ def test_two_facts_that_contradict_each_other_are_named(op, bo):
     assert len(Library().header("bo").facts) == 3
 
 
+def test_a_fact_is_held_against_each_that_is_known_even_where_those_disagree(op, bo):
+    ages = (Fact(text="is 3 years old"), Fact(text="its age is 4"))
+    Library().change_facts("bo", lambda known: (*known, *ages, Fact(text="likes rain")))
+    assert "'likes rain' and 'hates rain'" in op("facts", "bo", "add", "hates rain", code=2).stderr
+
+
+def test_a_fact_that_tokens_have_learned_is_told_to_stay_in_them(op, bo):
+    assert "tokens" not in op("facts", "bo", "rm", "2").stderr
+    Library().save(replace(bo, evals={"nano": {"memory": {"threshold": -0.5}}}), force=True)
+    done = op("facts", "bo", "rm", "1")
+    assert "until it is learned anew" in done.stderr
+    assert "op learn PHOTOS --name bo --force" in done.stderr
+
+
 def test_a_fact_is_added_once(op, bo):
     assert "already" in op("facts", "bo", "add", "<bo> is Brown").stderr
     assert len(Library().header("bo").facts) == 2

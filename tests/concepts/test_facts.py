@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from omnipersona_cli.concepts.facts import FACT_LENGTH, clean_fact, new_fact
+from omnipersona_cli.concepts.facts import FACT_LENGTH, clean_fact, new_fact, with_fact
 from omnipersona_cli.errors import UsageError
 
 
@@ -63,6 +63,9 @@ def test_a_hostile_length_takes_no_time():
 def test_a_persons_own_fact_is_not_cut_but_refused():
     with pytest.raises(UsageError, match="at most 300"):
         new_fact("x" * 301)
+    with pytest.raises(UsageError) as caught:
+        new_fact("x" * 301, name="bo", by="--fact")
+    assert caught.value.hint == 'say it in several: --fact "likes apples"'
 
 
 def test_an_empty_fact_is_refused():
@@ -75,3 +78,12 @@ def test_a_mention_that_facts_cannot_have_is_refused_and_not_left_out():
     with pytest.raises(UsageError, match="<box> is left out") as caught:
         new_fact("<bo>'s friend is <box>", name="bo")
     assert caught.value.hint == "write it without brackets: box"
+
+
+def test_a_fact_more_is_held_against_all_that_are_known():
+    known = (new_fact("is 3 years old"), new_fact("its age is 4"), new_fact("likes rain"))
+    assert with_fact(known, new_fact("Likes rain"), name="bo") == known
+    assert len(with_fact(known, new_fact("likes tea"), name="bo")) == 4
+    with pytest.raises(UsageError, match="'likes rain' and 'hates rain'") as caught:
+        with_fact(known, new_fact("hates rain"), name="bo")
+    assert caught.value.hint == "if the new one is true: op concepts facts bo rm 3"

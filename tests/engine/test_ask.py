@@ -28,6 +28,17 @@ def test_two_concepts_must_both_be_there(answer):
     assert set(both.probabilities) == {"bo", "mam"} and both.text != "yes"
 
 
+def test_one_of_two_is_enough_and_the_probability_says_the_same(answer):
+    one = answer("is <bo> or <mam> here?", image=drawing("red", 50))
+    assert one.text == "yes" and one.probability == max(one.probabilities.values()) > 0.5
+
+
+@pytest.mark.parametrize("question", ["whose toy is the red ball?", "Whose toy is a red ball?"])
+def test_whose_something_is_was_told(answer, question):
+    said = answer(question, concepts=["bo", "mam"])
+    assert (said.text, said.source, said.facts) == ("<bo>", "facts", ("<bo>'s toy is a red ball",))
+
+
 @pytest.mark.parametrize(
     ("question", "expected"),
     [

@@ -71,6 +71,14 @@ def test_an_edit_is_tried_where_something_tells_the_best(change, prompt, tries):
     assert change(drawing("red", 5), prompt).about["tries"] == tries
 
 
+def test_tries_of_which_nothing_tells_the_best_are_not_painted(change):
+    beats = []
+    asked = {"tries": 3, "on_progress": beats.append}
+    assert change(drawing("red", 5), "make <bo> bigger", **asked).about["tries"] == 1
+    assert [it.note for it in beats if "first try is kept" in it.note]
+    assert change(drawing("red", 5), "remove <bo>", tries=3).about["tries"] == 3
+
+
 def test_a_replacement_is_kept_in_which_what_comes_is_seen_and_what_goes_is_not(change, learned):
     source = drawing("red", 5)
     alone = [

@@ -8,6 +8,7 @@ import pytest
 
 from omnipersona_cli import engine, registry
 from omnipersona_cli.concepts.container import write_file
+from omnipersona_cli.concepts.facts import Fact
 from omnipersona_cli.concepts.pack import read_pack
 from omnipersona_cli.engine import Keeping, Settings, Subject, learn, plan
 from omnipersona_cli.engine.checkpoint import run_folder
@@ -100,6 +101,24 @@ def test_another_backend_adds_a_slot_for_the_same_photos(learned, bo, monkeypatc
     monkeypatch.setattr(other, "info", replace(other.info, name="outline"))
     learn(bo, Settings(steps=2), Keeping(library=learned.library), backend=other)
     assert set(learned.library.load("bo").slots) == {"sketch", "outline"}
+
+
+def test_facts_for_another_backend_go_together_with_those_that_are_there(
+    learned, photos, monkeypatch
+):
+    other = SketchBackend()
+    monkeypatch.setattr(other, "fingerprint", "outline@1:0")
+    monkeypatch.setattr(other, "info", replace(other.info, name="outline"))
+    learned.library.change_facts("bo", lambda facts: (*facts, Fact(text="likes rain")))
+    kept = learned.library.path("bo").read_bytes()
+    with pytest.raises(UsageError, match="'likes rain' and 'hates rain'"):
+        learn(
+            Subject(photos=[photos], name="bo", facts=["hates rain"]),
+            Settings(steps=2),
+            Keeping(library=learned.library),
+            backend=other,
+        )
+    assert learned.library.path("bo").read_bytes() == kept
 
 
 def test_one_photo_is_enough_but_said_to_be_weak_ground(sketch, library, tmp_path):

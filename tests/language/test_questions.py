@@ -51,6 +51,8 @@ def test_every_question_for_an_attribute_is_found():
     [
         ("It is a red ball.", "a red ball"),
         ("the toy of bo is a red ball", "a red ball"),
+        ("a ball that is red", "a ball that is red"),
+        ("its toys are two balls which are red", "two balls which are red"),
         ("I don't know", ""),
         ("yes", ""),
         ("what is <bo>", ""),

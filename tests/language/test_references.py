@@ -71,3 +71,8 @@ def test_a_reference_goes_to_its_concept(text, expected):
 )
 def test_what_refers_to_no_fact_is_left_alone(text):
     assert find_references(text, ["bo", "mam"], KNOWN) == ()
+
+
+def test_a_list_that_is_told_twice_is_known_once():
+    both = ["its toys are a red ball and a blue car", "plays with a red ball and a blue car"]
+    assert known_facts({"bo": both})["bo"]["toy"].value == "a red ball and a blue car"
