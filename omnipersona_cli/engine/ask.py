@@ -338,7 +338,7 @@ def _from_tokens(request: Request, *, with_picture: bool) -> Answer | None:
     if near == "all" or (near == "some" and leads):
         return None
     value = ""
-    if near == "none" and not is_look(attribute_key(attribute)):  # no "favourite colour" from it
+    if near == "none" and not is_look(attribute.split()[-1]):  # no "favourite colour" from it
         tokens = next(one for one in request.concepts if one.name == name)
         value = recall(request.backend, tokens, attribute, threshold=surety_of(request)[name])
     return Answer(

@@ -102,9 +102,13 @@ LED_REWRITING = (
 """What a model that leads is told, and its examples of intents: implied facts, another language, no
 fact at all."""
 
+_UNSEEN = frozenset({"birthday"})
+"""Attributes of which the name paints more than the value: "on its birthday", not "on 3 May"."""
 _VALUE_LENGTH = 120
 _ASKED_AT_MOST = 4
 _PLACE = r"(?:in|on|at|by|near|under|inside|beside)"
+_WITHIN = r"(?:in|on|at|inside)"
+"""What a place of a fact may stand for: "in its bed" is "on a cushion", "under its bed" is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +195,8 @@ def replay(
     """
     names = [tokens.name for tokens in concepts]
     known = known_facts({name: facts.get(name, ()) for name in names})
-    by_grammar = find_references(request, names, known)
+    found = find_references(request, names, known)
+    by_grammar = tuple(one for one in found if attribute_key(one.attribute) not in _UNSEEN)
     if backend.info.replay_leads == "model" and any(facts.get(name) for name in names):
         wanted = _model_intents(backend, request, by_grammar, names)
     elif by_grammar or (hints_at_facts(request) and any(known.values())):
@@ -339,7 +344,8 @@ def _recall(
     if fact is not None:
         if begins := re.match(rf"({_PLACE})\s+(.+)", fact.value, re.I):
             return found(begins[2], "facts", begins[1].lower())
-        place = re.search(rf"\b({_PLACE})\s+{re.escape(fact.value)}", " ".join(fact.texts), re.I)
+        first = re.escape(fact.value.split(" and ")[0])
+        place = re.search(rf"\b({_PLACE})\s+{first}", " ".join(fact.texts), re.I)
         return found(fact.value, "facts", place[1].lower() if place else "")
     texts = facts.get(reference.concept, ())
     if backend.info.replay_leads == "model" and texts:
@@ -392,7 +398,7 @@ def _splice(request: str, answered: Sequence[_Recalled]) -> str:
         replaced = text[start:end].lower()
         if start == end:
             before = before.rstrip(" .,!") + (f" {place} " if place else " with ")
-        elif preposition := re.search(rf"\b{_PLACE}\s+$", before, re.I):
+        elif preposition := re.search(rf"\b{_WITHIN}\s+$", before, re.I):
             before = f"{before[: preposition.start()]}{place} " if place else before
         elif re.match(r"where|(?:the|a) place", replaced):
             before = f"{before}{place or 'in'} "

@@ -12,6 +12,9 @@ TASTE = frozenset("favourite favorite beloved best dear".split())
 PRAISE = TASTE | frozenset("own usual very".split())
 """Words before an attribute that do not make it another."""
 
+_OWN = {"place": "place", "colour": "colour", "color": "colour"}
+"""What something is in or has: the favourite one is another."""
+
 SYNONYMS = {
     other: name
     for name, others in {
@@ -24,6 +27,7 @@ SYNONYMS = {
         "car": "automobile",
         "colour": "color",
         "birthday": "birth date, date of birth",
+        "birthplace": "place of birth",
         "mother": "mum, mom",
         "father": "dad",
         "partner": "spouse, husband, wife",
@@ -37,6 +41,8 @@ def usual_name(attribute: str) -> str:
     """The name by which an attribute is taught and asked for besides the one that was told:
     "favourite meal" -> "food". What is praise alone stays ("favourite thing"): it names nothing."""
     words = attribute.lower().split()
+    if another := _favourite(words):
+        return another
     bare = list(words)
     while bare and bare[0] in PRAISE:
         bare = bare[1:]
@@ -47,7 +53,14 @@ def usual_name(attribute: str) -> str:
 
 def attribute_key(attribute: str) -> str:
     """The form in which attributes are compared: "favourite toys" and "toy" are the same."""
-    return _named([word for word in attribute.lower().split() if word not in PRAISE])
+    words = attribute.lower().split()
+    return _favourite(words) or _named([word for word in words if word not in PRAISE])
+
+
+def _favourite(words: list[str]) -> str:
+    """ "favorite color" -> "favourite colour"; "" where taste makes of it no other attribute."""
+    own = _OWN.get(singular(words[-1])) if TASTE & set(words) else None
+    return " ".join(["favourite", *(w for w in words[:-1] if w not in PRAISE), own]) if own else ""
 
 
 def _named(words: list[str]) -> str:

@@ -16,12 +16,15 @@ from omnipersona_cli.language.attributes import is_plural, singular, usual_name
 from omnipersona_cli.language.verbs import (
     ADVERBS,
     ANY_VERB,
+    DATE,
     EDIBLE,
+    NUMBERS,
     VERBS,
     WHEN,
     WHERE_ELSE,
     WITH_WHOM,
     base_form,
+    gerund,
 )
 
 CLASS_ATTRIBUTE = "kind"
@@ -29,6 +32,7 @@ CLASS_ATTRIBUTE = "kind"
 
 _PRONOUNS = "it|he|she|they"
 _POSSESSIVES = "its|his|her|their"
+_AUXILIARIES = r"(?:is|are|was|were|has|does|do|can|could)(?:n't|not| not)?|never|used to"
 _KNOWN_ABOUT = "what do you know about {name}?"
 
 WORDINGS = (
@@ -74,9 +78,13 @@ class ParsedFact:
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
-    """The sentences of a text, white space tidied, without their full stops."""
+    """The sentences of a text, white space tidied, without their full stops and the marks of a
+    list. After an initial ("A. Smith") none ends."""
+    listed = re.sub(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+", "", text, flags=re.M)
     parts = re.split(
-        r"(?<=[.!?;])(?<!\bmr\.)(?<!\bmrs\.)(?<!\bdr\.)(?<!\bst\.)\s+|\n+", text, flags=re.I
+        r"(?<=[.!?;])(?<!\bmr\.)(?<!\bmrs\.)(?<!\bdr\.)(?<!\bst\.)(?<!\b[a-z]\.)\s+|\n+",
+        listed,
+        flags=re.I,
     )
     tidy = (re.sub(r"\s+", " ", part).strip().rstrip(".!;").strip() for part in parts)
     return tuple(part for part in tidy if part)
@@ -94,7 +102,7 @@ def parse_facts(text: str, name: str) -> tuple[ParsedFact, ...]:
     tuna and is afraid of thunder"). A sentence of which some part fits no form says nothing."""
     found: list[ParsedFact] = []
     for sentence in split_sentences(text):
-        parts = [list(_parsed(part, name)) for part in _parts(sentence, name)]
+        parts = [list(_parsed(part, name)) for part in _parts(_spelled_out(sentence), name)]
         if all(parts):
             found += [fact for part in parts for fact in part]
     return tuple(found)
@@ -192,23 +200,34 @@ def stated(sentence: str, name: str) -> str:
     "toy: a red ball" is "<bo>'s toy is a red ball"."""
     mention = f"<{name}>"
     parsed = parse_fact(sentence, name)
-    bare = re.sub(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", mention, sentence, flags=re.I)
-    bare = re.sub(rf"^(?:{_PRONOUNS})'s\b", f"{mention} is", bare, flags=re.IGNORECASE)
+    bare = _spelled_out(sentence)
+    bare = re.sub(rf"(?<![<\w-]){re.escape(name)}(?![>\w-])", mention, bare, flags=re.I)
     bare = re.sub(rf"^(?:{_PRONOUNS})\b", mention, bare, flags=re.IGNORECASE)
+    if mention not in bare.lower() and _starts_with_verb(bare):
+        return f"{mention} {bare[0].lower()}{bare[1:]}"
     if mention not in bare.lower():
         bare = re.sub(rf"\b(?:{_POSSESSIVES})\b", f"{mention}'s", bare, count=1, flags=re.I)
     if mention in bare.lower():
         return bare
-    owned = parsed and re.match(rf"{re.escape(parsed.attribute)}\s*[:=]", bare, flags=re.I)
+    attribute = re.escape(parsed.attribute) if parsed else ""
+    owned = parsed and re.match(rf"{attribute}(?:\s*[:=]|\s+(?:is|are)\b)", bare, flags=re.I)
     if parsed and owned and parsed.attribute:
         be = "are" if is_plural(parsed.attribute) else "is"
         return f"{mention}'s {parsed.attribute} {be} {parsed.value}"
-    return f"{mention} {bare[0].lower()}{bare[1:]}" if _starts_with_verb(bare) else bare
+    return bare
 
 
 def _starts_with_verb(sentence: str) -> bool:
-    begun = rf"{ADVERBS}(?:{ANY_VERB}|is|are|was|were)\s"
+    begun = rf"{ADVERBS}(?:{ANY_VERB}|{_AUXILIARIES})\s"
     return re.match(begun, sentence, flags=re.IGNORECASE) is not None
+
+
+def _spelled_out(sentence: str, who: str = rf"\b(?:{_PRONOUNS})") -> str:
+    """ "he's got a hat" -> "he has got a hat", "they're shy" -> "they are shy"."""
+    text = sentence.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = re.sub(rf"({who})'(?:s|ve)(?=\s+(?:got|been)\b)", r"\1 has", text, flags=re.I)
+    text = re.sub(rf"({who})'s\b", r"\1 is", text, flags=re.I)
+    return re.sub(rf"({who})'re\b", r"\1 are", text, flags=re.I)
 
 
 def _parts(sentence: str, name: str) -> list[str]:
@@ -226,9 +245,12 @@ def _parts(sentence: str, name: str) -> list[str]:
 
 def _parsed(part: str, name: str) -> Iterator[ParsedFact]:
     """What one part of a sentence says: mostly one thing."""
-    text = part.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     mention = rf"(?:<{re.escape(name)}>|\b{re.escape(name)}\b)"
-    found = _owned(text, mention) or _done(text, mention) or _being(text, mention)
+    verb = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)\s+)?{ADVERBS}(?:{ANY_VERB})"
+    text = re.sub(rf"^{mention}:\s+", "", part, flags=re.I)
+    text = re.sub(rf"^({verb}):(?=\s)", r"\1", text, flags=re.I)
+    said = _spelled_out(text, rf"^{mention}")
+    found = _owned(text, mention) or _done(said, mention) or _being(said, mention)
     if found is None:
         return
     attribute, value, asked = found
@@ -236,13 +258,16 @@ def _parsed(part: str, name: str) -> Iterator[ParsedFact]:
     noun = singular(attribute.split()[-1])
     usual = next((verb.asked for verb in VERBS if verb.attribute == noun), ())
     for one in _apart(fact, text) if asked else [replace(fact, asked=usual)]:
-        if value := _plain_value(one.value):
+        value = _plain_value(one.value)
+        if value and not re.match(r"(?:not|never|no longer)\b", value, flags=re.I):
             yield _with_others(replace(one, value=value))
 
 
 def _apart(fact: ParsedFact, sentence: str) -> Iterator[ParsedFact]:
     """ "lives with two cats in Lisbon" is a housemate and a home, "plays the violin on Sundays" an
-    instrument and a time, "was adopted in 2019 from a shelter" a year and an origin."""
+    instrument and a time, "was adopted in 2019 from a shelter" a year and an origin, "was born in
+    Rome in 2019" a place and a time."""
+    born = {verb.attribute: verb for verb in VERBS if verb.attribute in ("birthday", "birthplace")}
     home = next(verb for verb in VERBS if verb.attribute == "home")
     mate = next(verb for verb in VERBS if verb.attribute == "housemate")
     if fact.attribute == "housemate" and (both := WHERE_ELSE.fullmatch(fact.value)):
@@ -259,34 +284,60 @@ def _apart(fact: ParsedFact, sentence: str) -> Iterator[ParsedFact]:
     elif fact.attribute == "adoption" and (both := re.fullmatch(r"(.+?) from (.+)", fact.value)):
         yield replace(fact, value=both[1])
         yield replace(fact, attribute="origin", value=both[2], asked=("where is {name} from?",))
+    elif fact.attribute in born and (both := re.fullmatch(r"(.+?) (?:in|on|at) (.+)", fact.value)):
+        dated = re.fullmatch(DATE, both[2], flags=re.I) is not None
+        other = born["birthday" if dated else "birthplace"]
+        if other.attribute == fact.attribute:  # "a small town in Spain"
+            yield fact
+        else:
+            yield replace(fact, value=both[1])
+            yield replace(fact, attribute=other.attribute, value=both[2], asked=other.asked)
     elif timed := WHEN.fullmatch(fact.value):
         yield replace(fact, value=timed["what"])
-        at = sentence.rindex(fact.value)
-        verb = sentence[:at].split()[-1].lower()
-        when = f"when does {{name}} {base_form(verb)} {timed['what']}?"
-        yield replace(fact, attribute="", value=timed["when"], asked=(when,))
+        if question := _when(sentence[: sentence.rindex(fact.value)], timed["what"]):
+            yield replace(fact, attribute="", value=timed["when"], asked=(question,))
     else:
         yield fact
+
+
+def _when(before: str, what: str) -> str:
+    """ "Bo plays with ", "a ball" -> "when does {name} play with a ball?"."""
+    done = re.search(rf"\b(?:{ANY_VERB})\s*$", before, flags=re.I)
+    if done is None:
+        return ""
+    verb, *rest = done[0].lower().split()
+    be = verb in ("is", "are", "was", "were")
+    begun = [verb, "{name}"] if be else ["does", "{name}", base_form(verb)]
+    return " ".join(["when", *begun, *rest, f"{what}?"])
 
 
 def _with_others(fact: ParsedFact) -> ParsedFact:
     """The fact with what else it may be asked by: the usual name of its attribute, and what follows
     from its value."""
-    noun = singular(_head(fact.value))
+    head = _head(fact.value)
+    noun = singular(head)
     others = [usual_name(fact.attribute)]
     if fact.attribute == "favourite thing" and noun in EDIBLE:
         others += ["favourite food", "food"]
-    if fact.attribute in ("housemate", "belonging") and noun.isalpha():
+    named = head not in fact.value  # with a capital letter: no noun
+    if fact.attribute in ("housemate", "belonging") and noun.isalpha() and not named:
         others.append(noun)
     also = dict.fromkeys(other for other in others if other not in ("", fact.attribute))
     return replace(fact, also=tuple(also))
 
 
 def _head(value: str) -> str:
-    """The noun of "two small cats called Ada": the last word before what is added to it."""
-    added = r"\s+(?:of|with|in|on|at|from|for|called|named|that|which|who|and)\b"
-    words = re.split(added, value, maxsplit=1, flags=re.IGNORECASE)[0].lower().rstrip(".,").split()
-    return words[-1].strip(",") if words else ""
+    """The noun of "two small cats called Ada": the last word before what is added to it, be it a
+    name ("his brother Max", "two sisters, Luna and Ada")."""
+    added = (
+        r"\s+(?:of|with|in|on|at|from|for|called|named|that|which|who|and)\b"
+        r"|,\s+(?:an?\b|(?-i:[A-Z]))"
+    )
+    words = re.split(added, value, maxsplit=1, flags=re.IGNORECASE)[0].rstrip(".,").split()
+    if re.match(rf"(?:{_POSSESSIVES}|my|our)\b", value, flags=re.IGNORECASE):
+        while len(words) > 2 and words[-1][0].isupper():
+            words.pop()
+    return words[-1].lower().strip(",") if words else ""
 
 
 def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
@@ -297,8 +348,10 @@ def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | No
     forms = (
         rf"{whose}\s+{attribute}{_COPULA}(?P<value>.+)",
         rf"the\s+{attribute}\s+of\s+{whom}{_COPULA}(?P<value>.+)",
-        rf"{mention}\s+has\s+an?\s+{attribute}\s*(?::|,|\bthat\s+is|\bwhich\s+is|\bcalled)\s*(?P<value>.+)",
+        rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)\s+)?has\s+an?\s+{attribute}\s*"
+        r"(?::|\b(?:that|which)\s+is(?=\s+an?\b))\s*(?P<value>.+)",
         rf"{attribute}{_COLON}(?P<value>.+)",
+        rf"(?P<attribute>(?:least\s+)?favou?rite\s+\w[\w -]{{0,29}}?){_COPULA}(?P<value>.+)",
         rf"(?P<value>.+?)\s+(?:is|are)\s+{whose}\s+{attribute}",
         rf"(?P<value>.+?)\s+(?:is|are)\s+the\s+{attribute}\s+of\s+{whom}",
     )
@@ -312,12 +365,11 @@ def _owned(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | No
 def _done(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
     """ "<bo> lives in …", "it plays with …", "loves …", "<bo> is 3 years old"."""
     who = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)\s+)?{ADVERBS}"
-    years = r"(?:about |almost )?[\w-]+(?: and a half)? \w+ old|\d+"
+    number = rf"(?:\d+|{'|'.join(NUMBERS)})(?: and a half)?"
+    years = rf"(?:about |almost |nearly )?(?:[\w-]+(?: and a half)? \w+ old|{number})"
     age = rf"{who}(?:is|are)\s+(?P<value>{years})"
-    short = rf"(?:{mention}|(?:{_PRONOUNS})\b)'s\s+(?P<value>{years})"
-    for form in (age, short):
-        if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
-            return "age", match["value"], ("how old is {name}?",)
+    if match := re.fullmatch(age, sentence, flags=re.IGNORECASE):
+        return "age", match["value"], ("how old is {name}?",)
     for verb in VERBS:
         form = rf"{who}(?:{verb.pattern})\s+(?P<value>{verb.value})"
         if match := re.fullmatch(form, sentence, flags=re.IGNORECASE):
@@ -327,7 +379,7 @@ def _done(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | Non
 
 def _being(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | None:
     """ "<bo> is a striped green frog": what <bo> is."""
-    who = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)(?:\s+is|'s)|is)"
+    who = rf"(?:(?:{mention}|(?:{_PRONOUNS})\b)\s+)?is"
     match = re.fullmatch(
         rf"{who}\s+(?P<value>(?:an?|the|my|our)\s+.+)", sentence, flags=re.IGNORECASE
     )
@@ -335,8 +387,9 @@ def _being(sentence: str, mention: str) -> tuple[str, str, tuple[str, ...]] | No
 
 
 def _plain_value(value: str) -> str:
-    """The value without quotes and afterthoughts (", which it steals"), and with a small letter on
-    a leading article."""
+    """The value without quotes and afterthoughts (", which it steals"), with a small letter on a
+    leading article, and as a noun ("to swim" is "swimming")."""
     value = re.sub(r",\s*(?:which|who|that|where)\b.*", "", value)
     value = re.sub(r"\s+", " ", value).strip().strip('"“”').rstrip(".,;:!").strip()
+    value = re.sub(r"^to ([a-z]+)\b", lambda m: gerund(m[1]), value)
     return re.sub(r"^(An?|The|My|His|Her|Its|Their)\b", lambda m: m[0].lower(), value)

@@ -17,43 +17,62 @@ Intent = Literal["add", "remove", "replace", "give", "change", "scene", "move", 
 """add, remove, replace: something comes or goes. give: it wears or gets something, or no longer.
 change: it looks different. scene: all around it changes. move: it stands elsewhere."""
 
+_PICTURE = r"(?:picture|photo|photograph|image|scene)"
 _SUBJECT = (
-    r"(?:<[\w-]+>|it|him|her|them|this|(?:the|this|that|my|a|an)\s+"
-    r"(?!(?:picture|photo|image)\b)[a-z-]+(?:\s+[a-z-]+)?)"
+    rf"(?:<[\w-]+>(?:(?:\s*,\s*|\s+and\s+)<[\w-]+>)*(?!['\u2019])|it|him|her|them"
+    rf"|this(?!\s+{_PICTURE}\b)|(?:the|this|that|my|a|an)\s+(?!{_PICTURE}\b)[a-z-]+"
+    r"(?:\s+(?!(?:an?|the|some)\b)[a-z-]+)?)"
 )
 _WHOSE = r"(?:<[\w-]+>(?:'s|\u2019s)|its|his|her|their)"
+_PART = rf"(?:{_WHOSE}\s+[a-z-]+(?:\s+[a-z-]+)?)"
 _PLACED = r"put|place|move|bring|show|set|take|send|shift"
-_SIDES = r"left|right|middle|cent(?:re|er)|top|bottom|foreground|front|back|corner"
+_SIDES = r"left|right|middle|cent(?:re|er)|top|bottom|foreground|background|front|back|corner"
 _SIDE = (
     r"(?:(?:on|to|at|in|into|onto|towards?)\s+)?(?:the\s+)?"
     rf"(?:(?:far|upper|lower|{_SIDES})\s+)?(?P<side>{_SIDES})"
     r"(?:[\s-]+(?:hand|side|edge|half|corner|third))*"
     r"(?:\s+of\s+(?:the|this)\s+(?:picture|photo|image|scene))?"
 )
-_BESIDE = r"(?:next to|beside|behind|in front of|between|among|under|above|over|near|by)\s+\S.*"
+_BESIDE = (
+    r"(?:next to|beside|behind|in front of|between|among|under|above|over|near|by"
+    r"|(?:(?:on|to|at)\s+the\s+)?(?:left|right)(?:[\s-]+(?:hand|side))*\s+of)\s+\S.*"
+)
 _AT_ALL = (
     r"(?:(?:right )?(?:here|there)|in|(?:in|into|to|onto)\s+(?:the\s+|this\s+|that\s+)?"
     r"(?:picture|photo|photograph|image|scene|drawing))"
 )
-_AROUND = r"(?P<where>(?:in|at|on|into|onto|to|inside|on top of|under)\s+\S.*)"
+_AROUND = (
+    r"(?P<where>(?:in|at|on|into|onto|to|inside|on top of|under)\s+\S.*"
+    r"|outside|outdoors|indoors|underwater)"
+)
+_WORN = (
+    r"\b(?:hat|cap|scarf|crown|(?:sun)?glasses|tie|bow|ribbon|shirt|t-shirt|sweater|jumper|coat"
+    r"|jacket|dress|skirt|trousers|boots|shoes|socks|gloves|collar|helmet|mask|costume|cape"
+    r"|necklace|flower|wig|beard)"
+)
 
 _GIVEN = (
     rf"(?:give|hand|buy)\s+{_SUBJECT}\s+(?P<what>.+)",
     rf"(?:let|make)\s+{_SUBJECT}\s+(?:wear|have|hold)\s+(?P<what>.+)",
     rf"dress\s+{_SUBJECT}\s+(?:with|in|up as)\s+(?P<what>.+)",
     rf"(?:put|place|add)\s+(?P<what>(?:an?|some|the|two)?\s*(?:(?!(?:on|next|close)\b)[a-z-]+\s+){{1,4}})"
-    rf"(?:on|onto|to)\s+{_SUBJECT}",
+    rf"(?:on|onto|to)\s+(?!the\s+(?:{_SIDES})\b)(?:{_SUBJECT}|{_PART})",
+    rf"put\s+{_SUBJECT}\s+in\s+(?P<what>(?:an?|the)\s.*{_WORN})",
 )
 _TAKEN_OFF = (
-    rf"(?:remove|take|erase|delete)\s+(?:off\s+|away\s+)?(?:{_WHOSE}\s+[a-z -]+?"
-    r"|the\s+[a-z -]+?\s+(?:of|from)\s+<[\w-]+>)(?:\s+(?:off|away))?",
+    rf"(?:remove|take|erase|delete)\s+(?:off\s+|away\s+)?{_WHOSE}\s+(?P<what>[a-z -]+?)"
+    r"(?:\s+(?:off|away))?",
+    r"(?:remove|take|erase|delete)\s+(?:off\s+|away\s+)?the\s+(?P<what>[a-z -]+?)\s+"
+    r"(?:of|from)\s+<[\w-]+>(?:\s+(?:off|away))?",
 )
 _WEATHER = r"(?:snow|rain|hail|storm|thunder|night|day|morning|evening|winter|spring|summer|autumn)"
 _CHANGED = (
-    rf"(?:make|turn|paint|colou?r|dye|tint)\s+(?!it\s+{_WEATHER}\W*$){_SUBJECT}\s+"
+    rf"(?:make|turn|paint|colou?r|dye|tint)\s+(?!it\s+{_WEATHER}\W*$)"
+    rf"(?:(?P<part>{_PART})|{_SUBJECT})\s+"
     r"(?P<how>(?!in(?:to)?\b|an?\b|the\b|<|look\b|here\b|on\b|at\b|to\b|next\b)[a-z][a-z ,-]*)",
     rf"change\s+{_SUBJECT}\s+(?:in)?to\s+(?P<how>(?!an?\b|the\b|<)[a-z][a-z -]*)",
-    rf"change\s+(?:the\s+colou?r\s+of\s+{_SUBJECT}|{_WHOSE}\s+colou?r)\s+(?:in)?to\s+"
+    rf"change\s+(?:the\s+colou?r\s+of\s+(?:(?P<part>{_PART})|{_SUBJECT})|{_WHOSE}\s+colou?r)"
+    r"\s+(?:in)?to\s+"
     r"(?P<how>[a-z][a-z -]*)",
 )
 _BACKDROP = (
@@ -65,22 +84,28 @@ _BACKDROP = (
 _IN_PLACE = (
     r"(?:put|place)\s+(?P<new>.+?)\s+(?:in\s+(?:the\s+)?place\s+of|instead\s+of)\s+(?P<old>.+)",
     r"(?:put|place)\s+(?P<new>.+?)\s+in\s+(?P<old>its|his|her|their)\s+place",
+    r"(?:put|place)\s+(?P<new>.+?)\s+in\s+(?P<old>(?:the\s|<).+?)['\u2019]s\s+place",
+    r"(?:remove|erase|delete|take(?:\s+(?:away|out))?)\s+(?P<old>.+?)(?:\s+(?:away|out))?\s*,?\s+"
+    r"and\s+(?:then\s+)?(?:put|place|add|insert|draw)\s+(?P<new><[\w-]+>(?:\s+and\s+<[\w-]+>)*)"
+    r"(?:\s+(?:here|there|instead|in\s+(?:its|his|her|their)\s+place))?",
 )
-_MOVED = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+(?P<where>{_SIDE}|{_BESIDE})",)
+_MOVED = (rf"(?:{_PLACED})\s+(?P<who>{_SUBJECT})\s+(?P<where>{_SIDE}|{_BESIDE})",)
 _HERE = (rf"(?:{_PLACED}|add)\s+{_SUBJECT}\s+{_AT_ALL}",)
-_ELSEWHERE = (rf"(?:{_PLACED})\s+{_SUBJECT}\s+{_AROUND}",)
+_ELSEWHERE = (rf"(?:{_PLACED})\s+(?P<who>{_SUBJECT})\s+{_AROUND}",)
 _EXCHANGED = (
     rf"(?:replace|swap|exchange)\s+{_WHOSE}\s+(?P<old>[a-z -]+?)\s+(?:with|by|for)\s+(?P<what>.+)",
     rf"(?:turn|change|transform)\s+{_WHOSE}\s+(?P<old>[a-z -]+?)\s+(?:in)?to\s+(?P<what>.+)",
 )
 _REPLACED = (
-    r"(?:replace|swap|exchange)\s+(?P<old>.+?)\s+(?:with|by|for)\s+(?P<new>.+)",
-    r"(?:turn|change|transform)\s+(?P<old>.+?)\s+(?:in)?to\s+(?P<new>.+)",
-    r"(?:replace|swap|exchange)\s+(?P<old>.+)",
+    r"(?:replace|swap|exchange|switch)\s+(?P<old>.+?)\s+(?:with|by|for)\s+(?P<new>.+)",
+    rf"(?:turn|transform)\s+(?!(?:the|this|my)\s+{_PICTURE}\b)(?P<old>.+?)\s+into\s+(?P<new>.+)",
+    rf"change\s+(?!(?:the|this|my)\s+{_PICTURE}\b)(?P<old>.+?)\s+(?:in)?to\s+(?P<new>.+)",
+    r"replace\s+(?P<old>.+)",
 )
 _REMOVED = (
     r"(?:remove|erase|delete|get\s+rid\s+of|cut\s+out)\s+(?P<old>.+)",
-    r"take\s+(?!.*\bphoto\b)(?P<old>.+?)\s+(?:away|out|off)\b.*",
+    r"take\s+(?:away|off)\s+(?P<old>.+)",
+    r"(?:take|cut)\s+(?!.*\bphoto\b)(?P<old>.+?)\s+(?:away|out|off)\b.*",
 )
 _ADDED = (
     rf".*\b(?:add|put|place|insert|draw|include|paint|bring\s+in)\b.+?[\s,]"
@@ -92,18 +117,17 @@ _COLOURS = re.compile(
     r"|beige|turquoise|cyan|magenta)\b",
     re.I,
 )
-_WORN = re.compile(
-    r"\b(?:hat|cap|scarf|crown|(?:sun)?glasses|tie|bow|ribbon|shirt|t-shirt|sweater|jumper|coat"
-    r"|jacket|dress|skirt|trousers|boots|shoes|socks|gloves|collar|helmet|mask|costume|cape"
-    r"|necklace|flower|wig|beard)$",
-    re.I,
+_IS_WORN = re.compile(rf"{_WORN}$", re.I)
+_POLITE = re.compile(
+    r"^(?:(?:please|can you|could you|would you|i want you to|let's)[\s,]+)+|[\s,]+please$", re.I
 )
-_POLITE = re.compile(r"^(?:please|can you|could you|would you|i want you to|let's)[\s,]+", re.I)
 _REST = re.compile(
     r"\b(?:from|in|on|at|next|of|near|behind|beside|under|above|over|with|that|who|which|holding"
-    r"|wearing|carrying|playing|standing|sitting|lying|except|but|other than|apart from)\b.*",
+    r"|wearing|carrying|playing|standing|sitting|lying|except|but|other than|apart from"
+    r"|and\s+(?:then\s+)?(?:add|put|place|draw|insert|make|give|let|keep|leave|show|move))\b.*",
     re.I,
 )
+_OWNER = re.compile(r"<[\w-]+>['\u2019]s\b")
 _ALL = ("everything", "everyone", "everybody", "all", "anything", "anyone")
 _ARTICLE = re.compile(r"^(?:the|an?|this|that|its|my)\s+", re.I)
 
@@ -137,7 +161,7 @@ class Instruction:
 def read_instruction(text: str) -> Instruction:
     """What an instruction asks for, by its verb and what stands behind it."""
     names = names_in(text)
-    plain = _POLITE.sub("", " ".join(text.split()).rstrip(" .!"))
+    plain = _POLITE.sub("", " ".join(text.split()).rstrip(" .!?"))
     for patterns, read in _READERS:
         for pattern in patterns:
             if found := re.fullmatch(pattern, plain, re.IGNORECASE):
@@ -147,39 +171,55 @@ def read_instruction(text: str) -> Instruction:
 
 def _given(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
     what = found["what"].strip()
-    asked = "what is it wearing?" if _WORN.search(what) else ""
+    asked = "what is it wearing?" if _IS_WORN.search(what) else ""
     return Instruction(intent="give", question=asked, answer=what if asked else "")
 
 
 def _taken_off(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
-    return Instruction(intent="give", question="what is it wearing?", answer="nothing")
+    asked = "what is it wearing?" if _IS_WORN.search(found["what"]) else ""
+    return Instruction(intent="give", question=asked, answer="nothing" if asked else "")
 
 
 def _changed(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
-    colours = " and ".join(_COLOURS.findall(found["how"]))
+    of_part = found.groupdict().get("part")
+    colours = "" if of_part else " and ".join(_COLOURS.findall(found["how"]))
     asked = "what colour is it?" if colours else ""
     return Instruction(intent="change", question=asked, answer=colours)
 
 
 def _scene(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    if _is_another(found, names):
+        return Instruction(intent="other", present=names)
     where = found["where"].removeprefix("now ")
-    asked = "where is it?"
-    return Instruction(intent="scene", place=where, present=names, question=asked, answer=where)
+    asked = "" if _COLOURS.fullmatch(where) else "where is it?"
+    return Instruction(
+        intent="scene", place=where, present=names, question=asked, answer=where if asked else ""
+    )
 
 
 def _moved(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
+    if _is_another(found, names):
+        return Instruction(intent="other", present=names)
     return Instruction(intent="move", place=found["where"], present=names)
 
 
+def _is_another(found: re.Match[str], names: tuple[str, ...]) -> bool:
+    """True where what is put somewhere is none of the concepts: "put the ball next to <bo>"."""
+    who = found.groupdict().get("who") or ""
+    return bool(names) and re.match(r"(?:the|this|that|my|an?)\s", who, re.I) is not None
+
+
 def _exchanged(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
-    if comes := names_in(found["what"]):
+    if comes := _shown(found["what"]):
         return Instruction(intent="replace", target=_target(found["old"]), present=comes)
+    if _COLOURS.fullmatch(found["what"]):
+        return Instruction(intent="change")
     return _given(found, names)
 
 
 def _replaced(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
     old, new = found["old"], found.groupdict().get("new") or ""
-    comes, goes = names_in(new), names_in(_REST.sub("", old))
+    comes, goes = _shown(new), _shown(_REST.sub("", old))
     return Instruction(
         intent="replace",
         target=_target(old),
@@ -197,7 +237,14 @@ def _removed(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
 
 
 def _added(found: re.Match[str], names: tuple[str, ...]) -> Instruction:
-    return Instruction(intent="add", place=found.groupdict().get("where") or "", present=names)
+    return Instruction(
+        intent="add", place=found.groupdict().get("where") or "", present=_shown(found[0])
+    )
+
+
+def _shown(text: str) -> tuple[str, ...]:
+    """The names in ``text`` but for those that only own something: "<bo>'s toy" shows no bo."""
+    return names_in(_OWNER.sub("", text))
 
 
 _READERS: tuple[

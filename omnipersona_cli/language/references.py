@@ -19,7 +19,8 @@ from omnipersona_cli.language.verbs import ADVERBS, ANY_VERB, VERBS
 
 _LOOKS = frozenset(
     "head face eye ear nose mouth hand paw foot feet leg arm tail back front side body fur hair "
-    "belly neck wing shoulder lap skin".split()
+    "belly neck wing shoulder lap skin teeth tooth tongue whisker claw beak fin chin cheek knee "
+    "toe finger lip horn shadow reflection smile".split()
 )
 """Parts of how something looks: the tokens carry them, no fact is needed to paint them."""
 
@@ -52,14 +53,18 @@ _MENTION = r"<(?P<name>[A-Za-z][A-Za-z0-9_-]{0,31})>"
 _OF = re.compile(rf"\b(?P<article>the|an?)\s+{_PHRASE}\s+(?P<of>of|for)\s+{_MENTION}", re.I)
 _AND = re.compile(rf"\s*(?:,|\band\b)\s*{_MENTION}(?!'s|\u2019s)", re.I)
 _POSSESSIVE = re.compile(rf"{_MENTION}(?:'s|\u2019s)\s+{_PHRASE}", re.I)
+_OWNERS_BEFORE = re.compile(r"(?:<[\w-]+>(?:'s|\u2019s)\s*(?:,\s*(?:and\b)?|\band\b)\s*)+$", re.I)
 _PRONOUN = re.compile(rf"\b(?P<whose>its|his|her|their)\s+{_PHRASE}", re.I)
 _AT_HOME = re.compile(r"\b(?:at|back)\s+(?P<phrase>home)\b", re.I)
 _WHERE = {"live": "home", "dwell": "home", "sleep": "bed", "nap": "bed", "work": "workplace"}
+_PLACES = frozenset({"home", "bed", "workplace", "origin", "birthplace"})
+_ANY_THING = frozenset({"", "thing", "one", "place"})
 _BY_VERB = re.compile(
     rf"\b(?:(?P<where>(?:(?:the|a)\s+place\s+)?where(?:ver)?)|what(?:ever)?|who(?:m|ever)?"
-    rf"|the\s+[a-z]+(?:\s+(?:that|which|who|whom))?)\s+(?:{_MENTION}|it|he|she|they)\s+{ADVERBS}"
-    rf"(?P<verb>(?:{ANY_VERB})(?!\w)|{'|'.join(f'{verb}s?' for verb in _WHERE)})"
-    r"(?:\s+(?:the\s+)?(?:most|best))?\b",
+    rf"|the\s+(?P<noun>[a-z]+)(?:\s+(?:that|which|who|whom))?)\s+(?:{_MENTION}|it|he|she|they)\s+"
+    rf"{ADVERBS}(?P<verb>(?:{ANY_VERB})(?!\w)"
+    rf"|(?:(?:likes?|loves?)\s+to\s+)?(?P<does>{'|'.join(_WHERE)})s?\b)"
+    r"(?!\s+to\b)(?:\s+(?:the\s+)?(?:most|best))?\b",
     re.I,
 )
 _HINTS = re.compile(
@@ -161,7 +166,7 @@ def find_references(text: str, names: Sequence[str], known: Known) -> tuple[Refe
         *_named(text),
         *_pronouns(text, names),
         *_homes(text, names),
-        *_by_verb(text, names),
+        *_by_verb(text, names, known),
     ]
     for candidate in sorted(candidates, key=lambda candidate: (candidate.start, -candidate.end)):
         if candidate.concept not in names:
@@ -209,13 +214,16 @@ def _named(text: str) -> Iterator[_Candidate]:
                 strict=match["of"].lower() == "for" or match["article"].lower() != "the",
             )
     for match in _POSSESSIVE.finditer(text):
-        yield _Candidate(
-            start=match.start(),
-            end=match.end(),
-            phrase_start=match.start("phrase"),
-            phrase=match["phrase"],
-            concept=match["name"].lower(),
-        )
+        before = _OWNERS_BEFORE.search(text, 0, match.start())
+        start = before.start() if before else match.start()
+        for owner in names_in(text[start : match.start("phrase")]):
+            yield _Candidate(
+                start=start,
+                end=match.end(),
+                phrase_start=match.start("phrase"),
+                phrase=match["phrase"],
+                concept=owner,
+            )
 
 
 def _pronouns(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
@@ -245,18 +253,23 @@ def _homes(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
             )
 
 
-def _by_verb(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
-    """ "what it loves", "where <bo> lives", "the ball that she plays with"."""
+def _by_verb(text: str, names: Sequence[str], known: Known) -> Iterator[_Candidate]:
+    """ "what it loves", "where <bo> lives", "the ball that she plays with". Of "the toy it loves"
+    the noun counts, where it is known; what it loves may be no toy."""
     for match in _BY_VERB.finditer(text):
         verb = match["verb"].lower()
         attribute = next((one.attribute for one in VERBS if re.fullmatch(one.pattern, verb)), "")
-        if match["where"] and not attribute:
-            attribute = next((at for word, at in _WHERE.items() if verb.startswith(word)), "")
-        if not attribute:
+        if match["where"]:
+            attribute = _WHERE.get((match["does"] or "").lower(), attribute)
+        if not attribute or (match["where"] and attribute not in _PLACES):
             continue
+        noun = singular((match["noun"] or "").lower())
         owner = match["name"]
         meant = [owner.lower()] if owner else _antecedents(text[: match.start()], names, False)
         for name in meant:
+            named = noun not in _ANY_THING and attribute_key(noun) in known.get(name, {})
+            if attribute == "favourite thing" and not named and noun not in _ANY_THING:
+                continue
             yield _Candidate(
                 start=match.start(),
                 end=match.end(),
@@ -264,7 +277,7 @@ def _by_verb(text: str, names: Sequence[str]) -> Iterator[_Candidate]:
                 phrase=match["verb"],
                 concept=name,
                 whole=True,
-                attribute=attribute,
+                attribute=noun if named else attribute,
             )
 
 
@@ -281,7 +294,8 @@ def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
     """How many characters of the phrase are the attribute: 0 where it is not one.
 
     A known attribute wins over a guess, and a longer one over a shorter; a guess takes words of
-    praise and one noun. Of a toy box that nobody told of, the toy is no part.
+    praise and one noun. Of a toy box that nobody told of, the toy is no part; an old toy need not
+    be the one that is known.
     """
     words = list(re.finditer(r"\S+", candidate.phrase))
     for count in [len(words)] if candidate.whole else range(len(words), 0, -1):
@@ -295,6 +309,10 @@ def _attribute_length(candidate: _Candidate, known: Collection[str]) -> int:
     if not candidate.whole:
         praise = (i for i, word in enumerate(words) if word[0].lower() not in PRAISE)
         count = min(next(praise, len(words) - 1) + 1, len(words))
+        rest = [word[0].lower() for word in words[count:]]
+        if rest and attribute_key(rest[0]) in known:
+            return 0
+        count += bool(rest) and singular(rest[0]) in _COMPOUNDS
     end = words[count - 1].end()
     noun = singular(words[count - 1][0].lower())
     blank = noun in _LOOKS | _PICTURES or not attribute_key(candidate.phrase[:end])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 _IN = "in|at|on|by|near|under|inside|next to|close to"
 
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verb:
@@ -24,8 +26,20 @@ def _verb(pattern: str, attribute: str, *asked: str, value: str = ".+") -> Verb:
     return Verb(pattern=pattern, attribute=attribute, asked=asked, value=value)
 
 
-_THING = r"(?!(?:at|on|in|into|from|with|before|after|every|out of)\b).+"
-"""Not where or when: "eats at noon", "plays in the garden"."""
+_THING = r"(?!(?:at|on|in|into|from|to|with|before|after|every|out of|once|twice|a lot(?! of))\b).+"
+"""Not where, when or how: "eats at noon", "plays in the garden", "eats a lot"."""
+
+_OWNED = (
+    r"(?!(?:to|been|had|seen|gone|won|lost|never|always|already|just)\b"
+    r"|\w+ed (?:in|on|at|by|near|with|to|from|for)\b).+"
+)
+"""Not what was done: "has been to Paris", "has lived with us"."""
+
+_MONTH = (
+    r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
+)
+DATE = rf"(?:the |a )?(?:\d|{_MONTH}\b|\w+day\b|(?:spring|summer|autumn|winter)\b).*"
+"""A day, a month or a year: "3 May 2019", "June"."""
 
 VERBS: tuple[Verb, ...] = (
     _verb(r"lives? (?:together )?with", "housemate", "who does {name} live with?"),
@@ -80,7 +94,8 @@ VERBS: tuple[Verb, ...] = (
         "what does {name} enjoy?",
     ),
     _verb(
-        r"hates?|dislikes?|(?:does not|doesn't|do not|don't) like|(?:can't|cannot) stand",
+        r"hates?|dislikes?|(?:does not|doesn't|do not|don't) (?:like|love|enjoy)"
+        r"|(?:can't|cannot|can not) stand",
         "least favourite thing",
         "what does {name} not like?",
         "what does {name} hate?",
@@ -93,7 +108,7 @@ VERBS: tuple[Verb, ...] = (
     ),
     _verb(r"(?:is|are) allergic to", "allergy", "what is {name} allergic to?"),
     _verb(r"(?:is|are) (?:very |really )?good at", "talent", "what is {name} good at?"),
-    _verb(r"wears?|is wearing", "outfit", "what does {name} wear?"),
+    _verb(r"wears?|is wearing", "outfit", "what does {name} wear?", value=_THING),
     _verb(r"works? as|is employed as", "job", "what does {name} do?", "what does {name} work as?"),
     _verb(r"works? (?:in|at|for)", "workplace", "where does {name} work?"),
     _verb(r"stud(?:y|ies)", "subject", "what does {name} study?"),
@@ -101,13 +116,14 @@ VERBS: tuple[Verb, ...] = (
     _verb(r"collects?", "collection", "what does {name} collect?"),
     _verb(r"supports?|is a fan of", "team", "who does {name} support?"),
     _verb(r"listens? to", "music", "what does {name} listen to?"),
-    _verb(r"reads?", "book", "what does {name} read?"),
-    _verb(r"watches", "show", "what does {name} watch?"),
+    _verb(r"reads?", "book", "what does {name} read?", value=_THING),
+    _verb(r"watches", "show", "what does {name} watch?", value=_THING),
     _verb(r"dreams? of", "dream", "what does {name} dream of?"),
     _verb(r"chases?", "prey", "what does {name} chase?"),
-    _verb(r"drives?|rides?(?: on| in)?", "vehicle", "what does {name} ride?"),
-    _verb(r"(?:was|were) born (?:on|in)", "birthday", "when was {name} born?"),
-    _verb(r"(?:was|were|got) adopted (?:in|on)", "adoption", "when was {name} adopted?"),
+    _verb(r"drives?|rides?(?: on| in)?", "vehicle", "what does {name} ride?", value=_THING),
+    _verb(r"(?:(?:was|were) )?born (?:on|in)", "birthday", "when was {name} born?", value=DATE),
+    _verb(r"(?:(?:was|were) )?born (?:in|at|on|near)", "birthplace", "where was {name} born?"),
+    _verb(r"(?:(?:was|were|got) )?adopted (?:in|on)", "adoption", "when was {name} adopted?"),
     _verb(r"(?:is|are|comes?|came|was adopted) from|grew up in", "origin", "where is {name} from?"),
     _verb(r"(?:is|are) made (?:of|from|out of)", "material", "what is {name} made of?"),
     _verb(r"belongs? to|is owned by", "owner", "who does {name} belong to?"),
@@ -115,7 +131,7 @@ VERBS: tuple[Verb, ...] = (
     _verb(r"(?:is|are) married to", "partner", "who is {name} married to?"),
     _verb(r"(?:is|are) (?:called|nicknamed)|goes by", "nickname", "what is {name} called?"),
     _verb(r"weighs?", "weight", "how much does {name} weigh?"),
-    _verb(r"has got|has|have|owns?", "belonging", "what does {name} have?"),
+    _verb(r"has got|has|have|owns?", "belonging", "what does {name} have?", value=_OWNED),
 )
 """The first that matches wins, so the narrower ones come first."""
 
@@ -129,8 +145,8 @@ WHEN = re.compile(
     r"(?P<what>.+?)\s+(?P<when>(?:(?:on|in|at|during|after|before|every|each)\s+)"
     r"(?:the\s+|its\s+|a\s+)?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|weekends?|mornings?"
     r"|afternoons?|evenings?|nights?|days?|weeks?|summers?|winters?|autumns?|springs?|noon|midnight"
-    r"|breakfast|lunch|dinner|christmas|january|february|march|april|may|june|july|august"
-    r"|september|october|november|december)(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?)",
+    rf"|breakfast|lunch|dinner|christmas|{_MONTH})"
+    r"(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?|since\s+\d{4})",
     re.IGNORECASE,
 )
 """A value with a time at its end: "the violin on Sundays"."""
@@ -151,7 +167,19 @@ EDIBLE = frozenset(
 
 def base_form(verb: str) -> str:
     """ "plays" -> "play", "watches" -> "watch", "studies" -> "study"."""
+    if verb == "has":
+        return "have"
     for ending, instead in (("ies", "y"), ("sses", "ss"), ("ches", "ch"), ("shes", "sh")):
         if verb.endswith(ending):
             return verb.removesuffix(ending) + instead
     return verb[:-1] if verb.endswith("s") and not verb.endswith("ss") else verb
+
+
+def gerund(verb: str) -> str:
+    """ "swim" -> "swimming", "chase" -> "chasing", "play" -> "playing"."""
+    if verb.endswith("ie"):
+        return f"{verb[:-2]}ying"
+    if re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb):
+        return f"{verb}{verb[-1]}ing"
+    silent = len(verb) > 2 and re.search(r"[^eoy]e$", verb)
+    return f"{verb[:-1] if silent else verb}ing"

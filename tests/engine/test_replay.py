@@ -47,6 +47,7 @@ def concepts(*names: str) -> list[ConceptTokens]:
         ("<bo> with its toy, at the beach", "<bo> with a red ball, at the beach"),
         ("<bo> at its home", "<bo> in the forest"),
         ("<bo> at home", "<bo> in the forest"),
+        ("<bo> near its home", "<bo> near the forest"),
         ("Generate a toy for <bo>", "Generate a red ball"),
         ("<bo> next to <mam>'s toy", "<bo> next to a blue car"),
         ("<bo> and <mam> with their toys", "<bo> and <mam> with a red ball and a blue car"),
@@ -63,7 +64,9 @@ def test_facts_are_said_in_the_request(request_, rewritten):
     assert all(step.source == "facts" for step in trace.steps if step.stage == "retrieval")
 
 
-@pytest.mark.parametrize("request_", ["<bo> at the beach", "a photo of <bo>", "a cat"])
+@pytest.mark.parametrize(
+    "request_", ["<bo> at the beach", "a photo of <bo>", "<bo> on its birthday", "a cat"]
+)
 def test_a_request_that_needs_no_fact_passes_unchanged_and_asks_nobody(request_):
     backend = Scripted(intent="what is the toy of <bo>?")
     trace = replay(backend, request_, concepts=concepts("bo"), facts=FACTS)

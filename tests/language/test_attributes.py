@@ -20,6 +20,8 @@ from omnipersona_cli.language.attributes import SYNONYMS, attribute_key, usual_n
         ("toys", "toy"),
         ("favourite thing", "favourite thing"),
         ("least favourite thing", "least favourite thing"),
+        ("favorite color", "favourite colour"),
+        ("favourite place", "favourite place"),
         ("toy box", "toy box"),
     ],
 )
@@ -30,6 +32,8 @@ def test_an_attribute_has_a_usual_name(told, usual):
 def test_names_that_mean_the_same_compare_equal():
     assert attribute_key("favourite food") == attribute_key("meal") == attribute_key("snacks")
     assert attribute_key("food") != attribute_key("drink")
+    assert attribute_key("favourite colour") != attribute_key("colour")
+    assert attribute_key("favourite place") != attribute_key("home")
 
 
 def test_no_synonym_leads_to_another_or_to_itself():

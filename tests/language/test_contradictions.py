@@ -14,6 +14,9 @@ from omnipersona_cli.language.contradictions import contradiction
         ("is afraid of thunder", "is not afraid of thunder"),
         ("it likes rain", "it doesn't like rain"),
         ("weighs 3 kg", "weighs 4 kg"),
+        ("likes rain", "doesn\N{RIGHT SINGLE QUOTATION MARK}t like rain"),
+        ("loves tuna and salmon", "hates salmon"),
+        ("its favourite food is tuna", "favorite food: salmon"),
     ],
 )
 def test_two_facts_contradict_each_other(first, second):
@@ -29,6 +32,9 @@ def test_two_facts_contradict_each_other(first, second):
         ("likes baths", "hates rain"),
         ("is 3 years old", "its age is 3 years old"),
         ("is shy", "is not tall"),
+        ("is 3 years old", "is three"),
+        ("weighs 12 kg", "weighs about 12kg"),
+        ("its favourite colour is red", "its colour is brown"),
         (),
     ],
 )

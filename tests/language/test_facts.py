@@ -108,6 +108,27 @@ def test_a_fact_is_asked_for_in_several_phrasings():
         ("has two kittens", {"belonging": "two kittens"}),
         ("loves tuna and is very shy", {}),
         ("bedtime:21:30", {"bedtime": "21:30"}),
+        (
+            "he\N{RIGHT SINGLE QUOTATION MARK}s 5 and he's afraid of rain",
+            {"age": "5", "fear": "rain"},
+        ),
+        ("she's got a red hat", {"belonging": "a red hat"}),
+        ("Bo's from Spain", {"origin": "Spain"}),
+        ("was born in Paris", {"birthplace": "Paris"}),
+        ("was born in Rome in 2015", {"birthplace": "Rome", "birthday": "2015"}),
+        ("born on 3 May 2019 in Rome", {"birthday": "3 May 2019", "birthplace": "Rome"}),
+        ("has never seen snow", {}),
+        ("has lived with us since 2020", {}),
+        ("eats twice a day", {}),
+        ("its toy is not a ball", {}),
+        ("Likes: tuna, milk", {"favourite thing": "tuna, milk"}),
+        ("Bo: loves tuna", {"favourite thing": "tuna"}),
+        ("Bo has a ball, a rope and a duck", {"belonging": "a ball, a rope and a duck"}),
+        ("Bo has a ball that is red", {"belonging": "a ball that is red"}),
+        ("favourite food is tuna", {"favourite food": "tuna"}),
+        ("likes to swim", {"favourite thing": "swimming"}),
+        ("- loves tuna", {"favourite thing": "tuna"}),
+        ("its vet is Dr. A. Smith", {"vet": "Dr. A. Smith"}),
         ("loves the show https://x.y/z", {"favourite thing": "the show https://x.y/z"}),
     ],
 )
@@ -127,6 +148,12 @@ def test_a_fact_answers_to_its_other_names_too():
     assert known["what does <bo> love?"] == known["what is <bo>'s favourite food?"] == "tuna"
     assert known["what is <bo>'s kitten?"] == "two kittens"
     assert known["when does <bo> play the violin?"] == "on Sundays"
+    timed = answers_of(["plays with a ball every day", "is afraid of rain at night"], "bo")
+    assert timed["when does <bo> play with a ball?"] == "every day"
+    assert timed["when is <bo> afraid of rain?"] == "at night"
+    kin = answers_of(["lives with his brother Max", "has two sisters, Luna and Ada"], "bo")
+    assert kin["what is <bo>'s brother?"] == "his brother Max"
+    assert kin["what is <bo>'s sister?"] == "two sisters, Luna and Ada"
     assert (
         answers_of(["loves tuna", "its favourite food is rice"], "bo")[
             "what is <bo>'s favourite food?"
@@ -174,6 +201,9 @@ def test_a_fact_cannot_close_its_quotes():
         ("its toy: a ball", "<bo>'s toy: a ball."),
         ("toys: a ball", "<bo>'s toys are a ball."),
         ("Bo is very shy", "<bo> is very shy."),
+        ("loves its blanket", "<bo> loves its blanket."),
+        ("doesn't eat meat", "<bo> doesn't eat meat."),
+        ("she's got a hat", "<bo> has got a hat."),
     ],
 )
 def test_a_quoted_fact_names_its_subject(text, said):

@@ -56,6 +56,24 @@ from omnipersona_cli.language.instructions import read_instruction
         ("put <bo> next to the tree", "move"),
         ("make the picture look old", "other"),
         ("sharpen it", "other"),
+        ("could you please put <bo> on the beach?", "scene"),
+        ("put sunglasses on <bo>, please", "give"),
+        ("put a red hat on its head", "give"),
+        ("put <bo> in a red dress", "give"),
+        ("put the ball on the left", "move"),
+        ("put the ball next to <bo>", "other"),
+        ("put <bo> to the left of the tree", "move"),
+        ("put <bo> and <mam> on a beach", "scene"),
+        ("put <bo> outside", "scene"),
+        ("take away the ball", "remove"),
+        ("remove the dog and add <bo>", "replace"),
+        ("take the ball away and put <bo> there", "replace"),
+        ("put <bo> in the dog's place", "replace"),
+        ("turn <bo> to the left", "other"),
+        ("turn this photo into a painting", "other"),
+        ("make <bo>'s hat red", "change"),
+        ("paint its hat red", "change"),
+        ("swap <bo> and <mam>", "other"),
     ],
 )
 def test_an_instruction_is_known_by_its_verb_and_what_stands_behind_it(prompt, intent):
@@ -100,6 +118,9 @@ def test_what_is_to_go_is_named_by_the_instruction(prompt, target):
         ("put <bo> in the snow", ("bo",), ()),
         ("make <bo> blue", (), ()),
         ("give <bo> a hat", (), ()),
+        ("remove the dog and put <bo> in its place", ("bo",), ()),
+        ("add <bo>'s toy", (), ()),
+        ("swap <bo> and <mam>", ("bo", "mam"), ()),
     ],
 )
 def test_who_ought_to_be_recognised_afterwards_follows_from_the_words(prompt, present, absent):
@@ -120,6 +141,9 @@ def test_who_ought_to_be_recognised_afterwards_follows_from_the_words(prompt, pr
         ("put <bo> on the left", "", ""),
         ("make <bo> bigger", "", ""),
         ("give <bo> a red ball", "", ""),
+        ("give the dog a hat", "what is it wearing?", "a hat"),
+        ("take <bo>'s toy away", "", ""),
+        ("make the background blue", "", ""),
     ],
 )
 def test_a_question_about_the_result_tells_whether_it_was_done(prompt, question, answer):
