@@ -43,15 +43,19 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     side = 512 if "512" in name or name not in INFO.models else 256  # it paints that size alone
     codes = (side // 16) ** 2
     observed, whole = codes + 3, codes + 2 + TEXT
-    text = counted(shapes) or layers.count * (layers.linear + 10 * layers.width) + 2 * WORDS * 2048
+    pickled = 0
+    if folder is not None and not shapes:  # no shapes without reading it; the release is in float32
+        pickled = sum(path.stat().st_size for path in folder.glob("pytorch_model*.bin")) // 4
+    released = layers.count * (layers.linear + 10 * layers.width) + 2 * WORDS * 2048
+    text = counted(shapes) or pickled or released
     words = shapes.get("showo.model.embed_tokens.weight", (WORDS, layers.width))
-    table = words[0] * words[1]
+    table = min(text, words[0] * words[1])
     parts = [
         Part(name="text table", numbers=table),
         Part(
             name="language model",
             numbers=text - table,
-            layered=layers.count * layers.linear,
+            layered=min(text - table, layers.count * layers.linear),
             reads=VERBS,
         ),
         *_tokenizer(folder),
@@ -61,7 +65,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     read = Pass(positions=observed, cached=observed, masked=True)
     return Footprint(
         model=name,
-        here=bool(shapes),
+        here=bool(shapes or pickled),
         parts=tuple(parts),
         layers=layers,
         passes={

@@ -62,9 +62,10 @@ def _list(as_json: bool) -> None:
 @options.as_json
 def show(name: str, model: str | None, as_json: bool) -> None:
     """Show what one backend can do, and on which cards each verb fits."""
-    from omnipersona_cli.family import room
+    from omnipersona_cli.family import room, weights
 
     info = registry.backend_info(name)
+    weights.check_known(info, model or info.default_model)
     cells = room.table(info, Opening(backend=name, model=model))
     if as_json:
         output.answer_json(_as_data(info) | {"cards": [_cell(cell) for cell in cells]})
@@ -116,13 +117,10 @@ def fetch(name: str, model: str | None, revision: str, as_json: bool) -> None:
     repo = model or info.default_model
     from omnipersona_cli.family import weights
 
-    fetched = weights.fetch(
-        info,
-        repo,
-        revision=revision,
-        bars=not output.quiet(),
-        on_progress=lambda event: output.note(event.note),
-    )
+    with output.progress() as on_progress:
+        fetched = weights.fetch(
+            info, repo, revision=revision, bars=not output.quiet(), on_progress=on_progress
+        )
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})
 

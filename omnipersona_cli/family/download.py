@@ -8,6 +8,7 @@ lock.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,10 +30,17 @@ def is_resumable(size: int) -> bool:
     return LARGE <= size <= constants.MAX_HTTP_DOWNLOAD_SIZE
 
 
-def brought(folder: Path) -> int:
-    """Bytes of files that are not whole yet, of the repository that the cache keeps in
-    ``folder``."""
-    return sum(part.stat().st_size for part in (folder / "blobs").glob(f"*{PART}"))
+def brought(repo: str, names: Iterable[str], revision: str, *, folder: Path) -> int:
+    """Bytes that ``folder``, as in `fetch_file`, has of files that are not whole yet. What it has
+    of other revisions' files counts for nothing: it is of no use to these.
+
+    Raises what the hub's client raises.
+    """
+    if not any((folder / "blobs").glob(f"*{PART}")):
+        return 0
+    found = (_described(repo, name, revision) for name in names)
+    parts = [folder / "blobs" / (about.etag + PART) for about in found if about is not None]
+    return sum(part.stat().st_size for part in parts if part.exists())
 
 
 def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
@@ -41,16 +49,15 @@ def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
 
     Raises what the hub's client raises; the part that was brought stays.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, utils
+    from huggingface_hub import constants, utils
     from huggingface_hub.file_download import http_get
 
     untyped: Any = utils
-    url = hf_hub_url(repo, name, revision=revision, endpoint=constants.ENDPOINT)
-    about = get_hf_file_metadata(url)
-    if about.etag is None or not re.fullmatch(_DIGEST, about.etag) or about.size is None:
+    about = _described(repo, name, revision)
+    if about is None:
         return
     headers = untyped.build_hf_headers()
-    if urlsplit(about.location).netloc != urlsplit(url).netloc:
+    if urlsplit(about.location).netloc != urlsplit(constants.ENDPOINT).netloc:
         headers.pop("authorization", None)
     blob = folder / "blobs" / about.etag
     lock = folder.parent / ".locks" / folder.name / f"{about.etag}.lock"
@@ -72,3 +79,15 @@ def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
                 displayed_filename=name,
             )
         part.replace(blob)
+
+
+def _described(repo: str, name: str, revision: str) -> Any:
+    """What the hub says of a file: ``etag``, ``size`` and ``location``; None where it has no digest
+    or no size."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+
+    url = hf_hub_url(repo, name, revision=revision, endpoint=constants.ENDPOINT)
+    about = get_hf_file_metadata(url)
+    if about.etag is None or not re.fullmatch(_DIGEST, about.etag) or about.size is None:
+        return None
+    return about

@@ -9,14 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
-from hashlib import file_digest, sha1
+from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
 
+from omnipersona_cli.backend import OnStep
 from omnipersona_cli.errors import MissingError
 
 COMMIT = r"[0-9a-f]{40}"
 """The name of a revision."""
+
+MEGABYTE = 10**6
+PIECE = 16 * MEGABYTE
+"""Bytes that are read at a time."""
 
 
 def revision_of(folder: Path) -> str:
@@ -26,13 +31,21 @@ def revision_of(folder: Path) -> str:
 
 
 def check_files(
-    repo: str, folder: Path, wanted: Sequence[str], *, again: str, tell: Callable[[str], None]
+    repo: str,
+    folder: Path,
+    wanted: Sequence[str],
+    *,
+    again: str,
+    tell: Callable[[str], None],
+    on_step: OnStep,
 ) -> int:
     """Compare the files in ``folder``, of a revision in the hub's cache, with what the hub says of
-    them: size and digest of each that matches a pattern of ``wanted``. Returns how many.
+    them: size and digest of each that matches a pattern of ``wanted``. Returns how many;
+    ``on_step`` counts the megabytes that were read.
 
-    What differs is removed, so that it is fetched again. Raises MissingError that names it, with
-    the command ``again``; and what the hub's client raises.
+    What differs is removed, so that it is fetched again; a link that leads out of the cache is, but
+    not the file at its end. Raises MissingError that names it, with the command ``again``; and what
+    the hub's client raises.
     """
     from huggingface_hub import HfApi
 
@@ -42,10 +55,22 @@ def check_files(
     names = [name for name in files if any(fnmatch(name, pattern) for pattern in wanted)]
     size = sum(files[name].size for name in names)
     tell(f"checking {len(names)} files of {repo}, {size / 1e9:.1f} GB, revision {revision[:12]} …")
+    done = 0
+
+    def read(count: int) -> None:
+        nonlocal done
+        done += count
+        on_step(done // MEGABYTE, size // MEGABYTE)
+
     broken = [name for name in names if (folder / name).is_file()]
-    broken = [name for name in broken if not _is_whole(folder / name, files[name])]
+    broken = [name for name in broken if not _is_whole(folder / name, files[name], read)]
+    own = [
+        it.resolve() for it in (folder.parents[1], folder.parents[1] / "blobs", folder.parents[2])
+    ]
     for name in broken:
-        (folder / name).resolve().unlink(missing_ok=True)
+        blob = (folder / name).resolve()
+        if any(blob.is_relative_to(place) for place in own):
+            blob.unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
     if broken:
         raise MissingError(
@@ -56,12 +81,16 @@ def check_files(
     return len(names)
 
 
-def _is_whole(path: Path, entry: Any) -> bool:
-    """True where a file has the size and the digest of its entry."""
+def _is_whole(path: Path, entry: Any, read: Callable[[int], None]) -> bool:
+    """True where a file has the size and the digest of its entry; ``read`` is told of the bytes of
+    each full piece."""
     if path.stat().st_size != entry.size:
         return False
+    start = sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)
+    digest, wanted = (sha256(), entry.lfs.sha256) if entry.lfs else (start, entry.blob_id)
     with path.open("rb") as file:
-        if entry.lfs is not None:
-            return bool(file_digest(file, "sha256").hexdigest() == entry.lfs.sha256)
-        start = sha1(f"blob {entry.size}\0".encode(), usedforsecurity=False)
-        return bool(file_digest(file, lambda: start).hexdigest() == entry.blob_id)
+        while piece := file.read(PIECE):
+            digest.update(piece)
+            if len(piece) == PIECE:
+                read(PIECE)
+    return bool(digest.hexdigest() == wanted)

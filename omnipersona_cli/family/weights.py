@@ -18,11 +18,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from json import JSONDecodeError
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from omnipersona_cli.backend import BackendInfo, Opening, is_hub_id
+from omnipersona_cli.backend import BackendInfo, OnStep, Opening, is_hub_id
 from omnipersona_cli.errors import (
     MissingError,
     PersonaError,
@@ -100,6 +102,15 @@ def locate(
         f"the weights {model} are not on this computer, or not all of them",
         hint=fetch_command(info, model) + folder,
     )
+
+
+def check_known(info: BackendInfo, model: str) -> None:
+    """Raises what `locate` does for a model that the backend does not name and that is not here."""
+    if model in (info.default_model, *info.models) or place_of(model, info) is not None:
+        return
+    for part in model.split("+"):
+        if part not in info.models:
+            locate(part, info, single=True)
 
 
 def folder_of(
@@ -235,17 +246,23 @@ def fetch(
     if model == EMBEDDED:
         tell("the weights are in the package, nothing to fetch.")
         return False
+
+    def step(done: int, total: int) -> None:
+        if on_progress is not None:
+            on_progress(Progress(phase="checking, in MB", step=done, total=total))
+
     with _bars(bars):
         repos = repositories(info, model)
         own = {repos[0]: revision}
-        return any([_fetch_one(info, repo, own.get(repo, ""), tell) for repo in repos])
+        return any([_fetch_one(info, repo, own.get(repo, ""), tell, step) for repo in repos])
 
 
 def offline() -> str:
-    """The variable that forbids the network, in any spelling that the hub's client or transformers
-    know; "" where none does."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
-        if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on"):
+    """The variable that forbids the network, in any spelling that `op`, the hub's client or
+    transformers know; "" where none does."""
+    own = "OMNIPERSONA_OFFLINE"  # first: where it is set, `op` sets the hub's
+    for name in (own, "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        if os.environ.get(name, "").strip().lower() in ("1", "true", "t", "yes", "y", "on"):
             return name
     return ""
 
@@ -288,16 +305,20 @@ def _bars(wanted: bool) -> Iterator[None]:
         untyped.enable_progress_bars()
 
 
-def _fetch_one(info: BackendInfo, repo: str, revision: str, tell: Callable[[str], None]) -> bool:
+def _fetch_one(
+    info: BackendInfo, repo: str, revision: str, tell: Callable[[str], None], on_step: OnStep
+) -> bool:
     if forbidden := offline():
         raise MissingError(
-            f"{repo} cannot be fetched offline", hint=f"leave out --offline and {forbidden}"
+            f"{repo} cannot be fetched offline",
+            hint=f"leave out --offline, {forbidden}, and the setting offline; see `op doctor`",
         )
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    # the HTTP library's own error; which library that is varies with the hub's version
+    # the HTTP library's own errors; which library that is varies with the hub's version
     unreachable: Any = HfHubHTTPError.__mro__[1]
+    invalid: Any = getattr(import_module(unreachable.__module__), "InvalidURL", unreachable)
     wanted = list(patterns(info, repo))
     at = revision or None
     again = f"op backends fetch {info.name} --model {repo}"
@@ -310,16 +331,19 @@ def _fetch_one(info: BackendInfo, repo: str, revision: str, tell: Callable[[str]
         else:
             if repo not in {component.repo for component in info.components}:
                 tell(f"licence: {info.licence}")
-            there = brought(_cached(repo))
+            large = [
+                file for file in files if file.will_download and is_resumable(file.file_size or 0)
+            ]
+            commit, names = files[0].commit_hash, [file.filename for file in large]
+            there = brought(repo, names, commit, folder=_cached(repo))
             if there:
                 tell(f"{there / 1e9:.1f} GB of {repo} were brought before, and are gone on with")
             _check_room(repo, sum(missing) - there, Path(constants.HF_HUB_CACHE), tell)
-        for file in files:
-            if file.will_download and is_resumable(file.file_size or 0):
-                fetch_file(repo, file.filename, file.commit_hash, folder=_cached(repo))
+            for name in names:
+                fetch_file(repo, name, commit, folder=_cached(repo))
         folder = snapshot_download(repo, revision=at, allow_patterns=wanted)
-        count = check_files(repo, Path(folder), wanted, again=again, tell=tell)
-    except (OSError, HFValidationError, unreachable) as error:
+        count = check_files(repo, Path(folder), wanted, again=again, tell=tell, on_step=on_step)
+    except (OSError, ValueError, ImportError, unreachable, invalid) as error:
         raise hub_error(error, repo, again=again) from error
     tell(f"{count} files have the size and digest that the hub names; they are in {folder}")
     return bool(missing)
@@ -334,7 +358,7 @@ def _check_room(repo: str, size: int, cache: Path, tell: Callable[[str], None]) 
     if size > free:
         raise ResourceError(
             f"{repo} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free at {cache}",
-            hint="make room on the disk, or set HF_HOME to a folder on another one",
+            hint=f"make room on the disk, or set {_home()} to a folder on another one",
         )
     host = constants.ENDPOINT.partition("://")[2]
     tell(f"fetching {repo} from {host}, {size / 1e9:.1f} GB; {free / 1e9:.0f} GB are free …")
@@ -344,21 +368,22 @@ def hub_error(error: BaseException, repo: str, *, again: str) -> PersonaError:
     """What a failure of the hub's client means to a person; ``again`` is the command to repeat.
 
     The client wraps causes in errors of other kinds, so that the whole chain is searched: first for
-    a full disk, then for the hub's answer, then for a transfer that broke off.
+    a full disk, then for the hub's answer, then for a transfer that broke off, and at last for what
+    was never sent.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
     chain = list(_causes(error))
     for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
             return ResourceError(
                 f"{repo} does not fit on the disk: {_first_line(cause)}",
-                hint="make room on the disk, or set HF_HOME to a folder on another one",
+                hint=f"make room on the disk, or set {_home()} to a folder on another one",
             )
-        if isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(cause, OSError) and cause.errno in _UNWRITABLE:
             return ResourceError(
                 f"{repo} could not be written: {_first_line(cause)}",
-                hint="set HF_HOME to a folder that you may write to",
+                hint=f"set {_home()} to a folder that you may write to",
             )
     for cause in chain:
         if isinstance(cause, HfHubHTTPError):
@@ -368,15 +393,70 @@ def hub_error(error: BaseException, repo: str, *, again: str) -> PersonaError:
             )
     if any("consistency check" in str(cause).lower() or _cut(cause) for cause in chain):
         return MissingError(f"the download of {repo} broke off", hint=f"it goes on with: {again}")
+    if not isinstance(error, OSError) and isinstance(error, (ValueError, ImportError)):
+        return _unsent(error, repo, again)
+    if type(error).__name__ == "InvalidURL":
+        return _unsent(error, repo, again)
     return MissingError(
         f"the hub cannot be reached to fetch {repo}: {_first_line(chain[-1])}",
-        hint=f"check the network, then: {again}",
+        hint=f"check {' and '.join(['the network', *_proxies()])}, then: {again}",
+    )
+
+
+def _unsent(error: BaseException, repo: str, again: str) -> PersonaError:
+    """What is wrong where nothing was asked of the hub, or something else has answered."""
+    from huggingface_hub.errors import HFValidationError
+
+    line = _first_line(error)
+    if isinstance(error, HFValidationError):
+        return UsageError(f"{repo} is no name that the hub knows: {line}", hint="check the name")
+    if isinstance(error, JSONDecodeError):
+        return MissingError(
+            f"what answers when {repo} is fetched is not the hub: it is no JSON",
+            hint=f"log in to the network in a browser, where it asks for that, then: {again}",
+        )
+    if isinstance(error, UnicodeError):
+        return MissingError(
+            f"the token for {repo} cannot be sent: {line}",
+            hint=f"hf auth login, or unset HF_TOKEN, then: {again}",
+        )
+    if isinstance(error, ImportError):
+        return MissingError(
+            f"the proxy to fetch {repo} through needs the Python package 'socksio'",
+            hint=f"pip install socksio, or unset {' and '.join(_proxies())}, then: {again}",
+        )
+    return MissingError(
+        f"the address to fetch {repo} from, or that of a proxy, is none: {line}",
+        hint=f"check {' and '.join(['HF_ENDPOINT', *_proxies()])}, then: {again}",
+    )
+
+
+def _proxies() -> list[str]:
+    """The variables that name a proxy."""
+    names = ("https_proxy", "http_proxy", "all_proxy")
+    return [one for name in names for one in (name.upper(), name) if os.environ.get(one)]
+
+
+def _home() -> str:
+    """The variable that says where the hub's cache is."""
+    return next(
+        (it for it in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE") if it in os.environ), "HF_HOME"
     )
 
 
 def _answered(status: int, code: str, repo: str, again: str) -> PersonaError:
     """The hub's answer ``status``, with what it calls the error in ``code``."""
     page = f"https://huggingface.co/{repo}"
+    if code == "RevisionNotFound":
+        return MissingError(
+            f"the hub has no such revision of {repo} ({status})",
+            hint=f"the newest: {again.partition(' --revision ')[0]}",
+        )
+    if status == 407:
+        return MissingError(
+            f"the proxy to fetch {repo} through wants a name and a password (407)",
+            hint=f"export HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT, then: {again}",
+        )
     if status == 403 or code == "GatedRepo":
         return MissingError(
             f"{repo} is gated: the hub gives it to those who accepted its licence ({status})",
@@ -403,6 +483,19 @@ def _answered(status: int, code: str, repo: str, again: str) -> PersonaError:
             hint=f"wait some minutes, then: {again}",
         )
     return MissingError(f"the hub does not give {repo} ({status})", hint=f"see {page}")
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_UNWRITABLE = (
+    errno.EACCES,
+    errno.EROFS,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EIO,
+)
 
 
 def _cut(cause: BaseException) -> bool:

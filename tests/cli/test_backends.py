@@ -109,6 +109,13 @@ def test_show_says_which_card_does_what_with_which_flags() -> None:
     assert janus[janus.index("memory in GB") :] != larger[larger.index("memory in GB") :]
 
 
+@pytest.mark.parametrize("model", ["/nowhere/at/all", "someone/else", "nowhere"])
+def test_show_refuses_a_model_that_is_not_here_and_that_nobody_named(model: str) -> None:
+    code, text, errors = op("show", "janus", "--model", model)
+    assert (code, text) == (3, "")
+    assert model in errors
+
+
 @pytest.mark.parametrize("action", ["show", "fetch"])
 def test_unknown_backend_exits_3_and_suggests(action: str) -> None:
     code, text, errors = op(action, "nan")

@@ -19,13 +19,15 @@ class Hub:
     """What it serves: folders by repository, and every state of them that it was asked for, by
     commit. ``status`` answers every question with that status (and ``code``), ``cut`` is how many
     bytes of a file it has before it hangs up, or, with ``held``, waits; ``forged`` is what it sends
-    instead of a file. ``parts`` are the places in files from which on they were asked for."""
+    instead of a file, ``says`` what it answers to every question. ``parts`` are the places in files
+    from which on they were asked for."""
 
     repositories: Mapping[str, Path]
     status: int = 200
     code: str = ""
     cut: dict[str, int] = field(default_factory=dict)
     forged: dict[str, bytes] = field(default_factory=dict)
+    says: bytes = b""
     held: Event | None = None
     parts: list[int] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
@@ -99,8 +101,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     self.close_connection = True
 
         def do_GET(self) -> None:
-            if hub.status != 200:
-                self.answer(b"", {"X-Error-Code": hub.code} if hub.code else {})
+            if hub.status != 200 or hub.says:
+                self.answer(hub.says, {"X-Error-Code": hub.code} if hub.code else {})
                 return
             found = page(hub, urlsplit(self.path).path)
             if found is None:

@@ -253,3 +253,24 @@ def test_what_nothing_can_make_fit_says_what_the_least_is(janus: str) -> None:
         opened(janus, memory=0.01)
     assert "is the least" in caught.value.hint and "--memory 1G tries" in caught.value.hint
     assert "op backends show janus" in caught.value.hint
+
+
+def test_pickled_weights_are_counted_by_the_size_of_their_file(tmp_path: Path) -> None:
+    folder = tiny_showo.write_tiny(tmp_path / "showo", kind="bin")
+    info, opening = registry.backend_info("showo"), Opening(backend="showo", model=str(folder))
+    with pytest.raises(ResourceError, match=r"0\.1 GB are allowed"):
+        fitted(info, replace(opening, device="cpu", memory=0.1), Work(verb="ask"))
+    with (folder / "pytorch_model.bin").open("r+b") as file:
+        file.truncate(4 << 30)  # a hole
+    small, large = tiny_showo.write_tiny(tmp_path / "small", kind="bin"), folder
+    figures = [
+        needed(_described(info, replace(opening, model=str(one))), "ask", Means())
+        for one in (small, large)
+    ]
+    assert 1.8 < figures[1] - figures[0] < 2.2, "in half of the file's bytes"
+
+
+def _described(info: BackendInfo, opening: Opening) -> Footprint:
+    what = describe(info, opening, None)
+    assert what is not None and what.here
+    return what

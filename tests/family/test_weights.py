@@ -15,6 +15,7 @@ import tiny_lance
 import tiny_showo
 import torch
 from hub import Hub, point_at, serving
+from huggingface_hub import close_session
 from safetensors.torch import save_file
 
 import op_bagel
@@ -25,7 +26,8 @@ import op_showo
 from omnipersona_cli import registry
 from omnipersona_cli.backend import BackendInfo, Component, Opening
 from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
-from omnipersona_cli.family import weights
+from omnipersona_cli.family import revisions, weights
+from omnipersona_cli.family.download import PART
 from omnipersona_cli.hookspecs import Progress
 
 REPO = "someone/chameleon"
@@ -277,6 +279,29 @@ def test_a_bit_that_was_lost_on_the_disk_is_found_by_fetching_again(hub: Hub) ->
     assert path.read_bytes()[-1] != data[-1]
 
 
+def test_a_file_of_a_persons_own_that_a_link_leads_to_is_kept(hub: Hub, tmp_path: Path) -> None:
+    weights.fetch(INFO, REPO)
+    path = weights.locate(REPO, INFO) / "model.safetensors"
+    own = tmp_path / "mine.safetensors"
+    own.write_bytes(b"tuned")
+    path.unlink()
+    path.symlink_to(own)
+    with pytest.raises(MissingError, match="it was removed"):
+        weights.fetch(INFO, REPO)
+    assert own.read_bytes() == b"tuned" and not path.is_symlink()
+    weights.fetch(INFO, REPO)
+    assert path.is_file() and path.resolve() != own
+
+
+def test_checking_says_how_far_it_is(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{revisions.__name__}.PIECE", 10)
+    monkeypatch.setattr(f"{revisions.__name__}.MEGABYTE", 1)
+    told: list[Progress] = []
+    weights.fetch(INFO, REPO, on_progress=told.append)
+    steps = [event for event in told if event.phase.startswith("checking")]
+    assert steps and all(0 < event.step <= event.total for event in steps)
+
+
 def test_the_revision_that_is_wanted_is_opened_although_a_newer_one_is_here(
     hub: Hub, folder: Path
 ) -> None:
@@ -387,6 +412,8 @@ def test_a_name_that_is_in_the_hubs_cache_is_the_hubs(
         (403, "", "is gated", "accept it at"),
         (403, "GatedRepo", "is gated", "accept it at"),
         (429, "", "too many requests", "wait some minutes"),
+        (404, "RevisionNotFound", "no such revision", "the newest: op backends fetch"),
+        (407, "", "the proxy to fetch", "export HTTPS_PROXY="),
         (503, "", "out of order", "wait some minutes"),
         (418, "", "does not give", "see https://huggingface.co/"),
     ],
@@ -412,8 +439,45 @@ def test_a_hub_that_cannot_be_reached(
     assert "cannot be reached" in str(error) and error.hint == f"check the network, then: {AGAIN}"
 
 
-@pytest.mark.parametrize("value", ["1", "ON", "yes", "True"])
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+def test_a_page_to_log_in_is_not_taken_for_the_hub(hub: Hub) -> None:
+    hub.says = b"<html>Welcome to our hotel</html>"
+    error = failed()
+    assert isinstance(error, MissingError)
+    assert "is not the hub" in str(error) and "log in to the network" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "says", "hint"),
+    [
+        (
+            "http_proxy",
+            "ftp://127.0.0.1:9",
+            "is none: Unknown scheme",
+            "HF_ENDPOINT and http_proxy",
+        ),
+        ("http_proxy", "one:two:three", "is none: Invalid port", "HF_ENDPOINT and http_proxy"),
+        ("http_proxy", "http://127.0.0.1:9", "cannot be reached", "the network and http_proxy"),
+        ("HF_TOKEN", "hf_\u00e4", "token for someone/chameleon cannot be sent", "unset HF_TOKEN"),
+    ],
+)
+def test_what_is_set_wrong_for_the_network_is_named(
+    variable: str, value: str, says: str, hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv(variable, value)
+    close_session()  # it reads the variables once
+    try:
+        error = failed()
+    finally:
+        close_session()
+    assert isinstance(error, MissingError)
+    assert says in str(error) and hint in error.hint
+
+
+@pytest.mark.parametrize("value", ["1", "ON", "yes", "True", "y"])
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "OMNIPERSONA_OFFLINE"])
 def test_the_network_can_be_forbidden_in_every_spelling(
     name: str, value: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -434,6 +498,18 @@ def test_size_and_room_are_told_before_anything_is_fetched(hub: Hub) -> None:
     weights.fetch(INFO, REPO, on_progress=told)
     assert any("GB are free" in note and "127.0.0.1" in note for note in notes)
     assert notes[0] == "chameleon: licence: MIT"
+
+
+def test_a_part_of_a_file_that_changed_upstream_is_not_gone_on_with(
+    hub: Hub, tmp_path: Path
+) -> None:
+    weights.fetch(INFO, REPO)
+    (blobs,) = (tmp_path / "cache").glob("*chameleon/blobs")
+    (blobs / f"{'0' * 64}{PART}").write_bytes(bytes(1000))
+    (weights.locate(REPO, INFO) / "model.safetensors").unlink()
+    notes: list[Progress] = []
+    weights.fetch(INFO, REPO, on_progress=notes.append)
+    assert not [event.note for event in notes if "gone on with" in event.note]
 
 
 def test_weights_that_do_not_fit_on_the_disk_are_refused_beforehand(
@@ -472,7 +548,9 @@ def test_a_download_that_breaks_off_is_gone_on_with(hub: Hub) -> None:
     ("number", "says", "hint"),
     [
         (errno.ENOSPC, "does not fit on the disk", "make room"),
+        (errno.EFBIG, "does not fit on the disk", "make room"),
         (errno.EACCES, "could not be written", "HF_HOME"),
+        (errno.ENOTDIR, "could not be written", "HF_HOME"),
     ],
 )
 def test_a_disk_that_takes_no_more(
