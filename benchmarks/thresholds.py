@@ -31,7 +31,7 @@ from unittest import mock
 import click
 import numpy as np
 from calibration import ALIKE, EMPTY, OTHERS, POSITIVES, pictures
-from series import NAME, as_done, draw_folder, finished, measured_with
+from series import NAME, as_done, draw_folder, finished, interval, measured_with
 
 GROUPS = {"character": POSITIVES, "look-alikes": ALIKE, "others": OTHERS, "empty": EMPTY}
 """What is in the fresh pictures, in their order, and how many there are."""
@@ -94,23 +94,32 @@ def answered(result: dict[str, Any], home: float, pull: float) -> dict[str, floa
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """One row for each setting as Markdown, means over characters; today's row is marked."""
+    """One row for each setting as Markdown, means over characters; gains are over today's setting,
+    in pairs, with their 95 % intervals."""
     from omnipersona_cli.engine import calibrate
 
     seeds = f"seeds {results[0]['seed']} to {results[-1]['seed']}"
     lines = [
         f"{len(results)} characters for tuning, {seeds}",
         "",
-        f"| `HOME` | `PULL` | threshold | balanced | {' | '.join(GROUPS)} |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| `HOME` | `PULL` | threshold | balanced | {' | '.join(GROUPS)} | gained, balanced |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    settings = [(home, pull) for home in HOMES for pull in PULLS]
     today = (calibrate.HOME, calibrate.PULL)
-    for home, pull in sorted({*settings, today}):
+    now = [answered(result, *today)["balanced"] for result in results]
+    for home, pull in sorted({*((home, pull) for home in HOMES for pull in PULLS), today}):
         found = [answered(result, home, pull) for result in results]
         means = [f"{np.mean([row[name] for row in found]):.3f}" for name in found[0]]
-        mark = " (today)" if (home, pull) == today else ""
-        lines.append(f"| {home:.2f}{mark} | {pull} | {' | '.join(means)} |")
+        gains = [row["balanced"] - before for row, before in zip(found, now, strict=True)]
+        low, high = interval(gains)
+        gained = f"{np.mean(gains):.3f} ({low:.3f} to {high:.3f})"
+        if (home, pull) == today:
+            gained = "today's"
+        lines.append(f"| {home:.2f} | {pull} | {' | '.join(means)} | {gained} |")
+    fresh = [result["fresh"] for result in results]
+    parted = [calibrate.auroc(one["character"], one["look-alikes"]) for one in fresh]
+    low, high = interval(parted)
+    lines += ["", f"AUROC among look-alikes: {np.mean(parted):.3f} ({low:.3f} to {high:.3f})"]
     return "\n".join(lines)
 
 

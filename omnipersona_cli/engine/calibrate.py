@@ -30,7 +30,7 @@ UNSURE = 0.47
 
 SHARPNESS = 0.25
 """How near (nats) to the threshold a score has to be to have a say in where it lies. This, `HOME`,
-`PULL` and `SOFTENED` were chosen on characters drawn for tuning."""
+`PULL` and `SOFTENED` were chosen on characters drawn for tuning (benchmarks/thresholds.py)."""
 
 HOME = math.log(2)
 """Where a threshold lies when no held-out picture comes near: odds of two to one."""
