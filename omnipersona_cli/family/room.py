@@ -110,13 +110,15 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
     """How to open so that ``work`` fits: as asked, or where ``opening.memory`` sets a limit, by the
     first means that keep it, with a note on what is done otherwise than usual.
 
-    Raises ResourceError, with the flags that would fit, where it does not.
+    Raises ResourceError, with the flags that would fit, where it does not; and UsageError for means
+    that this backend or this device does not have, whatever fits.
     """
     what = describe(info, opening, work.size)
     if what is None or not what.here:  # that it has to be fetched comes first
         return opening, ""
     what = what.stretched(work.aspect_ratio)
     kind = _kind(opening.device, what)
+    _check_means(info, what, opening, kind)
     if kind == "cpu" and not what.on_cpu and not _multiplies_bfloat16():
         what = replace(what, on_cpu="float32")
     room = opening.memory or free(kind, opening.device)
@@ -150,6 +152,17 @@ def fitted(info: BackendInfo, opening: Opening, work: Work) -> tuple[Opening, st
         f"and {room:.1f} GB are {'allowed' if opening.memory else 'free'}",
         hint=_hint(info, ways, fits, work),
     )
+
+
+def _check_means(info: BackendInfo, what: Footprint, opening: Opening, kind: Kind) -> None:
+    if opening.offload:
+        from omnipersona_cli.family.offload import check_offload  # these two import torch
+
+        check_offload(kind)
+    if opening.quantize and not any(part.linear for part in what.parts):
+        from omnipersona_cli.family.quantize import refuse_quantize
+
+        refuse_quantize(opening.quantize, info.name)
 
 
 def _announced(info: BackendInfo, what: Footprint, opening: Opening, kind: Kind) -> str:

@@ -17,7 +17,7 @@ from PIL import Image as images
 
 from omnipersona_cli import registry
 from omnipersona_cli.backend import BackendInfo, Opening, Work
-from omnipersona_cli.errors import ResourceError
+from omnipersona_cli.errors import ResourceError, UsageError
 from omnipersona_cli.family import room
 from omnipersona_cli.family.footprint import (
     Footprint,
@@ -246,6 +246,15 @@ def test_layers_wait_in_the_computers_memory_where_that_has_room(
         fitted(info, asked, work)
     with pytest.raises(ResourceError, match="would wait in the computer's memory"):
         fitted(info, replace(asked, offload=True, memory=8.0), work)
+
+
+@pytest.mark.parametrize("means", [{"quantize": "nf4"}, {"offload": True}])
+def test_means_that_are_not_to_be_had_are_told_before_memory(
+    janus: str, means: dict[str, object]
+) -> None:
+    with pytest.raises(UsageError, match=r"no large expert|spares a card") as caught:
+        opened(janus, memory=0.01, **means)
+    assert caught.value.hint.startswith("leave out --")
 
 
 def test_what_nothing_can_make_fit_says_what_the_least_is(janus: str) -> None:
