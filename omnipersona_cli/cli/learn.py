@@ -291,7 +291,9 @@ def show_plan(plan: Plan, *, as_json: bool) -> None:
         (
             "learning",
             f"{plan.steps} steps of {plan.batch_size}, rate {plan.learning_rate:g}"
-            + (f", from pictures of {plan.lesson_size} pixels" if plan.lesson_size else ""),
+            + (f", from pictures of {plan.lesson_size} pixels" if plan.lesson_size else "")
+            if plan.steps
+            else "none: the start is kept, an instant concept",
         ),
     )
     for key, value in rows:

@@ -52,9 +52,10 @@ def new_fact(text: str, *, name: str = "", source: Source = "user", by: str = ""
     and for a mention that `clean_fact` would leave out. ``by`` is what states a fact, for the hint;
     without it the command that adds one to a concept."""
     by = by or f"op concepts facts {name or 'bo'} add"
-    if len(one_line(text)) > FACT_LENGTH:
+    line = one_line(text)
+    if len(line) > FACT_LENGTH:
         raise UsageError(
-            f"a fact has at most {FACT_LENGTH} characters, this one has {len(text):,}",
+            f"a fact has at most {FACT_LENGTH} characters, {line[:30] + '…'!r} has {len(line):,}",
             hint=f'say it in several: {by} "likes apples"',
         )
     cleaned = clean_fact(text, name=name)

@@ -73,6 +73,8 @@ def test_a_dry_run_tells_and_learns_nothing(sketch, op):
     assert Library().names() == ()
     told = json.loads(op("learn", "photos", "--name", "bo", "--dry-run", "--json").stdout)
     assert told["photos"] == 5 and told["backend"] == "sketch"
+    instant = op("learn", "photos", "--name", "bo", "--steps", "0", "--dry-run").stdout
+    assert "none: the start is kept" in instant and "rate" not in instant
 
 
 def test_the_size_of_lessons_is_planned_or_refused(sketch, op):

@@ -63,8 +63,8 @@ def test_a_hostile_length_takes_no_time():
 def test_a_persons_own_fact_is_not_cut_but_refused():
     with pytest.raises(UsageError, match="at most 300"):
         new_fact("x" * 301)
-    with pytest.raises(UsageError) as caught:
-        new_fact("x" * 301, name="bo", by="--fact")
+    with pytest.raises(UsageError, match=r"'likes apples.*' has 303") as caught:
+        new_fact("likes apples, " + "x" * 289, name="bo", by="--fact")
     assert caught.value.hint == 'say it in several: --fact "likes apples"'
 
 
