@@ -11,19 +11,20 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import ImageFilter
+from PIL.Image import Image
 
 from omnipersona_cli.backend import Backend, Opening, Prompt, Turn
 from omnipersona_cli.bench.metrics import ssim
-from op_nano.backend import WEIGHTS, open_backend
+from op_nano.backend import WEIGHTS, NanoBackend, open_backend
 from op_toy.dataset import LOOKS
 from op_toy.drawing import render, subject_mask
 from op_toy.network import read
@@ -56,10 +57,10 @@ def asked(text: str) -> Prompt:
     return Prompt(turns=(Turn(text=text),))
 
 
-def judge_accuracy(count: int) -> dict[str, float]:
-    """The judge on drawn pictures: per attribute, and over all of them."""
+def judged(count: int, seen: Callable[[Image], Image]) -> dict[str, float]:
+    """The judge on drawn pictures as ``seen``: per attribute, and over all of them."""
     pictures = [family.pictures[0] for family in families(count)]
-    readings = read([render(picture) for picture in pictures])
+    readings = read([seen(render(picture)) for picture in pictures])
     return shares(
         [
             reading.matches(picture, (*LOOKS, *AROUND))
@@ -211,6 +212,7 @@ def card(figures: dict[str, Any], about: dict[str, Any]) -> str:
             "saw, every attribute read by a judge trained apart; shares that are right.",
             "",
             f"- the judge itself, on drawn pictures: {_line(figures['judge'])}",
+            f"- the same pictures after the autoencoder alone: {_line(figures['autoencoder'])}",
             f"- text to image, of the attributes asked for: {_line(figures['text to image'])}",
             f"- questions about pictures, exact match: {_line(figures['questions'])}",
             "",
@@ -259,10 +261,11 @@ def main(count: int, model: str | None, threads: int, out: Path | None) -> None:
     """Measure nano and print the figures."""
     torch.set_num_threads(threads)
     folder = Path(model) if model else WEIGHTS
-    backend = open_backend(Opening(model=model, device="cpu"))
+    backend = cast(NanoBackend, open_backend(Opening(model=model, device="cpu")))
     figures = {
         "items of each kind": count,
-        "judge": judge_accuracy(count),
+        "judge": judged(count, lambda picture: picture),
+        "autoencoder": judged(count, backend.restored),
         "text to image": text_to_image(backend, count),
         "questions": questions(backend, count),
         "edits": edits(backend, count),

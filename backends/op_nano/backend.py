@@ -125,20 +125,24 @@ class NanoBackend(BagelBackend):
             some = ", ".join(words[:8]) + (" …" if len(words) > 8 else "")
             notes.append(f"nano does not know: {some}; it spells such words but was taught none")
         if photos:
-            restored = [self._restores(photo) for photo in list(photos)[:4]]
-            if np.median(restored) < FOREIGN_PSNR:
+            psnr = np.median([self._psnr(photo) for photo in list(photos)[:4]])
+            if psnr < FOREIGN_PSNR:
                 notes.append(
                     f"these do not look like nano's cartoons (it restores them at "
-                    f"{np.median(restored):.0f} dB, its own world at {self.held_out_psnr:.0f} dB); "
+                    f"{psnr:.0f} dB, its own world at {self.held_out_psnr:.0f} dB); "
                     "photographs want another backend: op backends"
                 )
         return notes
 
     @torch.no_grad()
-    def _restores(self, image: Image) -> float:
+    def restored(self, image: Image) -> Image:
+        """A picture after the autoencoder alone."""
+        return self._decode(*self._encode(image))
+
+    def _psnr(self, image: Image) -> float:
         """Peak signal-to-noise ratio (dB) of a picture after the autoencoder."""
         before = np.asarray(self.fit.vae(rgb(image)), dtype=np.float32)
-        after = np.asarray(self._decode(*self._encode(image)), dtype=np.float32)
+        after = np.asarray(self.restored(image), dtype=np.float32)
         return float(10 * np.log10(255.0**2 / max(np.square(before - after).mean(), 1e-6)))
 
 

@@ -172,7 +172,7 @@ def test_one_stray_photograph_among_cartoons_is_not(
     assert not nano.remarks(photos=cartoons(1, 3))
     restored = iter((30.0, 10.0, 30.0))
     monkeypatch.setattr(backend, "FOREIGN_PSNR", 21.0)
-    monkeypatch.setattr(NanoBackend, "_restores", lambda *_: next(restored))
+    monkeypatch.setattr(NanoBackend, "_psnr", lambda *_: next(restored))
     assert not nano.remarks(photos=cartoons(1, 3))
 
 
