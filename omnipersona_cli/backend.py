@@ -232,9 +232,9 @@ class ConceptTokens:
 
     ``id`` [1, d] stands wherever the name is written; ``und`` [N_u, d] is routed to the
     understanding expert, ``gen`` [N_g, d] to the generation expert. The last ``fact_tokens`` rows
-    of ``und`` hold facts, and painting does not read them (`for_painting`): replay says a fact in
-    words where a picture needs it. ``extra`` holds optional tensors under the pack's own names
-    ("deep.<layer>.und", "lora.<task>.…").
+    of ``und`` hold facts. Recognition and painting do not read them (`of_looks`): they say nothing
+    of how it looks, and replay says a fact in words where a picture needs it. ``extra`` holds
+    optional tensors under the pack's own names ("deep.<layer>.und", "lora.<task>.…").
 
     Deep tokens (`deep`) are added to what a later layer reads at a part's rows: "deep.3.gen" to
     what layer 3 reads where ``gen`` stands, at the scale to which that has grown. There are as many
@@ -249,8 +249,10 @@ class ConceptTokens:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     fact_tokens: int = 0
 
-    def for_painting(self) -> ConceptTokens:
+    def of_looks(self) -> ConceptTokens:
         """The same without the rows for facts."""
+        if not self.fact_tokens:
+            return self
         looks = len(self.und) - self.fact_tokens
         return replace(self, und=self.und[:looks], fact_tokens=0)
 

@@ -165,7 +165,7 @@ def _losses(
         found["understand"] = outputs.ce
     painted = [lesson for lesson in lessons if lesson.task != "understand"]
     if painted:
-        outputs, lesson_of = run(painted, tokens.for_painting().with_still("und"))
+        outputs, lesson_of = run(painted, tokens.of_looks().with_still("und"))
         tasks: tuple[Task, ...] = ("generate", "edit")
         for task in tasks:
             of_task = torch.tensor([one.task == task for one in painted], device=lesson_of.device)

@@ -67,7 +67,7 @@ def faster(painter: P) -> P:
 
 def to_paint(prompt: Prompt) -> Prompt:
     """``prompt`` with what painting reads of its concepts."""
-    return replace(prompt, concepts=tuple(one.for_painting() for one in prompt.concepts))
+    return replace(prompt, concepts=tuple(one.of_looks() for one in prompt.concepts))
 
 
 def with_scale(guidance: Guidance, scale: float | None) -> Guidance:

@@ -67,7 +67,7 @@ def from_named_tensors(
 def with_depth(tokens: ConceptTokens, depth: int) -> ConceptTokens:
     """``tokens`` with deep ones in all of the layers 1 to ``depth``, a row for each of their own
     but those for facts; new ones add nothing yet."""
-    looks = tokens.for_painting()
+    looks = tokens.of_looks()
     deep = {
         f"deep.{layer}.{part}": torch.zeros_like(rows)
         for layer in range(1, depth + 1)
@@ -144,7 +144,7 @@ def from_slot(pack: Pack, backend: Backend | Base) -> ConceptTokens:
 
 def _check_deep(tokens: ConceptTokens, base: Base) -> None:
     """Tokens of a layer stand where those of the first do, in a layer that there is."""
-    looks = tokens.for_painting()
+    looks = tokens.of_looks()
     for key, rows in tokens.extra.items():
         found = re.fullmatch(r"deep\.([0-9]+)\.(und|gen)", key)
         if found is None:

@@ -17,6 +17,7 @@ from omnipersona_cli.backend import Backend, ConceptTokens, Lesson, Opening, Pre
 from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine import Keeping, Settings, Subject, learn
 from omnipersona_cli.engine.batches import group_of
+from omnipersona_cli.engine.calibrate import recognition_score
 from omnipersona_cli.engine.checkpoint import read_checkpoint, write_checkpoint
 from omnipersona_cli.engine.heldout import HeldOut
 from omnipersona_cli.engine.optimise import optimise
@@ -230,7 +231,7 @@ def test_questions_about_one_picture_look_once(nano: NanoBackend) -> None:
 # -- painting --------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_of_facts_is_not_painted(nano: NanoBackend) -> None:
+def test_what_is_kept_of_facts_is_not_painted_or_recognised(nano: NanoBackend) -> None:
     photos = cartoons(1, 2)
     looks = nano.new_tokens("bo", understand=4, generate=4, photos=photos, seed=0)
     more = torch.cat((looks.und, torch.randn(3, nano.width)))
@@ -243,6 +244,8 @@ def test_what_is_kept_of_facts_is_not_painted(nano: NanoBackend) -> None:
         return [picture.tobytes() for picture in (*made, *changed)]
 
     assert painted(both) == painted(looks)
+    scores = [recognition_score(nano, tokens, photos[0]) for tokens in (both, looks)]
+    assert scores[0] == scores[1]
     turn = to_turn("<bo>")
     lesson = Lesson(task="generate", kind="depict", request=turn, target=photos[0])
     prepared = nano.prepare([lesson])

@@ -44,7 +44,7 @@ def test_how_many_tokens_hold_facts_is_read_from_the_recipe(backend, pack, told,
     about = {**slot.about, "recipe": {} if told is None else {"fact_tokens": told}}
     tokens = from_slot(replace(pack, slots={"sketch": replace(slot, about=about)}), backend)
     assert tokens.fact_tokens == kept
-    assert len(tokens.for_painting().und) == len(tokens.und) - kept
+    assert len(tokens.of_looks().und) == len(tokens.und) - kept
 
 
 def test_a_pack_of_another_base_names_both_and_the_way_out(backend, pack):

@@ -43,7 +43,7 @@ def test_each_layer_of_the_first_ones_has_a_token_for_each_row_but_those_for_fac
     assert [tuple(it.shape) for it in tokens.deep("und").values()] == [(3, WIDTH)] * 3
     assert [tuple(it.shape) for it in tokens.deep("gen").values()] == [(3, WIDTH)] * 3
     assert not any(bool(it.any()) for it in tokens.extra.values())
-    assert tokens.for_painting().deep("und").keys() == {1, 2, 3}
+    assert tokens.of_looks().deep("und").keys() == {1, 2, 3}
 
 
 def test_a_wide_row_holds_its_deep_tokens_and_a_fact_none() -> None:
