@@ -18,7 +18,6 @@ helps. ``-o`` keeps one line of JSON for each character; those already there are
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -33,7 +32,7 @@ from typing import Any
 
 import click
 import numpy as np
-from series import NAME, as_done, draw_folder, finished, interval
+from series import NAME, draw_folder, interval, kept, measured_with
 
 POSITIVES, ALIKE, OTHERS, EMPTY = 20, 20, 10, 10
 QUESTION = f"is <{NAME}> here?"
@@ -168,26 +167,11 @@ def _share(answers: Sequence[bool], truth: Sequence[bool], *, there: bool) -> fl
 )
 def main(characters: int, first: int, workers: int, steps: int | None, out: Path | None) -> None:
     """Print what calibration is worth."""
-    from omnipersona_cli import registry
-    from omnipersona_cli.backend import Opening
-
-    setting = {
-        "backend": registry.open_backend(Opening(backend="nano")).fingerprint,
-        "steps": steps,
-    }
-    results = finished(out, setting)
-    wanted = range(first, first + characters)
-    waiting = [seed for seed in wanted if seed not in results]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for measured in as_done(pool, partial(measure, steps=steps), waiting):
-            result = measured | {"setting": setting}
-            results[result["seed"]] = result
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-            click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
-    click.echo(table([results[seed] for seed in wanted]))
+    setting = measured_with() | {"steps": steps}
+    seeds = range(first, first + characters)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        run = partial(measure, steps=steps)
+        click.echo(table(kept(pool, run, seeds, setting=setting, out=out)))
 
 
 if __name__ == "__main__":

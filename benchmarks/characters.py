@@ -46,13 +46,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 from exam import Exam, Tally
-from series import NAME, as_done, draw_folder, finished, interval, measured_with
+from series import NAME, draw_folder, interval, kept, measured_with
 
 WITHHELD = 4
 """One character of so many is learned once more with a fact withheld."""
@@ -273,29 +274,18 @@ def main(
         "depth": depth,
         "part": how.part,
     }
-    results = finished(out, setting)
-    wanted = range(first, first + characters)
-    waiting = [seed for seed in wanted if seed not in results]
-
-    def run(seed: int) -> dict[str, Any]:
-        made = run_one(seed, how=how, judge_file=judge_file)
-        return made | {"setting": setting}
-
+    seeds = range(first, first + characters)
+    run = partial(run_one, how=how, judge_file=judge_file)
     with ThreadPoolExecutor(workers) as pool:
-        for result in as_done(pool, run, waiting):
-            results[result["seed"]] = result
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-            click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
+        results = kept(pool, run, seeds, setting=setting, out=out)
     others: list[dict[str, Any]] = []
     if against is not None:
         lines = map(json.loads, against.read_text(encoding="utf-8").splitlines())
         theirs = {other["seed"]: other for other in lines}
-        if missing := [seed for seed in wanted if seed not in theirs]:
+        if missing := [seed for seed in seeds if seed not in theirs]:
             raise click.ClickException(f"{against} does not hold character {missing[0]}")
-        others = [theirs[seed] for seed in wanted]
-    click.echo(table([results[seed] for seed in wanted], others))
+        others = [theirs[seed] for seed in seeds]
+    click.echo(table(results, others))
 
 
 if __name__ == "__main__":

@@ -34,12 +34,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
-from series import NAME, as_done, draw_folder, finished, interval, measured_with
+from series import NAME, draw_folder, interval, kept, measured_with
 
 KINDS = ("add", "replace", "remove", "give", "colour", "scene", "side")
 FIGURES = ("done", "kept", "both", "recognised", "tries")
@@ -254,20 +255,10 @@ def main(
         click.echo(json.dumps(measure(only, setting=json.loads(setting), judge_file=judge_file)))
         return
     wanted = {**measured_with(judge_file), **chosen, "kinds": list(chosen["kinds"])}
-    results = finished(out, wanted)
     seeds = range(first, first + characters)
-
-    def run(seed: int) -> dict[str, Any]:
-        return run_one(seed, setting=wanted, judge_file=judge_file) | {"setting": wanted}
-
+    run = partial(run_one, setting=wanted, judge_file=judge_file)
     with ThreadPoolExecutor(workers) as pool:
-        for result in as_done(pool, run, [seed for seed in seeds if seed not in results]):
-            results[result["seed"]] = result
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-            click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
-    click.echo(table([results[seed] for seed in seeds]))
+        click.echo(table(kept(pool, run, seeds, setting=wanted, out=out)))
 
 
 if __name__ == "__main__":

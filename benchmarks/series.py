@@ -61,7 +61,7 @@ def finished(out: Path | None, setting: dict[str, Any]) -> dict[int, dict[str, A
     return found
 
 
-def as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Results as they come; after a failure nothing new is begun."""
     futures = [pool.submit(run, seed) for seed in seeds]
     try:
@@ -70,6 +70,22 @@ def as_done(pool: Executor, run: Any, seeds: Sequence[int]) -> Iterator[dict[str
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+
+
+def kept(
+    pool: Executor, run: Any, seeds: Sequence[int], *, setting: dict[str, Any], out: Path | None
+) -> list[dict[str, Any]]:
+    """The results of ``seeds`` in their order: those that ``out`` has, and the others as ``run``
+    measures them, each added to ``out`` when it comes."""
+    results = finished(out, setting)
+    for measured in _as_done(pool, run, [seed for seed in seeds if seed not in results]):
+        result = measured | {"setting": setting}
+        results[result["seed"]] = result
+        if out is not None:
+            with out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+        click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
+    return [results[seed] for seed in seeds]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

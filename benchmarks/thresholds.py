@@ -15,7 +15,6 @@ line of JSON for each character; those already there are not repeated.
 
 from __future__ import annotations
 
-import json
 import math
 import multiprocessing
 import os
@@ -31,7 +30,7 @@ from unittest import mock
 import click
 import numpy as np
 from calibration import ALIKE, EMPTY, OTHERS, POSITIVES, pictures
-from series import NAME, as_done, draw_folder, finished, interval, measured_with
+from series import NAME, draw_folder, interval, kept, measured_with
 
 GROUPS = {"character": POSITIVES, "look-alikes": ALIKE, "others": OTHERS, "empty": EMPTY}
 """What is in the fresh pictures, in their order, and how many there are."""
@@ -134,19 +133,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def main(characters: int, first: int, workers: int, steps: int | None, out: Path | None) -> None:
     """Print what every setting of the threshold would answer rightly."""
     setting = measured_with() | {"steps": steps}
-    results = finished(out, setting)
-    wanted = range(first, first + characters)
-    waiting = [seed for seed in wanted if seed not in results]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for measured in as_done(pool, partial(measure, steps=steps), waiting):
-            result = measured | {"setting": setting}
-            results[result["seed"]] = result
-            if out is not None:
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(result) + "\n")
-            click.echo(f"{result['seed']} in {result['seconds']:.0f} s", err=True)
-    click.echo(table([results[seed] for seed in wanted]))
+    seeds = range(first, first + characters)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        run = partial(measure, steps=steps)
+        click.echo(table(kept(pool, run, seeds, setting=setting, out=out)))
 
 
 if __name__ == "__main__":
