@@ -3,6 +3,7 @@
 ===========  =====================================================================================
 weights      where a model's files are, on this computer and on the hub; fetching them
 revisions    which commit of a repository is here, and whether its files are the hub's
+failures     what stops a fetch, each with its line and hint
 checkpoint   what is in those files: configuration, tensors and their shapes, the fingerprint
 tensors      tensors of files larger than memory
 device       the device and dtype to run on

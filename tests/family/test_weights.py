@@ -1,9 +1,7 @@
 """Finding and fetching weights, with the hub's real client and a hub on loopback."""
 
-import errno
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +12,8 @@ import tiny_janus
 import tiny_lance
 import tiny_showo
 import torch
+from chameleon import AGAIN, BESIDE, INFO, REPO, failed, with_others
 from hub import Hub, point_at, serving
-from huggingface_hub import close_session
 from safetensors.torch import save_file
 
 import op_bagel
@@ -24,57 +22,11 @@ import op_janus
 import op_lance
 import op_showo
 from omnipersona_cli import registry
-from omnipersona_cli.backend import BackendInfo, Component, Opening
-from omnipersona_cli.errors import MissingError, PersonaError, ResourceError, UsageError
+from omnipersona_cli.backend import Opening
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 from omnipersona_cli.family import revisions, weights
 from omnipersona_cli.family.download import PART
 from omnipersona_cli.hookspecs import Progress
-
-REPO = "someone/chameleon"
-INFO = BackendInfo(
-    name="chameleon",
-    summary="For tests.",
-    opens="nowhere:nothing",
-    tasks={"understand": "native"},
-    default_model=REPO,
-    models=(REPO, "someone/other"),
-    components=(
-        Component(repo="someone/eye", what="to look", files=("config.json",)),
-        Component(repo="someone/ear", what="to listen", files=("*",), models=("someone/other",)),
-    ),
-    sizes=((8, 8),),
-    pictures="dots",
-    licence="MIT",
-    memory_gb=1,
-)
-AGAIN = f"op backends fetch chameleon --model {REPO}"
-BESIDE = ("pytorch_model.bin", "README.md", "assets/teaser.png", ".gitattributes")
-"""Files that lie in repositories and that nobody asks for."""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "repository"
-    path.mkdir()
-    (path / "config.json").write_text("{}")
-    save_file({"a": torch.zeros(3)}, path / "model.safetensors")
-    return with_others(path)
-
-
-def with_others(folder: Path) -> Path:
-    for name in BESIDE:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"not asked for")
-    return folder
-
-
-@pytest.fixture
-def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    served = Hub(repositories={REPO: folder, "someone/eye": folder})
-    with serving(served, tmp_path / "cache", monkeypatch) as working:
-        yield working
-
 
 # -- finding ---------------------------------------------------------------------------------------
 
@@ -400,80 +352,7 @@ def test_a_name_that_is_in_the_hubs_cache_is_the_hubs(
     assert len(list(weights.remarks(INFO, Opening(model="my/weights")))) == 1
 
 
-# -- failures --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "says", "hint"),
-    [
-        (404, "", "no repository", "check the name"),
-        (401, "RepoNotFound", "no repository", "check the name"),
-        (401, "", "wants to know who asks", "hf auth login"),
-        (403, "", "is gated", "accept it at"),
-        (403, "GatedRepo", "is gated", "accept it at"),
-        (429, "", "too many requests", "wait some minutes"),
-        (404, "RevisionNotFound", "no such revision", "the newest: op backends fetch"),
-        (407, "", "the proxy to fetch", "export HTTPS_PROXY="),
-        (503, "", "out of order", "wait some minutes"),
-        (418, "", "does not give", "see https://huggingface.co/"),
-    ],
-)
-def test_each_answer_of_the_hub_has_its_own_line(
-    status: int, code: str, says: str, hint: str, hub: Hub
-) -> None:
-    hub.status, hub.code = status, code
-    error = failed()
-    assert isinstance(error, MissingError)
-    assert says in str(error) and REPO in str(error) and str(status) in str(error)
-    assert hint in error.hint and "\n" not in str(error) + error.hint
-
-
-def test_a_hub_that_cannot_be_reached(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    point_at(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
-    error = failed()
-    assert "cannot be reached" in str(error) and error.hint == f"check the network, then: {AGAIN}"
-
-
-def test_a_page_to_log_in_is_not_taken_for_the_hub(hub: Hub) -> None:
-    hub.says = b"<html>Welcome to our hotel</html>"
-    error = failed()
-    assert isinstance(error, MissingError)
-    assert "is not the hub" in str(error) and "log in to the network" in error.hint
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "says", "hint"),
-    [
-        (
-            "http_proxy",
-            "ftp://127.0.0.1:9",
-            "is none: Unknown scheme",
-            "HF_ENDPOINT and http_proxy",
-        ),
-        ("http_proxy", "one:two:three", "is none: Invalid port", "HF_ENDPOINT and http_proxy"),
-        ("http_proxy", "http://127.0.0.1:9", "cannot be reached", "the network and http_proxy"),
-        ("HF_TOKEN", "hf_\u00e4", "token for someone/chameleon cannot be sent", "unset HF_TOKEN"),
-    ],
-)
-def test_what_is_set_wrong_for_the_network_is_named(
-    variable: str, value: str, says: str, hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv(variable, value)
-    close_session()  # it reads the variables once
-    try:
-        error = failed()
-    finally:
-        close_session()
-    assert isinstance(error, MissingError)
-    assert says in str(error) and hint in error.hint
+# -- before and around a fetch --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", ["1", "ON", "yes", "True", "y"])
@@ -532,44 +411,3 @@ def test_what_was_fetched_is_found_with_its_size(hub: Hub) -> None:
 def test_bars_can_be_left_out(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     weights.fetch(INFO, REPO, bars=False)
     assert capfd.readouterr().err == ""
-
-
-def test_a_download_that_breaks_off_is_gone_on_with(hub: Hub) -> None:
-    hub.cut["model.safetensors"] = 20
-    error = failed()
-    assert "broke off" in str(error) and error.hint == f"it goes on with: {AGAIN}"
-    with pytest.raises(MissingError):
-        weights.locate(REPO, INFO)
-    hub.cut.clear()
-    assert weights.fetch(INFO, REPO) and weights.locate(REPO, INFO)
-
-
-@pytest.mark.parametrize(
-    ("number", "says", "hint"),
-    [
-        (errno.ENOSPC, "does not fit on the disk", "make room"),
-        (errno.EFBIG, "does not fit on the disk", "make room"),
-        (errno.EACCES, "could not be written", "HF_HOME"),
-        (errno.ENOTDIR, "could not be written", "HF_HOME"),
-    ],
-)
-def test_a_disk_that_takes_no_more(
-    number: int, says: str, hint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real: Callable[..., object] = Path.open
-
-    def full(path: Path, mode: str = "r", *rest: object, **more: object) -> object:
-        if path.suffix == ".incomplete" and mode != "r":
-            raise OSError(number, "no")
-        return real(path, mode, *rest, **more)
-
-    monkeypatch.setattr(Path, "open", full)
-    error = failed()
-    assert isinstance(error, ResourceError)
-    assert says in str(error) and hint in error.hint
-
-
-def failed() -> PersonaError:
-    with pytest.raises(PersonaError) as caught:
-        weights.fetch(INFO, REPO)
-    return caught.value
