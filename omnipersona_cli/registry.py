@@ -267,10 +267,11 @@ def open_backend(
     """
     name = opening.backend or DEFAULT_BACKEND
     info = backend_info(name)
-    check_lesson_size(info, opening.lesson_size)
-    if on_progress is not None:
-        from omnipersona_cli.family.weights import remarks
+    from omnipersona_cli.family.weights import check_endpoint, remarks
 
+    check_lesson_size(info, opening.lesson_size)
+    check_endpoint(info)
+    if on_progress is not None:
         for note in remarks(info, opening):
             on_progress(Progress(phase=f"loading {name}", note=note))
     if work is not None:

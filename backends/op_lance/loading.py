@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from omnipersona_cli.backend import BackendInfo, FreeSizes, Opening
-from omnipersona_cli.errors import MissingError, UsageError
+from omnipersona_cli.errors import MissingError, UsageError, shell_word
 from omnipersona_cli.family.checkpoint import (
     Shapes,
     check_tensors,
@@ -91,7 +91,7 @@ def find_checkpoint(place: Path) -> LanceFiles:
     """The checkpoint in a folder, or the one whose large file or whose folder with it is named.
 
     Raises MissingError for a file that is missing, cut off or a pickle with code, naming it;
-    UsageError for the video checkpoint.
+    UsageError for the video checkpoint and for BAGEL's.
     """
     inner = place / MODEL if (place / MODEL).is_dir() else place
     folder = inner if place.is_dir() else place.parent
@@ -103,6 +103,10 @@ def find_checkpoint(place: Path) -> LanceFiles:
         wanted = place / MODEL / WEIGHTS[0]
         raise MissingError(f"{place} has no Lance weights: {wanted} is missing", hint=HINT)
     shapes = shapes_in(weights, backend=INFO.name)
+    if any(name.startswith("vit_model.vision_model.") for name in shapes):  # SigLIP's
+        raise UsageError(
+            f"{weights} is a BAGEL's, not a Lance's", hint=f"-b bagel --model {shell_word(folder)}"
+        )
     if any(name.startswith("vit_model.") for name in shapes):
         raise video(weights)
     root = folder.parent

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from omnipersona_cli import __version__, config, registry
 from omnipersona_cli.cli import options, output, settings
+from omnipersona_cli.errors import UsageError
 
 PACKAGES = (
     "torch",
@@ -35,6 +36,7 @@ def command(ctx: click.Context, /, as_json: bool, **_: Any) -> None:
     """Show versions, devices, plugins, folders and settings, for a report or a hunt."""
     settings = {name: value for name, value in ctx.params.items() if name != "as_json"}
     settings["offline"] = bool(_forbidden())
+    stored, broken = _weights()
     found = {
         "omnipersona": __version__,
         "python": platform.python_version(),
@@ -46,7 +48,7 @@ def command(ctx: click.Context, /, as_json: bool, **_: Any) -> None:
             {"name": info.name, "pictures": info.pictures, "needs_gb": info.memory_gb}
             for info in registry.backends().values()
         ],
-        "weights": _weights(),
+        "weights": stored,
         "plugins": registry.plugins(),
         "disabled_plugins": list(registry.disabled_plugins()),
         "broken_plugins": _plugin_problems(ctx),
@@ -59,7 +61,7 @@ def command(ctx: click.Context, /, as_json: bool, **_: Any) -> None:
             {"name": name, "value": value, "source": _source(ctx, name)}
             for name, value in settings.items()
         ],
-        "settings_error": str(ctx.meta.get(options.SETTINGS_ERROR, "")) or None,
+        "settings_error": str(ctx.meta.get(options.SETTINGS_ERROR, "")) or broken or None,
     }
     if as_json:
         output.answer_json(found)
@@ -98,15 +100,19 @@ def _print(found: dict[str, Any]) -> None:
         say(f"settings   {found['settings_error']}")
 
 
-def _weights() -> list[dict[str, Any]]:
-    """What was fetched for any backend, each repository once."""
+def _weights() -> tuple[list[dict[str, Any]], str]:
+    """What was fetched for any backend, each repository once; and why that cannot be told."""
     from omnipersona_cli.family.weights import on_disk
 
-    found = {one.repo: one for info in registry.backends().values() for one in on_disk(info)}
-    return [
+    try:
+        found = {one.repo: one for info in registry.backends().values() for one in on_disk(info)}
+    except UsageError as error:
+        return [], str(error)
+    stored = [
         {"repo": repo, "path": str(one.folder), "gb": one.size / 1e9}
         for repo, one in sorted(found.items())
     ]
+    return stored, ""
 
 
 def _plugin_problems(ctx: click.Context) -> list[dict[str, str]]:

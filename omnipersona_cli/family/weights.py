@@ -21,6 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from omnipersona_cli.backend import BackendInfo, OnStep, Opening, is_hub_id
 from omnipersona_cli.errors import (
@@ -80,8 +81,9 @@ def locate(
     that is not here is told by `remarks`, and the one that is here is taken.
 
     Never downloads: `op backends fetch` does. Raises MissingError where nothing is there,
-    UsageError for a file where a folder is needed.
+    UsageError for a file where a folder is needed and for a broken HF_ENDPOINT.
     """
+    check_endpoint(info)
     path = place_of(model, info)
     if path is not None and (path.is_dir() or single):
         return path.resolve()
@@ -242,6 +244,7 @@ def fetch(
             f"{revision[:60]!a} is no revision of {model}",
             hint="40 digits of a commit, of one repository: --model OWNER/NAME --revision COMMIT",
         )
+    check_endpoint(info)
     if model == EMBEDDED:
         tell("the weights are in the package, nothing to fetch.")
         return False
@@ -266,6 +269,24 @@ def offline() -> str:
     return ""
 
 
+def check_endpoint(info: BackendInfo) -> None:
+    """UsageError where HF_ENDPOINT is no web address: the hub's client breaks as it is imported,
+    whoever imports it. Weights that are in the package need no hub."""
+    address = os.environ.get("HF_ENDPOINT")
+    if not address or info.default_model == EMBEDDED:
+        return
+    try:
+        parts = urlsplit(address)
+        found = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # brackets, or a port beyond 65535
+        found = False
+    if not found:
+        raise UsageError(
+            "HF_ENDPOINT is not the address of a hub",  # it may hold a password
+            hint="unset HF_ENDPOINT, or: export HF_ENDPOINT=https://HOST",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnDisk:
     """A repository in the hub's cache: where, and how many bytes of it."""
@@ -276,16 +297,26 @@ class OnDisk:
 
 
 def on_disk(info: BackendInfo) -> list[OnDisk]:
-    """What is in the hub's cache of the repositories that the backend names; whole or not."""
+    """What is in the hub's cache of the repositories that the backend names; whole or not. Raises
+    UsageError for a broken HF_ENDPOINT."""
+    check_endpoint(info)
     models = dict.fromkeys((info.default_model, *info.models))
     repos = dict.fromkeys(repo for model in models for repo in repositories(info, model))
     found = []
     for repo in repos:
         folder = _cached(repo)
         if folder.is_dir():
-            size = sum(blob.stat().st_size for blob in (folder / "blobs").glob("*"))
+            size = sum(map(_size, (folder / "blobs").glob("*")))
             found.append(OnDisk(repo=repo, folder=folder, size=size))
     return found
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; none where another process took it away meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager

@@ -88,6 +88,14 @@ def test_the_release_its_folder_or_its_file_can_be_named(folder: Path, inner: st
     assert open_backend(Opening(model=str(place), device="cpu")).model == place.name
 
 
+def test_the_checkpoints_of_others_are_called_what_they_are(folder: Path, tmp_path: Path) -> None:
+    for tower, called in (("vision_model.encoder", "is a BAGEL's"), ("blocks", "is the video")):
+        weights = tmp_path / "model.safetensors"
+        save_file({f"vit_model.{tower}.0.weight": torch.zeros(1)}, weights)
+        with pytest.raises(UsageError, match=called):
+            open_backend(Opening(model=str(tmp_path), device="cpu"))
+
+
 def test_float16_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="bfloat16 or float32"):
         open_backend(Opening(model=str(folder), device="cpu", dtype="float16"))

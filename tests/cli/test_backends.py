@@ -200,6 +200,26 @@ def test_what_a_killed_fetch_brought_is_not_brought_again(tmp_path: Path, hub: H
     assert kept.read_bytes() == large.read_bytes()
 
 
+@pytest.mark.parametrize("address", ["http://[::1", "http://127.0.0.1:99999"])
+def test_a_broken_address_of_the_hub_is_named_before_its_client_breaks(
+    address: str, tmp_path: Path
+) -> None:
+    # in processes of their own: the client reads it once, as it is imported
+    env = os.environ | {"HF_ENDPOINT": address, "OMNIPERSONA_HOME": str(tmp_path)}
+
+    def said(*args: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "omnipersona_cli", *args]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+    broken = "HF_ENDPOINT is not the address of a hub"
+    for args in (["backends", "fetch", "janus"], ["ask", "hi", "-b", "showo"]):
+        code, _, errors = said(*args)
+        assert code == 2 and f"Error: {broken}" in errors and "Hint: unset HF_ENDPOINT" in errors
+    code, text, _ = said("doctor")
+    assert code == 0 and broken in text
+
+
 def test_fetch_brings_all_weights_that_the_default_is_made_of(hub: Hub) -> None:
     assert op("fetch", "emu3", "--model", "BAAI/Emu3-Chat-hf")[0] == 0
     hub.fetched.clear()

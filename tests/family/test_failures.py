@@ -10,7 +10,7 @@ from chameleon import AGAIN, INFO, REPO, failed
 from hub import Hub, point_at
 from huggingface_hub import close_session
 
-from omnipersona_cli.errors import MissingError, ResourceError
+from omnipersona_cli.errors import MissingError, ResourceError, UsageError
 from omnipersona_cli.family import weights
 
 
@@ -48,6 +48,16 @@ def test_a_hub_that_cannot_be_reached(
     point_at(f"http://127.0.0.1:{port}", tmp_path / "cache", monkeypatch)
     error = failed()
     assert "cannot be reached" in str(error) and error.hint == f"check the network, then: {AGAIN}"
+
+
+@pytest.mark.parametrize(
+    "address", ["huggingface.co", "ftp://127.0.0.1", "http://", "http://[::1", "http://a:99999"]
+)
+def test_an_address_that_is_none(hub: Hub, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    error = failed()
+    assert isinstance(error, UsageError) and "unset HF_ENDPOINT" in error.hint
+    assert address not in str(error)  # it may hold a password
 
 
 def test_a_page_to_log_in_is_not_taken_for_the_hub(hub: Hub) -> None:
