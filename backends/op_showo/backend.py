@@ -31,7 +31,7 @@ from omnipersona_cli.backend import (
 from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.codes import over_all, seen_through, told_over_all
 from omnipersona_cli.family.pictures import once
-from omnipersona_cli.family.pieces import in_pieces, most_positions, settled
+from omnipersona_cli.family.pieces import give_back, in_pieces, most_positions, settled
 from omnipersona_cli.family.text import answered, mean_losses, stream
 from omnipersona_cli.family.tokens import check_width, kmeans, norm_limit, trainable
 from op_showo import placing, prompts
@@ -402,6 +402,7 @@ class ShowoBackend:
         logits = self._code_logits(text, concepts, scale)
 
         def picture(painted: Tensor) -> Image:
+            give_back()  # what passes of the language model left, before the tokenizer's maps
             with torch.no_grad():
                 return to_image(self.magvit.decode(painted.to(self.net.device))[0])
 

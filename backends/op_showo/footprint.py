@@ -62,6 +62,9 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     ]
     if name in CLIP:
         parts.append(Part(name="vision tower", numbers=TOWER))
+    maps, earlier = convolved(side * side, CHANNELS, MAPS), layers.cached(2) * observed
+    held: dict[Activity, int] = {verb: 0 for verb in VERBS}
+    held["ask"] = held["edit"] = earlier  # keys and values of a picture that was read before
     read = Pass(positions=observed, cached=observed, masked=True)
     return Footprint(
         model=name,
@@ -94,10 +97,8 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pieces=True,
         wide=True,
         batch=INFO.batch,
-        pictures=dict.fromkeys(
-            ("ask", "gen", "edit", "learn"), convolved(side * side, CHANNELS, MAPS)
-        ),
-        remembered=layers.cached(2) * observed,
+        pictures={verb: maps + kept for verb, kept in held.items()},
+        remembered=earlier,
         remember=REMEMBER,
         stored=stored_size(folder, shapes, 4),
     )  # fmt: skip

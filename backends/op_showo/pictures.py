@@ -16,6 +16,7 @@ from PIL import Image as images
 from PIL.Image import Image
 from torch import Tensor
 
+from omnipersona_cli.family.pieces import give_back
 from op_showo import prompts
 from op_showo.magvit import Magvit, fit, to_tensor
 from op_showo.model import Prefix, Showo
@@ -62,6 +63,7 @@ class Pictures:
         square = fit(image.convert("RGB"), self.net.config.resolution)
         key = blake2b(square.tobytes(), digest_size=16).digest()
         if key not in self.encoded:
+            give_back()  # what a pass of the language model left, before the tokenizer's maps
             codes = self.magvit.encode(to_tensor(square)[None].to(self.net.device)).cpu()
             self.encoded[key] = codes
             if len(self.encoded) > 4096:
