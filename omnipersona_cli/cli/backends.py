@@ -66,9 +66,13 @@ def show(name: str, model: str | None, as_json: bool) -> None:
 
     info = registry.backend_info(name)
     weights.check_known(info, model or info.default_model)
-    cells = room.table(info, Opening(backend=name, model=model))
+    opening = Opening(backend=name, model=model)
+    cells, described = room.table(info, opening), room.describe(info, opening, None)
+    here = described is not None and described.here
     if as_json:
-        output.answer_json(_as_data(info) | {"cards": [_cell(cell) for cell in cells]})
+        output.answer_json(
+            _as_data(info) | {"cards": [_cell(cell) for cell in cells], "counted": here}
+        )
         return
     output.answer(f"{info.name}: {info.summary}")
     rows = [
@@ -99,6 +103,8 @@ def show(name: str, model: str | None, as_json: bool) -> None:
             output.answer(f"  {key:<9} {value}")
     if cells:
         _answer_cards(cells)
+    if cells and model and not here:
+        output.answer(f"  of the released weights: none of {model} are here to be counted")
 
 
 @command.command(epilog="\b\nExamples:\n  op backends fetch nano\n  op backends fetch nano --json")

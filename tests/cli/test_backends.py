@@ -87,6 +87,7 @@ def test_show_json_is_the_object_of_the_list_with_the_cards() -> None:
     _, listed, _ = op("--json")
     shown = json.loads(text)
     cards = shown.pop("cards")
+    assert shown.pop("counted") is True  # of the weights that are here
     assert shown in json.loads(listed)
     assert all(one.keys() == CARD for one in cards)
     assert {one["verb"] for one in cards} == {"ask", "gen", "edit", "learn"}
@@ -174,6 +175,15 @@ def test_show_says_which_weights_a_task_needs() -> None:
     _, text, _ = op("show", "emu3")
     assert "BAAI/Emu3-Chat-hf to understand" in text
     assert "BAAI/Emu3-Gen-hf to generate" in text and "BAAI/Emu3-Gen-hf to edit" in text
+
+
+def test_show_says_whose_figures_it_computes(tmp_path: Path) -> None:
+    _, text, _ = op("show", "janus", "--model", str(tmp_path))
+    assert f"of the released weights: none of {tmp_path} are here" in text
+    _, text, _ = op("show", "janus", "--model", str(tmp_path), "--json")
+    assert json.loads(text)["counted"] is False
+    _, text, _ = op("show", "nano", "--json")
+    assert json.loads(text)["counted"] is True
 
 
 def test_what_a_killed_fetch_brought_is_not_brought_again(tmp_path: Path, hub: Hub) -> None:
