@@ -54,7 +54,10 @@ def judges(as_json: bool) -> None:
     epilog="\b\nExamples:\n  op bench export-toy toyset\n  op bench export-toy small --concepts 2",
 )
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--concepts", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--concepts", default=20, show_default=True, type=click.IntRange(1, 1000),
+    help="How many to draw.",
+)  # fmt: skip
 @click.option("--set", "name", default="toy", show_default=True, help="Which made-up set.")
 @options.as_json
 def export_toy(folder: Path, concepts: int, name: str, as_json: bool) -> None:
@@ -109,13 +112,19 @@ def export_toy(folder: Path, concepts: int, name: str, as_json: bool) -> None:
     help="Who scores what rules cannot; repeatable, the first that is able is asked. See "
     "`op bench judges`.",
 )  # fmt: skip
-@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1, 100))
+@click.option(
+    "--seeds", default=3, show_default=True, type=click.IntRange(1, 100),
+    help="How often to learn and measure each concept, every time from another seed.",
+)  # fmt: skip
 @click.option("--steps", type=click.IntRange(1), help="Steps of learning.")
 @click.option(
     "--packs", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
     help="Use these packs for the full method instead of learning.",
 )  # fmt: skip
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1, 64),
+    help="Processes that work at once; each opens the model.",
+)  # fmt: skip
 @click.option(
     "--retry-failed", is_flag=True, help="Ask again where a judge failed in an earlier run."
 )

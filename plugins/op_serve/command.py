@@ -62,11 +62,17 @@ def opening(command: Any) -> Any:
             callback=_memory,
             help="Memory that may be used; what keeps to it is chosen. [default: what is free]",
         ),
-        click.option("--dtype", type=click.Choice(DTYPES), envvar="OMNIPERSONA_DTYPE"),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            envvar="OMNIPERSONA_DTYPE",
+            help="Number format; smaller ones need less memory.",
+        ),
         click.option(
             "--device",
             metavar="|".join((*DEVICES, "cuda:N")),
             default="auto",
+            show_default=True,
             envvar="OMNIPERSONA_DEVICE",
             callback=_device,
             help="Where to compute; cuda:1 is the second GPU.",

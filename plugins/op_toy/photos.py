@@ -63,8 +63,20 @@ def command() -> None:
 )
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, help="Which character. [default: a new one]")
-@click.option("--count", default=10, show_default=True, type=click.IntRange(1, 500))
-@click.option("--size", default=64, show_default=True, type=click.IntRange(16, 1024))
+@click.option(
+    "--count",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1, 500),
+    help="How many pictures.",
+)
+@click.option(
+    "--size",
+    default=64,
+    show_default=True,
+    type=click.IntRange(16, 1024),
+    help="Width and height of each, in pixels.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @click.pass_context
 def photos(

@@ -115,6 +115,12 @@ def test_every_command_can_be_quiet_and_verbose(typed: str) -> None:
         assert flags.count(flag) == 1, f"{typed} {flag}"
 
 
+@pytest.mark.parametrize("typed", COMMANDS)
+def test_every_option_says_what_it_does(typed: str) -> None:
+    given = [one for one in COMMANDS[typed].params if isinstance(one, click.Option)]
+    assert [one.opts for one in given if not one.help] == []
+
+
 @pytest.mark.parametrize(
     "typed",
     [
