@@ -12,7 +12,7 @@ TOPICS = {
         "What the exit codes mean.",
         """\
 0    done
-1    failed for a stated reason; also "no" under `op ask --exit-code`
+1    failed for a stated reason; also any answer but "yes" under `op ask --exit-code`
 2    wrong usage: an unknown option, a missing argument, words that do not fit together
 3    something that was named is not here: a concept, a backend, weights, a package
 130  interrupted (Ctrl-C)
