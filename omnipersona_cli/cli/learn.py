@@ -178,8 +178,7 @@ _keeping_options = options.together(
     click.option(
         "--samples",
         type=int,
-        show_default="4; with --steps 0 none",
-        help="Pictures painted for the report card, 0 to 4.",
+        help="Pictures painted for the report card, 0 to 4. [default: 4; with --steps 0 none]",
     ),
     click.option(
         "--report",

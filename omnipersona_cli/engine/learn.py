@@ -73,12 +73,15 @@ def plan(
     opening: Opening = ANY,
     keeping: Keeping = IN_THE_LIBRARY,
 ) -> Plan:
-    """What `learn` would do with the same values. Opens no backend."""
+    """What `learn` would do with the same values, and raises what it would before it opens a
+    backend, but for a disk that is full. Opens none."""
+    keeping = keeping.begun(subject.name)
     subject, opening, learned_from = _gone_on(subject, settings, keeping, opening)
     info = _info(opening)
     _checked(settings, keeping, opening, info)
     hyper = settings.hyperparameters(info)
     material = _gathered(subject, settings, info, learned_from)
+    pack_before(keeping, material, info.name)
     return Plan(
         name=material.name,
         class_word=material.class_word,

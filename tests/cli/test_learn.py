@@ -110,6 +110,9 @@ def test_an_instant_concept_says_so_and_is_gone_on_from(sketch, op):
 def test_a_taken_name_needs_force(disc, op):
     done = op("learn", "photos", "--name", "bo", "--steps", "2")
     assert done.exit_code == 1 and "--force" in done.stderr
+    dry = op("learn", "photos", "--name", "bo", "--steps", "2", "--dry-run")
+    assert dry.exit_code == 1 and "--force" in dry.stderr and not dry.stdout
+    assert op("learn", "photos", "--name", "bo", "--force", "--dry-run").exit_code == 0
     assert op("learn", "photos", "--name", "bo", "--steps", "2", "--force").exit_code == 0
 
 
