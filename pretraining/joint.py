@@ -352,17 +352,19 @@ def unpack_weights(folder: Path, state: Path) -> None:
 
     Raises FileExistsError where the state already holds a stage; nothing is overwritten.
     """
-    stages = ("autoencoder", "vision", "joint")
+    about = json.loads((folder / "nano.json").read_text())
+    stages = tuple(about["minutes"])
     for name in stages:
         if (state / f"{name}.safetensors").exists():
             raise FileExistsError(f"{state / name}.safetensors is there already")
     tensors = {k: value.float() for k, value in load_file(folder / "nano.safetensors").items()}
-    about = json.loads((folder / "nano.json").read_text())
     vit = "bagel.vit_model."
     kept: dict[str, dict[str, Tensor]] = {name: {} for name in stages}
     for key, value in tensors.items():
         if key.startswith("vae."):
             kept["autoencoder"][f"average.{key.removeprefix('vae.')}"] = value
+            if "decoder" in kept and key.startswith("vae.decoder."):
+                kept["decoder"][f"average.{key.removeprefix('vae.')}"] = value.clone()
         else:
             kept["joint"][f"model.{key}"] = value
             if not key.startswith(vit):
@@ -378,6 +380,10 @@ def unpack_weights(folder: Path, state: Path) -> None:
         (state / f"{name}.jsonl").write_text(json.dumps(about["log"][name]) + "\n")
     report = {key: about[key] for key in ("held_out_psnr", "shift_factor", "scale_factor")}
     (state / "autoencoder.report.json").write_text(json.dumps(report))
+    if "decoder" in kept:
+        (state / "decoder.report.json").write_text(
+            json.dumps({"after": {"drawn": about["held_out_psnr"]}})
+        )
 
 
 def _last(log: Path) -> dict[str, float]:

@@ -284,6 +284,10 @@ def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> Non
 def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None:
     shipped, again, state_again = (tmp_path / name for name in ("one", "two", "state"))
     export_weights(state, shipped)
+    about = json.loads((shipped / "nano.json").read_text())
+    about["minutes"]["decoder"], about["steps"]["decoder"] = 3.0, 7
+    about["log"]["decoder"] = {"loss": 0.5}
+    (shipped / "nano.json").write_text(json.dumps(about))
     state_again.mkdir()
     unpack_weights(shipped, state_again)
     with pytest.raises(FileExistsError):
@@ -295,6 +299,8 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
     export_weights(state_again, again)
     first, second = (load_file(folder / "nano.safetensors") for folder in (shipped, again))
     assert all(torch.equal(first[key], second[key]) for key in first | second)
+    told = json.loads((again / "nano.json").read_text())
+    assert told | {"norm_limit": 0} == about | {"norm_limit": 0}  # of rows in bf16 this time
     trained = practise(state_again, 3)
     key = "model.bagel.language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
     assert not torch.equal(trained[key], first[key.removeprefix("model.")].float())
