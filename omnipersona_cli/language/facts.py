@@ -55,9 +55,12 @@ HELD_OUT_WORDINGS = (
 )
 """Wordings that are taught nowhere."""
 
+_DENIED = re.compile(r"(?:not|never|neither)\b|no\s+[a-z]", re.IGNORECASE)
+"""A value that says what is not so: "no tail" is nothing to paint."""
+
 _COLON = r"\s*(?:=|:(?=\s)|(?<!\d):(?!//))\s*"
 """Between an attribute and its value; not in a time of day or an address."""
-_COPULA = rf"(?:\s+(?:is|are|was)(?:\s+called)?\s+|{_COLON})"
+_COPULA = rf"(?:\s+(?:is|are|was)(?:\s+called)?(?:{_COLON}|\s+)|{_COLON})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +262,7 @@ def _parsed(part: str, name: str) -> Iterator[ParsedFact]:
     usual = next((verb.asked for verb in VERBS if verb.attribute == noun), ())
     for one in _apart(fact, text) if asked else [replace(fact, asked=usual)]:
         value = _plain_value(one.value)
-        if value and not re.match(r"(?:not|never|no longer)\b", value, flags=re.I):
+        if value and not _DENIED.match(value):
             yield _with_others(replace(one, value=value))
 
 

@@ -146,7 +146,8 @@ WHEN = re.compile(
     r"(?:the\s+|its\s+|a\s+)?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|weekends?|mornings?"
     r"|afternoons?|evenings?|nights?|days?|weeks?|summers?|winters?|autumns?|springs?|noon|midnight"
     rf"|breakfast|lunch|dinner|christmas|{_MONTH})"
-    r"(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?|since\s+\d{4})",
+    r"(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?|since\s+\d{4}"
+    r"|at\s+(?:\d{1,2}[:.]\d{2}|\d{1,2}\s*o'clock|\d{1,2}(?:[:.]\d{2})?\s*[ap]\.?m\b\.?))",
     re.IGNORECASE,
 )
 """A value with a time at its end: "the violin on Sundays"."""
