@@ -26,7 +26,7 @@ def _subject(
     from omnipersona_cli.data.lessons import load_triplets
     from omnipersona_cli.data.photos import open_pictures
 
-    if facts_file is not None and not facts_file.is_file():
+    if facts_file is not None and not facts_file.exists():
         raise MissingError(f"there is no {facts_file}", hint='or say it: --fact "..."')
     sheet = read_facts(facts_file) if facts_file is not None else FactSheet()
     if "negatives" in given:

@@ -135,6 +135,7 @@ def test_a_taken_name_needs_force(disc, op):
         (["photos", "--name", "bo", "-b", "skatch"], 3),
         (["nowhere", "--name", "bo"], 3),
         (["photos", "--name", "bo", "--facts", "nowhere.txt"], 3),
+        (["photos", "--name", "bo", "--facts", "photos"], 1),
         (["photos"], 2),
     ],
 )
