@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from omnipersona_cli.errors import PhotoError, nearest
+from omnipersona_cli.language.attributes import is_plural
 from omnipersona_cli.language.characters import one_line
 from omnipersona_cli.reading import Origin, Tree, parse_yaml, read_text
 
@@ -98,7 +99,7 @@ def _attribute(attribute: str, value: Tree, origin: Origin) -> str:
         origin.refuse(f"nests something under {attribute[:40]!a}: a fact is one line of text")
     if not texts or any(text in _NOTHING for text in texts):
         origin.refuse(f"says nothing after {attribute[:40]!a}")
-    be = "are" if len(texts) > 1 else "is"
+    be = "are" if len(texts) > 1 or is_plural(attribute.lower()) else "is"
     return one_line(f"its {attribute} {be} {' and '.join(texts)}")
 
 

@@ -19,6 +19,7 @@ from omnipersona_cli.errors import PhotoError
         ("facts.yaml", "facts:\n  toy: a red ball", ("its toy is a red ball",)),
         ("facts.yaml", "Facts:\n- its toy is a red ball\nKind: dog", ("its toy is a red ball",)),
         ("facts.yaml", "facts:\n  friends: [mia, tom]", ("its friends are mia and tom",)),
+        ("facts.yaml", "facts:\n  eyes: blue", ("its eyes are blue",)),
         ("facts.yaml", "", ()),
         ("facts.txt", "# all of it\nits toy is a red ball\n\n", ("its toy is a red ball",)),
     ],
