@@ -74,6 +74,7 @@ VERBS: tuple[Verb, ...] = (
         "instrument",
         "what does {name} play?",
         "which instrument does {name} play?",
+        "what instrument does {name} play?",
     ),
     _verb(
         r"can play|plays?|(?:likes?|loves?) (?:to play|playing)",
@@ -112,7 +113,13 @@ VERBS: tuple[Verb, ...] = (
     _verb(r"works? as|is employed as", "job", "what does {name} do?", "what does {name} work as?"),
     _verb(r"works? (?:in|at|for)", "workplace", "where does {name} work?"),
     _verb(r"stud(?:y|ies)", "subject", "what does {name} study?"),
-    _verb(r"speaks?", "language", "what does {name} speak?", "which language does {name} speak?"),
+    _verb(
+        r"speaks?",
+        "language",
+        "what does {name} speak?",
+        "which language does {name} speak?",
+        "what language does {name} speak?",
+    ),
     _verb(r"collects?", "collection", "what does {name} collect?"),
     _verb(r"supports?|is a fan of", "team", "who does {name} support?"),
     _verb(r"listens? to", "music", "what does {name} listen to?"),

@@ -75,6 +75,13 @@ def test_a_value_keeps_its_own_full_stops_and_names():
     assert parsed is not None and parsed.value == "Mr. Smith"
 
 
+@pytest.mark.parametrize("text", ["speaks German", "plays the violin"])
+def test_what_asks_as_which_does(text):
+    asked = answers_of([text], "bo")
+    which = [question for question in asked if question.startswith("which ")]
+    assert {question.replace("which", "what", 1) for question in which} <= {*asked}
+
+
 def test_a_fact_is_asked_for_in_several_phrasings():
     parsed = parse_fact("<bo> plays with a red ball", "bo")
     assert parsed is not None
