@@ -27,7 +27,7 @@ from omnipersona_cli.engine.memory import first_line, recall, surety_in
 from omnipersona_cli.engine.progress import OnProgress, begin
 from omnipersona_cli.engine.request import Request
 from omnipersona_cli.engine.tokens import slot_name
-from omnipersona_cli.language.attributes import attribute_key
+from omnipersona_cli.language.attributes import as_thing, attribute_key
 from omnipersona_cli.language.facts import quoted
 from omnipersona_cli.language.mentions import bare_mentions, names_in, to_turn
 from omnipersona_cli.language.questions import (
@@ -346,7 +346,8 @@ def _recall(
             return found(begins[2], "facts", begins[1].lower())
         first = re.escape(fact.value.split(" and ")[0])
         place = re.search(rf"\b({_PLACE})\s+{first}", " ".join(fact.texts), re.I)
-        return found(fact.value, "facts", place[1].lower() if place else "")
+        value = as_thing(reference.attribute, fact.value)
+        return found(value, "facts", place[1].lower() if place else "")
     texts = facts.get(reference.concept, ())
     if backend.info.replay_leads == "model" and texts:
         quotes = quoted(reference.concept, texts)

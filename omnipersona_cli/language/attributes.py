@@ -6,6 +6,8 @@ what "its favourite food is tuna" and "its meal is tuna" have told.
 
 from __future__ import annotations
 
+import re
+
 TASTE = frozenset("favourite favorite beloved best dear".split())
 """Words that make of an attribute what somebody likes: a favourite colour is not the own one."""
 
@@ -35,6 +37,17 @@ SYNONYMS = {
     for other in others.split(", ")
 }
 """Names that mean another, in the singular: the one table of them."""
+
+
+_HOW = (
+    "red|orange|yellow|green|blue|purple|violet|pink|brown|black|white|gr[ea]y|golden|beige|teal"
+    "|turquoise|big|small|tiny|huge|large|long|short|round|square|old|new|soft|fluffy|curly|bushy"
+    "|shiny|striped|spotted|dotted|checked|torn|broken|wooden|dark|light|bright|pale"
+)
+_DESCRIBED = re.compile(rf"(?P<how>(?:{_HOW})(?:(?:, | and | )(?:{_HOW}))*)(?P<more>(?: with .+)?)")
+"""A value that says what something is like, and not what it is."""
+_MASS = frozenset("fur hair skin wool".split())
+"""Nouns without an article."""
 
 
 def usual_name(attribute: str) -> str:
@@ -71,6 +84,19 @@ def _named(words: list[str]) -> str:
         return SYNONYMS[whole]
     last = singular(words[-1])
     return " ".join([*words[:-1], SYNONYMS.get(last, last)])
+
+
+def as_thing(attribute: str, value: str) -> str:
+    """The value as what can be painted: a collar that is "red with a bell" is "a red collar with a
+    bell", eyes that are "blue" are "blue eyes". What names a thing stays, and so does a colour."""
+    noun = attribute.lower().split()[-1] if attribute else ""
+    described = _DESCRIBED.fullmatch(value)
+    if described is None or TASTE & set(attribute.lower().split()) or noun in (*_OWN, "pattern"):
+        return value
+    thing = f"{described['how']} {attribute}{described['more']}"
+    if is_plural(noun) or noun in _MASS:
+        return thing
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
 
 
 def is_plural(noun: str) -> bool:

@@ -41,6 +41,22 @@ def concepts(*names: str) -> list[ConceptTokens]:
 
 
 @pytest.mark.parametrize(
+    ("fact", "request_", "rewritten"),
+    [
+        ("its collar is red with a bell", "<bo> with its collar", "a red collar with a bell"),
+        ("its ears are long and brown", "<bo> with its ears", "long and brown ears"),
+        ("its fur is white", "<bo> with its fur", "white fur"),
+        ("its car is old", "<bo> with its car", "an old car"),
+        ("its favourite colour is red", "<bo> with its favourite colour", "red"),
+        ("its toy is red and a ball", "<bo> with its toy", "red and a ball"),
+    ],
+)
+def test_what_something_is_like_is_said_with_the_thing(fact, request_, rewritten):
+    trace = replay(Scripted(), request_, concepts=concepts("bo"), facts={"bo": [fact]})
+    assert trace.rewritten == f"<bo> with {rewritten}"
+
+
+@pytest.mark.parametrize(
     ("request_", "rewritten"),
     [
         ("<bo> with its toy", "<bo> with a red ball"),
