@@ -86,10 +86,13 @@ def fsck(repair: bool, as_json: bool) -> None:
         for finding in found:
             output.answer_line(f"{finding.what}{f' ({finding.mended})' if finding.mended else ''}")
         if not bad:
-            output.answer_line(f"sound: {len(library.names())} concepts")
+            count = len(library.names())
+            output.answer_line(f"sound: {count} concept{'' if count == 1 else 's'}")
     if bad:
         raise PersonaError(
-            f"{len(bad)} things in the library are not as they should be",
+            "1 thing in the library is not as it should be"
+            if len(bad) == 1
+            else f"{len(bad)} things in the library are not as they should be",
             hint="op concepts rm NAME takes a broken one away"
             if repair
             else "op concepts fsck --repair",

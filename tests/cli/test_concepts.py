@@ -272,6 +272,13 @@ def test_verify_says_sound_or_what_is_wrong(op, bo, tmp_path):
     op("verify", tmp_path / "none", code=3)
 
 
+def test_a_library_of_one_is_told_in_the_singular(op, bo):
+    assert op("fsck").stdout == "sound: 1 concept\n"
+    (Library().folder / "bad.opconcept").write_bytes(b"no pack")
+    done = op("fsck", code=1)
+    assert "1 thing in the library is not as it should be" in done.stderr
+
+
 def test_quiet_silences_notes(op, bo):
     assert op("facts", "bo", "add", "<bo> is old", "-q").stderr == ""
 
