@@ -62,9 +62,8 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
     ]
     if name in CLIP:
         parts.append(Part(name="vision tower", numbers=TOWER))
-    maps, earlier = convolved(side * side, CHANNELS, MAPS), layers.cached(2) * observed
-    held: dict[Activity, int] = {verb: 0 for verb in VERBS}
-    held["ask"] = held["edit"] = earlier  # keys and values of a picture that was read before
+    maps = convolved(side * side, CHANNELS, MAPS)
+    earlier = layers.cached(2) * observed  # keys and values of a picture that was read before
     read = Pass(positions=observed, cached=observed, masked=True)
     return Footprint(
         model=name,
@@ -97,7 +96,7 @@ def footprint(opening: Opening, size: tuple[int, int] | None = None) -> Footprin
         pieces=True,
         wide=True,
         batch=INFO.batch,
-        pictures={verb: maps + kept for verb, kept in held.items()},
+        pictures={"ask": maps + earlier, "gen": maps, "edit": maps + earlier, "learn": maps},
         remembered=earlier,
         remember=REMEMBER,
         stored=stored_size(folder, shapes, 4),
