@@ -60,7 +60,9 @@ _DENIED = re.compile(r"(?:not|never|neither)\b|no\s+[a-z]", re.IGNORECASE)
 
 _COLON = r"\s*(?:=|:(?=\s)|(?<!\d):(?!//))\s*"
 """Between an attribute and its value; not in a time of day or an address."""
-_COPULA = rf"(?:\s+(?:is|are|was)(?:\s+called)?(?:{_COLON}|\s+)|{_COLON})"
+_BEFELL = r"(?:stolen|lost|found|broken|given|bought|sold|made|eaten|taken|torn|thrown|cut|left)\b"
+"""What happened to a thing ("its toy was stolen") does not say what it is."""
+_COPULA = rf"(?:\s+(?:is|are|was(?!\s+{_BEFELL}))(?:\s+called)?(?:{_COLON}|\s+)|{_COLON})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +84,11 @@ class ParsedFact:
 
 def split_sentences(text: str) -> tuple[str, ...]:
     """The sentences of a text, white space tidied, without their full stops and the marks of a
-    list. After an initial ("A. Smith") none ends."""
+    list. After an initial ("A. Smith") none ends, nor in "No. 5"."""
     listed = re.sub(r"^\s*(?:[-*\u2022]|\d{1,2}[.)])\s+", "", text, flags=re.M)
     parts = re.split(
-        r"(?<=[.!?;])(?<!\bmr\.)(?<!\bmrs\.)(?<!\bdr\.)(?<!\bst\.)(?<!\b[a-z]\.)\s+|\n+",
+        r"(?<=[.!?;])(?<!\bmr\.)(?<!\bmrs\.)(?<!\bdr\.)(?<!\bst\.)(?<!\b[a-z]\.)"
+        r"(?!(?<=\bno\.)\s+\d)\s+|\n+",
         listed,
         flags=re.I,
     )
@@ -235,11 +238,12 @@ def _spelled_out(sentence: str, who: str = rf"\b(?:{_PRONOUNS})") -> str:
 
 def _parts(sentence: str, name: str) -> list[str]:
     """The parts of a sentence that say something of their own: after "and", "but" or a comma comes
-    another verb, or another "its … is". A list of things is one part."""
+    another verb, or another "its … is", be it of somebody else. A list of things is one part."""
     whose = rf"(?:(?:{_POSSESSIVES})|<?{re.escape(name)}>?'s)\s+[\w' -]{{1,40}}?\s+(?:is|are)\s"
     who = rf"(?:(?:{_PRONOUNS})|<?{re.escape(name)}>?)\s+"
     does = rf"{ADVERBS}(?:{ANY_VERB}|is|was|has been)\s+[\w<]"
-    starts = rf"(?={whose}|(?:who\s+|which\s+)?(?:{who})?{does})"
+    other = r"(?-i:[A-Z][\w-]+)\s+"
+    starts = rf"(?={whose}|(?:who\s+|which\s+)?(?:{who}|{other})?{does})"
     joints = rf"(?:\s*,\s*(?:and|but)\s+|\s+(?:and|but)\s+|\s*,\s+){starts}"
     return [
         re.sub(r"^(?:who|which)\s+", "", part) for part in re.split(joints, sentence, flags=re.I)

@@ -38,6 +38,7 @@ _OWNED = (
 _MONTH = (
     r"(?:january|february|march|april|may|june|july|august|september|october|november|december)"
 )
+_DAY = r"\d{1,2}(?:st|nd|rd|th)?"
 DATE = rf"(?:the |a )?(?:\d|{_MONTH}\b|\w+day\b|(?:spring|summer|autumn|winter)\b).*"
 """A day, a month or a year: "3 May 2019", "June"."""
 
@@ -128,7 +129,7 @@ VERBS: tuple[Verb, ...] = (
     _verb(r"dreams? of", "dream", "what does {name} dream of?"),
     _verb(r"chases?", "prey", "what does {name} chase?"),
     _verb(r"drives?|rides?(?: on| in)?", "vehicle", "what does {name} ride?", value=_THING),
-    _verb(r"(?:(?:was|were) )?born (?:on|in)", "birthday", "when was {name} born?", value=DATE),
+    _verb(r"(?:(?:was|were) )?born(?: on| in)?", "birthday", "when was {name} born?", value=DATE),
     _verb(r"(?:(?:was|were) )?born (?:in|at|on|near)", "birthplace", "where was {name} born?"),
     _verb(r"(?:(?:was|were|got) )?adopted (?:in|on)", "adoption", "when was {name} adopted?"),
     _verb(r"(?:is|are|comes?|came|was adopted) from|grew up in", "origin", "where is {name} from?"),
@@ -152,7 +153,7 @@ WHEN = re.compile(
     r"(?P<what>.+?)\s+(?P<when>(?:(?:on|in|at|during|after|before|every|each)\s+)"
     r"(?:the\s+|its\s+|a\s+)?(?:(?:mon|tues|wednes|thurs|fri|satur|sun)days?|weekends?|mornings?"
     r"|afternoons?|evenings?|nights?|days?|weeks?|summers?|winters?|autumns?|springs?|noon|midnight"
-    rf"|breakfast|lunch|dinner|christmas|{_MONTH})"
+    rf"|breakfast|lunch|dinner|christmas|{_MONTH}(?:\s+{_DAY})?|{_DAY}(?:\s+of)?\s+{_MONTH})"
     r"(?:\s+(?:mornings?|afternoons?|evenings?|nights?))?|since\s+\d{4}"
     r"|at\s+(?:\d{1,2}[:.]\d{2}|\d{1,2}\s*o'clock|\d{1,2}(?:[:.]\d{2})?\s*[ap]\.?m\b\.?))",
     re.IGNORECASE,

@@ -119,6 +119,14 @@ def test_a_fact_is_asked_for_in_several_phrasings():
         ("likes neither fish nor meat", {}),
         ("house-trained: no", {"house-trained": "no"}),
         ("eats tuna at 8:00", {"food": "tuna", "": "at 8:00"}),
+        ("plays chess on May 3rd", {"game": "chess", "": "on May 3rd"}),
+        ("plays chess on the 3rd of May", {"game": "chess", "": "on the 3rd of May"}),
+        ("was born May 3rd, 2019", {"birthday": "May 3rd, 2019"}),
+        ("loves No. 5", {"favourite thing": "No. 5"}),
+        ("its toy was stolen", {}),
+        ("its first toy was a ball", {"first toy": "a ball"}),
+        ("Bo loves Eve and Eve loves Bo", {}),
+        ("its friend is Max and Eve is its sister", {"friend": "Max", "sister": "Eve"}),
         ("plays chess at 5 pm", {"game": "chess", "": "at 5 pm"}),
         ("loves tuna and is very shy", {}),
         ("bedtime:21:30", {"bedtime": "21:30"}),
@@ -199,6 +207,11 @@ def test_sentences_are_split_and_tidied():
         "its toy is red",
         "it eats fish",
         "it sleeps",
+    )
+    assert split_sentences("Does it mind? no. Five do not.") == (
+        "Does it mind?",
+        "no",
+        "Five do not",
     )
 
 
