@@ -132,6 +132,7 @@ class BackendInfo:
     is fastest with, 0 where torch's own choice is right (`registry.open_backend` sets it).
     ``deep_layers`` are the layers after the first that may have tokens of their own, 0 where none
     may, and ``depth`` how many of them are learned where a person names nothing else.
+    ``experts`` says that it learns low-rank experts where it is asked to, as an `ExpertBackend`.
     ``fast`` says how it paints in less time, where it can; such a backend is a `FastBackend`.
     ``estimates`` says that it shows pictures on their way, as `EstimatingBackend`. A question may
     be about ``most_images`` pictures at once; where these are several, it is a `ComparingBackend`.
@@ -165,6 +166,7 @@ class BackendInfo:
     unknown_answer: str = "I do not know"
     deep_layers: int = 0
     depth: int = 0
+    experts: bool = False
     replay_leads: Literal["model", "grammar"] = "model"
     replay_examples: int = 6
     threads: int = 0
@@ -392,11 +394,6 @@ class Backend(Protocol):
         """Trainable tokens [1, d], [understand, d], [generate, d], started from the backbone's own
         features of the photos; no row is longer than ``norm_limit``. ``on_step`` counts photos."""
 
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """Low-rank experts per task that change nothing yet, under the names "lora.<task>.….A" and
-        "….B" (task "und", "gen" or "edit"; A [r, in] random, B [out, r] zero). TaskError where the
-        backbone takes none."""
-
     def see(self, images: Sequence[Image]) -> Tensor:
         """What the backbone sees in each picture, [n, d]: the mean of its own vision features, as
         they enter the language model. A backbone of several checkpoints opens only the one that
@@ -470,6 +467,14 @@ class Backend(Protocol):
     def remarks(self, *, texts: Sequence[str] = (), photos: Sequence[Image] = ()) -> Sequence[str]:
         """Notes for a person before work starts: words it does not know, pictures that are not of
         its kind. One sentence each; empty when all is well."""
+
+
+class ExpertBackend(Backend, Protocol):
+    """A backend whose ``info.experts`` is true: it learns low-rank experts besides tokens."""
+
+    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
+        """Low-rank experts per task that change nothing yet, under the names "lora.<task>.….A" and
+        "….B" (task "und", "gen" or "edit"; A [r, in] random, B [out, r] zero)."""
 
 
 class FastBackend(Backend, Protocol):

@@ -45,7 +45,6 @@ from op_bagel.lineage import (
     answer_losses,
     ids_of,
     noised,
-    refuse_experts,
     started_tokens,
     task_losses,
     unnamed_ids,
@@ -160,10 +159,6 @@ class BagelBackend:
             seed=seed,
             norm_limit=self.norm_limit,
         )
-
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """None: the mixture of transformers has its own."""
-        refuse_experts(self.info)
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the ViT's features after the connector, [n, D]."""

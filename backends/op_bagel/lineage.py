@@ -10,13 +10,12 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from omnipersona_cli.backend import BackendInfo, ConceptTokens, Task, Turn
-from omnipersona_cli.errors import TaskError
+from omnipersona_cli.backend import ConceptTokens, Task, Turn
 from omnipersona_cli.family.deep import wide_rows
 from omnipersona_cli.family.pieces import in_pieces, settled
 from omnipersona_cli.family.tokens import kmeans, trainable
@@ -228,14 +227,6 @@ def fresh_tokens(
     rows = (trainable(part, limit=0.9 * norm_limit) for part in (identifier, und, gen))
     identifier, und, gen = rows
     return ConceptTokens(name=name, id=identifier, und=und, gen=gen)
-
-
-def refuse_experts(info: BackendInfo) -> NoReturn:
-    """TaskError: a mixture of transformers has its own experts."""
-    raise TaskError(
-        f"{info.name} has experts of its own and takes no others",
-        hint="leave out --experts lora",
-    )
 
 
 # -- what is kept between calls --------------------------------------------------------------------

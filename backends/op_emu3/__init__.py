@@ -32,6 +32,7 @@ INFO = BackendInfo(
     learn_rate=1e-3,
     batch=4,
     deep_layers=31,
+    experts=True,
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
     estimates=True,
     notes=(

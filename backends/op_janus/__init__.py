@@ -33,6 +33,7 @@ INFO = BackendInfo(
     learn_rate=1e-3,
     batch=8,
     deep_layers=29,  # of the 7B models; Janus-Pro-1B has 23
+    experts=True,
     fast="several codes are drawn ahead and checked in one pass (same distribution)",
     estimates=True,
     notes=(

@@ -41,7 +41,6 @@ from op_bagel.lineage import (
     Tokenizer,
     answer_losses,
     ids_of,
-    refuse_experts,
     started_tokens,
     task_losses,
 )
@@ -130,10 +129,6 @@ class LanceBackend:
             seed=seed,
             norm_limit=self.norm_limit,
         )
-
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """None: the mixture of transformers has its own."""
-        refuse_experts(self.info)
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the tower's features, [n, D]."""

@@ -124,10 +124,6 @@ class ShowoBackend:
             },
         )
 
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """None: its concept tokens alone are learned."""
-        raise TaskError("showo takes no low-rank experts", hint="leave out --experts lora")
-
     def see(self, images: Sequence[Image]) -> Tensor:
         """The mean of the codes' embeddings, or of CLIP's features, [n, d]."""
         return torch.stack([self.pictures.features(image) for image in images])

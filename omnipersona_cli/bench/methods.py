@@ -145,10 +145,6 @@ class _Around:
             on_step=on_step,
         )  # fmt: skip
 
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """The inner backend's."""
-        return self.inner.new_experts(seed=seed)
-
     def see(self, images: Sequence[Image]) -> Tensor:
         """The inner backend's."""
         return self.inner.see(images)

@@ -315,7 +315,9 @@ def packed(
         "losses": {key: round(value, 6) for key, value in report.losses.items()},
     }
     pack = before or Pack(name=material.name)
-    facts = {fact.text: fact for fact in (*material.facts, *pack.facts)}  # as they were, in order
+    facts = {
+        fact.text.casefold(): fact for fact in (*material.facts, *pack.facts)
+    }  # as they were, in order
     pack = replace(
         pack,
         facts=tuple(facts.values()),

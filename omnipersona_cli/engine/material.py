@@ -234,9 +234,12 @@ def captioned(material: Material, backend: Backend, *, on_step: OnStep | None = 
 
 
 def agreeing_facts(texts: Sequence[str], name: str, *, known: Sequence[str]) -> tuple[Fact, ...]:
-    """The facts, each once, in order. ``known`` are those that the concept has already. Raises
-    UsageError for too many, and for two that contradict each other."""
-    unique = list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
+    """The facts, each once in whatever case, in order. ``known`` are those that the concept has
+    already. Raises UsageError for too many, and for two that contradict each other."""
+    each: dict[str, str] = {}
+    for text in filter(str.strip, texts):
+        each.setdefault(" ".join(text.split()).casefold(), " ".join(text.split()))
+    unique = list(each.values())
     if len(unique) > FACT_COUNT:
         raise UsageError(
             f"{len(unique)} facts are too many; a concept keeps at most {FACT_COUNT}",

@@ -86,7 +86,8 @@ class Settings:
 
     def hyperparameters(self, info: BackendInfo) -> Hyperparameters:
         """These settings on one backend: its own numbers stand where none was chosen. TaskError
-        where it takes no tokens of further layers, UsageError where it has not so many."""
+        where it takes no tokens of further layers or no experts, UsageError where it has not so
+        many layers."""
         rate = self.learning_rate
         depth = (0 if self.instant else info.depth) if self.depth is None else self.depth
         if depth and not info.deep_layers:
@@ -98,6 +99,10 @@ class Settings:
             raise UsageError(
                 f"{info.name} has {info.deep_layers} layers after the first, and not {depth}",
                 hint=f"--depth {info.deep_layers}",
+            )
+        if self.experts != "none" and not info.experts:
+            raise TaskError(
+                f"{info.name} learns no low-rank experts", hint="leave out --experts lora"
             )
         return Hyperparameters(
             steps=info.learn_steps if self.steps is None else self.steps,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import cast
 
 import torch
 
-from omnipersona_cli.backend import Backend, ConceptTokens
+from omnipersona_cli.backend import Backend, ConceptTokens, ExpertBackend
 from omnipersona_cli.concepts.pack import Pack
 from omnipersona_cli.engine.keep import Before, Keeping
 from omnipersona_cli.engine.material import Material
@@ -39,7 +40,7 @@ def start_of(
 ) -> ConceptTokens:
     """Where optimisation starts: the tokens that are gone on from, or the backend's own features of
     the photos, and deep tokens that add nothing yet where there are none; with "lora" and without
-    any there the low-rank experts that the backend offers (``new_experts(seed=...)``)."""
+    any there the low-rank experts that the backend offers (`ExpertBackend`)."""
     for_facts = _for_facts(backend, material)
     photos = [photo.image for photo in material.album.learning]
 
@@ -64,7 +65,8 @@ def start_of(
     start = with_depth(start, settings.hyperparameters(backend.info).depth)
     tensors = named_tensors(start)
     if settings.experts != "none":
-        tensors = dict(backend.new_experts(seed=settings.seed)) | tensors
+        able = cast(ExpertBackend, backend)
+        tensors = dict(able.new_experts(seed=settings.seed)) | tensors
     return copy_of(from_named_tensors(start.name, tensors, fact_tokens=start.fact_tokens))
 
 

@@ -30,7 +30,6 @@ from omnipersona_cli.backend import (
     Task,
     counted,
 )
-from omnipersona_cli.errors import TaskError
 from omnipersona_cli.family.tokens import check_width, norm_limit, trainable
 from omnipersona_cli.hookspecs import Region, hookimpl
 
@@ -104,12 +103,6 @@ class SketchBackend:
             return trainable(0.1 * centre + 0.02 * torch.randn(count, _WIDTH, generator=generator))
 
         return ConceptTokens(name=name, id=rows(1), und=rows(understand), gen=rows(generate))
-
-    def new_experts(self, *, seed: int) -> Mapping[str, Tensor]:
-        """None: there is nothing that a low-rank expert could be put into."""
-        raise TaskError(
-            f"{self.info.name} takes no low-rank experts", hint="leave out --experts lora"
-        )
 
     def see(self, images: Sequence[Image]) -> Tensor:
         """The colours of the squares, [n, d]."""

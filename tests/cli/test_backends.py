@@ -48,6 +48,7 @@ KEYS = {
     "batch",
     "deep_layers",
     "depth",
+    "experts",
     "replay_leads",
     "imports",
     "notes",

@@ -77,6 +77,12 @@ def test_a_dry_run_tells_and_learns_nothing(sketch, op):
     assert "none: the start is kept" in instant and "rate" not in instant
 
 
+def test_a_fact_that_is_told_in_two_cases_is_kept_once(sketch, op):
+    twice = ("--fact", "Loves tuna", "--fact", "loves  tuna")
+    told = op("learn", "photos", "--name", "bo", *twice, "--dry-run", "--json")
+    assert json.loads(told.stdout)["facts"] == ["Loves tuna"]
+
+
 def test_the_size_of_lessons_is_planned_or_refused(sketch, op):
     done = op("learn", "photos", "--name", "bo", "-b", "bagel", "--size", "256", "--dry-run")
     assert done.exit_code == 0 and "from pictures of 256 pixels" in done.stdout
@@ -131,6 +137,8 @@ def test_a_taken_name_needs_force(disc, op):
         (["photos", "--name", "bo", "--depth", "1"], 1),
         (["photos", "--name", "bo", "-b", "nano", "--depth", "6"], 2),
         (["photos", "--name", "bo", "-b", "nano", "--depth", "6", "--dry-run"], 2),
+        (["photos", "--name", "bo", "-b", "bagel", "--experts", "lora", "--dry-run"], 1),
+        (["photos", "--name", "bo", "-b", "bagel", "--experts", "lora"], 1),
         (["photos", "--name", "bo", "--fact", " "], 2),
         (["photos", "--name", "bo", "-b", "skatch"], 3),
         (["nowhere", "--name", "bo"], 3),
