@@ -214,7 +214,7 @@ def _files_in(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
             raise _not_there(path)
         entries = _entries(path) if path.is_dir() else [path]
         for entry in entries:
-            if entry.is_dir():
+            if entry.is_dir() and entry.name.lower() not in FACT_FILES:
                 if _holds_pictures(entry):
                     subfolders.append(entry.name)
             else:

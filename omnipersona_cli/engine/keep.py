@@ -155,6 +155,11 @@ def pack_before(keeping: Keeping, material: Material, backend: str) -> Before:
     name = material.name
     begun = keeping.resume and any(run.concept == name for run in runs())
     place = keeping.out or keeping.chosen_library.folder / f"{name}{SUFFIX}"
+    if place.is_dir():
+        raise PersonaError(
+            f"{place} is a folder, and <{name}> would be kept there",
+            hint=f"ls {shell_word(place)} shows what is in it; move it away, or name another",
+        )
     sweep_temporaries(place.parent, place.name.__eq__)
     refusal = _out_taken(keeping)
     if refusal is not None and not begun:

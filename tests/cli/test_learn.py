@@ -113,6 +113,15 @@ def test_an_instant_concept_says_so_and_is_gone_on_from(sketch, op):
     assert "(instant)" not in op("concepts", "show", "bo").stdout
 
 
+def test_a_folder_where_the_pack_would_lie_is_told_before_learning(sketch, op):
+    folder = Library().folder / "bo.opconcept"
+    folder.mkdir(parents=True)
+    for more in (("--dry-run",), ("--force",)):
+        done = op("learn", "photos", "--name", "bo", "--steps", "2", *more)
+        assert done.exit_code == 1 and f"{folder} is a folder" in done.stderr, done.stderr
+    assert folder.is_dir()
+
+
 def test_a_taken_name_needs_force(disc, op):
     done = op("learn", "photos", "--name", "bo", "--steps", "2")
     assert done.exit_code == 1 and "--force" in done.stderr

@@ -104,6 +104,7 @@ def test_what_is_no_photo_is_named_and_skipped(folder):
     Image.new("RGB", (64, 64)).save(folder / "black.png")
     (folder / ".DS_Store").write_bytes(b"x")
     os.mkfifo(folder / "pipe.png")
+    (folder / "facts.yaml").mkdir()
     said = notes(album := open_album([folder], seed=0))
     assert len(album.photos) == 10
     assert "letter.doc: not a picture, skipped" in said
@@ -113,6 +114,7 @@ def test_what_is_no_photo_is_named_and_skipped(folder):
     assert "dot.png: only 1 x 1 pixels, skipped" in said
     assert "black.png: blank, skipped" in said
     assert "pipe.png: not a regular file, skipped" in said
+    assert "facts.yaml: not a regular file, left out" in said
     assert "DS_Store" not in said
 
 
