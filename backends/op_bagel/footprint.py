@@ -40,7 +40,7 @@ PATCH, STRIDE = 14, 16
 """Pixels of a patch that is seen, and of a latent token."""
 WORK: tuple[Activity, ...] = ("ask", "gen", "edit", "learn")
 """Verbs that read everything: a question about a concept reads the generation expert for its `gen`
-rows, and with it what painting needs."""
+rows, once for all questions, and with it what painting needs."""
 
 RELEASED = gated_layers(count=28, width=3584, inner=18944, queries=3584, keys=512)
 REST, SIGHT, GENERATION, AUTOENCODER = 1_527_090_144, 437_095_328, 28_912_128, 83_819_683
@@ -161,7 +161,13 @@ def _parts(shapes: Mapping[str, tuple[int, ...]], layers: Layers) -> tuple[Part,
         Part(name="text table", numbers=table),
         Part(name="head and tables", numbers=rest - tower - table, reads=WORK),
         Part(name="vision tower", numbers=tower, reads=("ask", "edit", "learn")),
-        Part(name="generation expert", numbers=gen, layered=gen, activities=WORK),
+        Part(
+            name="generation expert",
+            numbers=gen,
+            layered=gen,
+            activities=WORK,
+            once=("ask",),
+        ),
         Part(name="around the latents", numbers=painting, activities=WORK),
         Part(name="autoencoder", numbers=pictures, size=4, stored=4, activities=WORK),
     )

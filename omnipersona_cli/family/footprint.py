@@ -56,7 +56,8 @@ class Part:
 
     A number has ``size`` bytes in memory and ``stored`` bytes in its file; 0 are those of the dtype
     and of the model's other files. Where both are the same, a processor leaves the part in the
-    file, mapped, and it takes room for those activities alone that read it (``reads``; None: all).
+    file, mapped, and it takes room for those activities alone that read it (``reads``; None: all);
+    those that read it ``once`` need no room for it, for the system takes the pages back.
     ``layered`` numbers are those of layers, which may be offloaded, ``linear`` those of linear maps
     that may be quantised.
     """
@@ -69,6 +70,7 @@ class Part:
     linear: int = 0
     activities: tuple[Activity, ...] = ACTIVITIES
     reads: tuple[Activity, ...] | None = None
+    once: tuple[Activity, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,8 +227,8 @@ class Means:
 
 def needed(what: Footprint, verb: Activity, means: Means, *, pages: bool = False) -> float:
     """The most GiB that ``verb`` will take, opening included; with ``pages`` also those of a file
-    that is mapped while its numbers are brought to another dtype. The system counts them as the
-    process's, and takes them back where others need them."""
+    that is mapped while its numbers are brought to another dtype, or read once. The system counts
+    them as the process's, and takes them back where others need them."""
     opening = _opening(what, verb, means, pages)
     weights = _weights(what, verb, means, pages)
     if verb == "open":
@@ -258,7 +260,8 @@ def _weights(what: Footprint, verb: Activity, means: Means, pages: bool) -> int:
         small = part.linear if means.quantize else 0
         mapped = means.kind == "cpu" and size == stored
         read = part.activities if part.reads is None else part.reads
-        if verb in (read if mapped else part.activities):
+        passing = mapped and verb in part.once and not pages
+        if verb in (read if mapped else part.activities) and not passing:
             away = part.layered if means.offload else 0
             numbers = part.numbers - away + away // what.layers.count - small
             total += numbers * size + round(small * QUANTIZED.get(means.quantize, 0))

@@ -303,6 +303,27 @@ def test_a_concept_is_introduced_once_for_all_prompts_and_again_when_it_has_move
     assert introduced == ["bo", "mam", "bo"]
 
 
+def test_questions_read_the_generation_expert_once_as_the_memory_plan_says(
+    tiny: BagelBackend, tokens: ConceptTokens
+) -> None:
+    ran: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in tiny.bagel.named_modules()
+        if "moe_gen" in name
+    ]
+    own = replace(tokens, und=tokens.und * 0.8)  # no other test has asked about these
+    read = []
+    for number, question in enumerate(("is <bo> here?", "what is <bo>?", "where is <bo>?")):
+        prompt = Prompt(turns=(to_turn(question),), concepts=(own,))
+        tiny.score(prompt, ("yes", "no"), image=picture(number))
+        list(tiny.say(prompt, image=picture(number), max_tokens=3))
+        read.append(len(ran))
+    for hook in hooks:
+        hook.remove()
+    assert read[0] and read == [read[0]] * 3
+
+
 def test_pictures_painted_a_few_at_once_and_branch_by_branch_are_those_of_one_batch(
     tiny: BagelBackend, tokens: ConceptTokens, monkeypatch: pytest.MonkeyPatch
 ) -> None:

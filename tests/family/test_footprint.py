@@ -89,6 +89,20 @@ def test_every_means_takes_less_and_every_wish_more(name: str) -> None:
     assert needed(what, "gen", replace(plain, dtype="float32")) >= needed(what, "gen", plain)
 
 
+def test_what_is_read_once_of_a_mapped_file_needs_no_room() -> None:
+    what = described("bagel")
+    (expert,) = (it for it in what.parts if it.once)
+    kept = replace(what, parts=tuple(replace(it, once=()) for it in what.parts))
+    for verb, means, less in (
+        ("ask", Means(), expert.numbers * 2),
+        ("gen", Means(), 0),
+        ("ask", Means(dtype="float32"), 0),
+        ("ask", Means(kind="cuda"), 0),
+    ):
+        saved = needed(kept, verb, means) - needed(what, verb, means)  # type: ignore[arg-type]
+        assert saved == pytest.approx(less / 2**30)
+
+
 def test_a_batch_is_shared_as_learning_shares_it() -> None:
     from omnipersona_cli.engine import batches
 
