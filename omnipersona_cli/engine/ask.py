@@ -46,6 +46,7 @@ from omnipersona_cli.language.questions import (
     asked_of_owner,
     asks_for_all,
     asks_for_either,
+    asks_for_kind,
     asks_more,
     asks_presence,
     content_words,
@@ -307,7 +308,7 @@ def _from_all_facts(request: Request) -> Answer | None:
         return None
     name = request.concepts[0].name
     facts, word = request.facts[name], request.packs[name].class_word
-    if word and plain_words(request.text) == f"what kind of thing is <{name}>":
+    if word and asks_for_kind(request.text):
         return _fact_answer(request, with_article(word), ())
     if request.backend.info.replay_leads == "model" or not asks_for_all(request.text):
         return None

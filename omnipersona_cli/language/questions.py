@@ -34,6 +34,10 @@ _ALL = re.compile(
     r"(?:(?:tell|say) (?:me |us )?(?:something |everything |all |more )?about"
     r"|what (?:do you know|can you (?:say|tell me)) about|who is) <[\w-]+>"
 )
+_KIND = re.compile(
+    r"(?:what|which) (?:(?:kind|sort|type|species) of )?(?:thing|animal|pet|creature|being|object)"
+    r" is <[\w-]+>"
+)
 _OPENERS = re.compile(r"^(?:what|where|who|which|how|when|tell me|name)\b", re.IGNORECASE)
 _ASKED = re.compile(
     r"what(?:'s| is| are)\s+(?:the\s+)?(?:<(?P<owner>[\w-]+)>(?:'s|\u2019s)\s+(?P<owned>[\w -]+?)"
@@ -58,6 +62,12 @@ def asks_for_either(question: str) -> bool:
 def asks_for_all(question: str) -> bool:
     """True for "tell me about <bo>" and its like, which name one concept and no attribute."""
     return bool(_ALL.fullmatch(plain_words(question)))
+
+
+def asks_for_kind(question: str) -> bool:
+    """True for "what kind of animal is <bo>?" and its like, which the class word answers; "what
+    kind of dog is <bo>?" asks for more."""
+    return bool(_KIND.fullmatch(plain_words(question)))
 
 
 def is_opener(question: str) -> bool:

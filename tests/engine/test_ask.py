@@ -105,8 +105,11 @@ def test_its_means_the_only_concept_there_is(answer):
     assert answer("what is its toy?", concepts=["bo"]).text == "a red ball"
 
 
-def test_what_kind_of_thing_it_is_was_told(answer):
-    said = answer("What kind of thing is <bo>?")
+@pytest.mark.parametrize(
+    "question", ["What kind of thing is <bo>?", "what kind of animal is <bo>?", "what pet is <bo>"]
+)
+def test_what_kind_of_thing_it_is_was_told(answer, question):
+    said = answer(question)
     assert (said.text, said.source) == ("a disc", "facts")
 
 

@@ -5,6 +5,7 @@ import pytest
 from omnipersona_cli.language.questions import (
     asked_attributes,
     asks_for_either,
+    asks_for_kind,
     asks_presence,
     told,
     value_in,
@@ -34,6 +35,13 @@ def test_presence_is_asked_in_many_ways(question):
 )
 def test_other_questions_are_not_presence(question):
     assert not asks_presence(question)
+
+
+def test_a_kind_is_asked_for_by_a_word_for_all_kinds():
+    assert asks_for_kind("Which kind of animal is <bo>?")
+    assert asks_for_kind("what animal is <bo>?")
+    assert not asks_for_kind("what kind of dog is <bo>?")
+    assert not asks_for_kind("what kind of animal is near <bo>?")
 
 
 def test_one_of_two_is_enough_after_or():
