@@ -69,6 +69,7 @@ ROWS: tuple[tuple[str, str, str], ...] = (
     ("auroc", "AUROC of the scores", ""),
     ("toy", "“what is <bo>'s toy?”", "≥ 0.95"),
     ("toy from tokens", "the same, from the tokens alone", ""),
+    ("described", "“describe <bo>.”, without a picture: looks right", ""),
     ("wordings from tokens", "facts in wordings never taught, from the tokens alone", "≥ 0.80"),
     ("false memories", "attributes never told that are answered all the same", "≤ 0.05"),
     ("withheld", "the same of a fact that was withheld while learning", "≤ 0.05"),

@@ -148,15 +148,21 @@ class Exam:
         self.tally.note("auroc", auroc(scores[True], scores[False]))
 
     def facts(self) -> None:
-        """Its toy, from everything and from the tokens alone."""
+        """Its toy, from everything and from the tokens alone; its looks, which no fact tells."""
         from omnipersona_cli import engine
         from omnipersona_cli.engine.memory import say
+        from op_toy.words import coat, worn
 
         question = f"what is <{NAME}>'s toy?"
         answer = engine.ask(question, backend=self.backend).text
         self.tally.note("toy", _same(answer, self.known.toy))
         answer = say(self.backend, self.tokens, question)
         self.tally.note("toy from tokens", _same(answer, self.known.toy))
+        said = engine.ask(f"describe <{NAME}>.", backend=self.backend).text
+        looks = [self.character.kind, *coat(self.character).split(" and ")]
+        if self.character.accessory is not None:
+            looks.append(worn(self.character.accessory))
+        self.tally.note("described", *(look in said for look in looks))
 
     @contextlib.contextmanager
     def facts_hidden(self) -> Iterator[None]:

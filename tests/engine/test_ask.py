@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from omnipersona_cli.concepts.library import Library
 from omnipersona_cli.engine import ask
+from omnipersona_cli.engine.tokens import from_slot
 from omnipersona_cli.errors import MissingError, PhotoError, UsageError
 from omnipersona_cli.testing import SketchBackend, drawing
 
@@ -133,6 +135,27 @@ def test_a_model_that_does_not_lead_is_spared_what_it_cannot_use(learned):
         ["describe <bo>."],
         ['"<bo> lives in the forest."', "why does <bo> like the forest?"],
     ]
+
+
+def test_looks_are_answered_without_the_tokens_that_were_taught_facts(learned, tmp_path):
+    shown = []
+
+    class Listening(SketchBackend):
+        def say(self, prompt, **options):
+            shown.extend(prompt.concepts)
+            yield "a disc"
+
+    pack = learned.library.load("bo")
+    slots = {}
+    for name, slot in pack.slots.items():
+        recipe = {**slot.about["recipe"], "fact_tokens": 3}
+        slots[name] = replace(slot, about={**slot.about, "recipe": recipe})
+    library = Library(tmp_path)
+    library.save(replace(pack, slots=slots, hash=""))
+    for image in (None, drawing("red", 50)):
+        ask("describe <bo>.", image=image, backend=Listening(), library=library)
+    rows = len(from_slot(pack, learned.backend).und)
+    assert [len(one.und) for one in shown] == [rows - 3] * 2
 
 
 def test_the_model_answers_the_rest_with_the_facts_quoted(learned):
