@@ -129,7 +129,12 @@ VERBS: tuple[Verb, ...] = (
     _verb(r"dreams? of", "dream", "what does {name} dream of?"),
     _verb(r"chases?", "prey", "what does {name} chase?"),
     _verb(r"drives?|rides?(?: on| in)?", "vehicle", "what does {name} ride?", value=_THING),
-    _verb(r"(?:(?:was|were) )?born(?: on| in)?", "birthday", "when was {name} born?", value=DATE),
+    _verb(
+        rf"(?:(?:was|were) )?born(?: on| in|(?= {DATE}))",
+        "birthday",
+        "when was {name} born?",
+        value=DATE,
+    ),
     _verb(r"(?:(?:was|were) )?born (?:in|at|on|near)", "birthplace", "where was {name} born?"),
     _verb(r"(?:(?:was|were|got) )?adopted (?:in|on)", "adoption", "when was {name} adopted?"),
     _verb(r"(?:is|are|comes?|came|was adopted) from|grew up in", "origin", "where is {name} from?"),
