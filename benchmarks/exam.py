@@ -148,7 +148,8 @@ class Exam:
         self.tally.note("auroc", auroc(scores[True], scores[False]))
 
     def facts(self) -> None:
-        """Its toy, from everything and from the tokens alone; its looks, which no fact tells."""
+        """Its toy, from everything and from the tokens alone; its looks, which no fact tells: kind,
+        colours and what is worn count where their words stand in the answer."""
         from omnipersona_cli import engine
         from omnipersona_cli.engine.memory import say
         from op_toy.words import coat, worn
