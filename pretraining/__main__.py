@@ -40,6 +40,9 @@ FAMILIES = 6000
 
 
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+PRECISION = click.option(
+    "--precision", type=click.Choice(["float32", "bfloat16"]), default="float32"
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -120,7 +123,7 @@ def encode(state: Path, device: str) -> None:
 @click.option("--concepts", default=8)
 @click.option("--ce-weight", default=1.0)
 @click.option("--processes", default=1, help="On a CPU; a GPU wants one.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), default="float32")
+@PRECISION
 @click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
 @click.option("--rate", default=5e-3, help="Peak rate; less when going on from finished weights.")
 @click.option("--held-out", default=0, help="Held-out steps to measure at the end of a sitting.")
@@ -150,6 +153,7 @@ def repaint(state: Path, count: int, device: str) -> None:
 @click.option("--batch", default=8)
 @click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
 @click.option("--rate", default=2e-3, help="Peak rate; less when going on from a finished decoder.")
+@PRECISION
 @DEVICE
 @click.pass_obj
 def decoder(state: Path, /, **options: Any) -> None:

@@ -164,11 +164,13 @@ def train_decoder(
     *,
     rate: float = 2e-3,
     tail: float = 0.4,
+    precision: str = "float32",
     device: str = "cpu",
 ) -> None:
     """The decoder alone, half of each batch drawn and half painted; its report has the PSNR (dB) of
     held-out pictures, drawn and painted, before and after. ``rate`` is the peak of Muon (AdamW's is
-    half), and falls to zero over the last ``tail`` of the budget."""
+    half), and falls to zero over the last ``tail`` of the budget; ``precision`` is that of the
+    decoder's activations."""
     pixels = np.load(state / "pool.npy", mmap_mode="r")
     drawn = load_file(state / "pool.safetensors")["latents"]
     painted = load_file(state / "pool.painted.safetensors")
@@ -191,7 +193,10 @@ def train_decoder(
         latents = torch.cat((drawn[half], painted["latents"][other])).float().to(device)
         rows = np.concatenate((half, painted["rows"][other].numpy()))
         pictures = _pixels(pixels, rows).to(device)
-        restored = decoder(_unscaled(latents, autoencoder.config))
+        with torch.autocast(
+            device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16"
+        ):
+            restored = decoder(_unscaled(latents, autoencoder.config)).float()
         loss, figures = decoder_losses(model, vit, restored, pictures, stage.step)
         step_all(stage, model, both, loss)
         average.update(own, stage.step)

@@ -347,8 +347,8 @@ def export_judge(state: Path, to: Path) -> None:
 
 
 def unpack_weights(folder: Path, state: Path) -> None:
-    """The inverse of `export_weights`: finished stages as a state that ``encode`` and ``joint`` go
-    on from. Optimisers start anew, because what is shipped holds weights alone.
+    """The inverse of `export_weights`: finished stages as a state that ``encode``, ``joint`` and
+    ``decoder`` go on from. Optimisers start anew, because what is shipped holds weights alone.
 
     Raises FileExistsError where the state already holds a stage; nothing is overwritten.
     """
@@ -364,6 +364,7 @@ def unpack_weights(folder: Path, state: Path) -> None:
         if key.startswith("vae."):
             kept["autoencoder"][f"average.{key.removeprefix('vae.')}"] = value
             if "decoder" in kept and key.startswith("vae.decoder."):
+                kept["decoder"][f"model.{key.removeprefix('vae.')}"] = value.clone()
                 kept["decoder"][f"average.{key.removeprefix('vae.')}"] = value.clone()
         else:
             kept["joint"][f"model.{key}"] = value
@@ -371,8 +372,6 @@ def unpack_weights(folder: Path, state: Path) -> None:
                 kept["joint"][f"average.{key}"] = value.clone()
             else:
                 kept["vision"][f"average.vit.{key.removeprefix(vit)}"] = value.clone()
-    kept["joint"] |= {f"model.aligner.{k}": v for k, v in Aligner().state_dict().items()}
-    kept["joint"] |= {f"average.aligner.{k}": v for k, v in Aligner().state_dict().items()}
     for name in stages:
         save_file(kept[name], state / f"{name}.safetensors")
         clock = {"seconds": about["minutes"][name] * 60, "step": about["steps"][name]}

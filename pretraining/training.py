@@ -198,15 +198,17 @@ def everything(model: nn.Module, both: Optimisers, average: Average) -> dict[str
 
 
 def resume(stage: PretrainingStage, model: nn.Module, both: Optimisers, average: Average) -> None:
-    """The inverse of `everything`, where the stage has been saved before."""
+    """The inverse of `everything`, where the stage has been saved before. What the file does not
+    hold starts anew: shipped weights have neither optimisers nor what is for training alone."""
     if not stage.weights.exists():
         return
     saved = load_file(stage.weights)
-    model.load_state_dict({k[6:]: v for k, v in saved.items() if k.startswith("model.")})
+    kept = {k[6:]: value for k, value in saved.items() if k.startswith("model.")}
+    model.load_state_dict(model.state_dict() | kept)
     for name, (optimiser, _) in both.items():
         load_optimiser(optimiser, name, saved)
     for key, value in average.values.items():
-        value.copy_(saved[f"average.{key}"])
+        value.copy_(saved.get(f"average.{key}", value))
 
 
 def step_all(stage: PretrainingStage, model: nn.Module, both: Optimisers, loss: Tensor) -> None:

@@ -225,7 +225,7 @@ def test_the_decoder_learns_alone_and_is_what_is_exported(
     repainted: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= 2)))
-    train_decoder(repainted, FOREVER, 4)
+    train_decoder(repainted, FOREVER, 4, precision="bfloat16")
     report = json.loads((repainted / "decoder.report.json").read_text())
     assert [sorted(report[when]) for when in ("before", "after")] == [["drawn", "painted"]] * 2
     shipped = tmp_path_factory.mktemp("shipped")
@@ -281,7 +281,9 @@ def test_what_is_exported_opens_as_a_backend(state: Path, tmp_path: Path) -> Non
     assert (tmp_path / "judge.safetensors").is_file()
 
 
-def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None:
+def test_what_is_exported_can_be_trained_on(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shipped, again, state_again = (tmp_path / name for name in ("one", "two", "state"))
     export_weights(state, shipped)
     about = json.loads((shipped / "nano.json").read_text())
@@ -305,6 +307,14 @@ def test_what_is_exported_can_be_trained_on(state: Path, tmp_path: Path) -> None
     key = "model.bagel.language_model.model.layers.0.mlp_moe_gen.down_proj.weight"
     assert not torch.equal(trained[key], first[key.removeprefix("model.")].float())
     assert json.loads((state_again / "joint.json").read_text())["step"] == 3
+    for name in ("pool", "test"):
+        repaint_pool(state_again, name, 8)
+    monkeypatch.setattr(PretrainingStage, "done", property(lambda stage: float(stage.step >= 9)))
+    train_decoder(state_again, FOREVER, 4)
+    last = "decoder.conv_out.weight"
+    drift = averaged(state_again / "decoder.safetensors")[last] - first[f"vae.{last}"].float()
+    assert 0 < drift.abs().max() < 0.05, "it goes on from what was shipped"
+    assert json.loads((state_again / "decoder.json").read_text())["step"] == 9
 
 
 def test_a_pool_drawn_anew_is_not_read_with_the_rows_of_the_old_one(
