@@ -112,6 +112,11 @@ class Op(click.Group):
             ) from error
         return _ready(command, cmd_name)
 
+    def verbs(self, ctx: click.Context) -> dict[str, click.Command]:
+        """The verbs by name, imported now."""
+        found = {name: self.get_command(ctx, name) for name in VERBS}
+        return {name: command for name, command in found.items() if command is not None}
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -301,8 +306,9 @@ def _fill_options(ctx: click.Context, name: str) -> None:
     names = [*VERBS, *HOUSEKEEPING]
     if not found.keys() <= {*names, *settings.SHARED}:
         names += _added()
-    settings.check_commands(found, names)
-    command = cast(Op, ctx.command).get_command(ctx, name)
+    group = cast(Op, ctx.command)
+    settings.check_top(found, names, lambda: group.verbs(ctx))
+    command = group.get_command(ctx, name)
     if command is not None:
         ctx.default_map = {name: settings.defaults(command, found, name)}
         for sentence in settings.unknown_variables(command, name):

@@ -7,7 +7,7 @@ file and ``OMNIPERSONA_LEARN_NO_REPORT`` as a variable.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -62,8 +62,6 @@ def defaults(command: click.Command, settings: dict[str, Tree], *path: str) -> d
     shared: dict[str, Tree] = {
         key: value for key, value in settings.items() if not isinstance(value, dict)
     }
-    for key in shared:
-        _check_known((key,), SHARED, "setting")
     section = settings.get(path[0], {})
     return _defaults(command, section if isinstance(section, dict) else {}, shared, path)
 
@@ -100,12 +98,36 @@ def _value(option: click.Option, value: Tree, keys: tuple[str, ...]) -> Tree:
     return value
 
 
-def check_commands(settings: dict[str, Tree], names: Iterable[str]) -> None:
-    """Every section is a command's. Raises UsageError with file and line."""
+def check_top(
+    settings: dict[str, Tree],
+    names: Iterable[str],
+    verbs: Callable[[], Mapping[str, click.Command]],
+) -> None:
+    """What stands at the top is a command's section or shared by all commands. Raises UsageError
+    with file and line; for an option of some ``verbs`` alone, which are loaded then, it says of
+    which."""
     known = list(names)
     for key, value in settings.items():
-        if isinstance(value, dict):
-            _check_known((key,), known, "command")
+        section = isinstance(value, dict)
+        if key in (known if section else SHARED):
+            continue
+        if key == "server":
+            from omnipersona_cli.cli.server import in_a_file
+
+            raise in_a_file(_placed((key,)))
+        owners = [name for name, verb in verbs().items() if key in options_of(verb)]
+        if owners and not section:
+            raise UsageError(
+                f"the setting {key!r} belongs in a command's section{_placed((key,))}",
+                hint=f"write `{owners[0]}: {{{key}: {_shown(value)}}}`; "
+                f"it is an option of {', '.join(owners)}",
+            )
+        _check_known((key,), known if section else SHARED, "command" if section else "setting")
+
+
+def _shown(value: Tree) -> str:
+    """A value for a hint; one that is long or no text is left to the reader."""
+    return value if isinstance(value, str) and 0 < len(value) < 40 else "…"
 
 
 def unknown_variables(command: click.Command, *path: str) -> Iterator[str]:

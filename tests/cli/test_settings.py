@@ -74,6 +74,10 @@ def test_one_text_is_a_list_of_one_where_an_option_is_repeatable(file: Path) -> 
         ("gen:\n  stesp: 3\n", "unknown option 'stesp' of `op gen`", "did you mean 'steps'?"),
         ("gen:\n  steps: [1, 2]\n", "'steps'", "one line"),
         ("seed: 1\nbakend: nano\n", "unknown setting 'bakend'", "did you mean 'backend'?"),
+        ("seed: 1\nsteps: 24\n", "'steps' belongs in a command's section", "`learn: {steps: 24}`"),
+        ("seed: 1\nfact: [a, b]\n", "'fact' belongs in a command's section", "`learn: {fact: …}`"),
+        ("seed: 1\nserver: http://x\n", "which only you may do", "export OMNIPERSONA_SERVER="),
+        ("seed: 1\nserver: {port: 1}\n", "which only you may do", "take it out of the file"),
         ("seed: 1\ngne: {steps: 3}\n", "unknown command 'gne'", "did you mean 'gen'?"),
     ],
 )
