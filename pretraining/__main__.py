@@ -73,11 +73,15 @@ def draw(state: Path, families: int, first: int, jobs: int) -> None:
 @main.command()
 @click.option("--minutes", default=24.0)
 @click.option("--batch", default=8)
+@click.option("--tail", default=0.4, help="Share of the budget over which the rate falls to zero.")
+@click.option("--rate", default=4e-3, help="Peak rate; less when going on from a finished one.")
+@click.option("--near", default=0.0, help="Go on near the latents that the joint model knows.")
+@PRECISION
 @DEVICE
 @click.pass_obj
-def autoencoder(state: Path, minutes: float, batch: int, device: str) -> None:
+def autoencoder(state: Path, /, **options: Any) -> None:
     """Train the autoencoder."""
-    train_autoencoder(state, minutes, batch, device=device)
+    train_autoencoder(state, **options)
 
 
 @main.command()

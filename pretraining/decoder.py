@@ -34,13 +34,14 @@ from op_bagel.vae import Decoder, VAEConfig
 from op_bagel.vit import VisionModel
 from op_nano import INFO
 from op_nano.shape import CONFIG, REFERENCES
-from pretraining.autoencoder import restoration_loss
+from pretraining.autoencoder import restoration_loss, unlike
 from pretraining.curriculum import GRID, Group, Pool, Taught, Teacher, introduce
 from pretraining.joint import averaged, frozen_encoders, joint_model, read_pool
 from pretraining.painting import read
 from pretraining.training import (
     Average,
     PretrainingStage,
+    autocast,
     clock_of,
     everything,
     optimisers,
@@ -48,7 +49,6 @@ from pretraining.training import (
     step_all,
     to_pixels,
 )
-from pretraining.vision import see
 
 FEATURES, ADVERSARY = 1.5, 0.3
 """Weights beside the restoration loss: of the ViT's features; of the adversary, in parts of the
@@ -193,9 +193,7 @@ def train_decoder(
         latents = torch.cat((drawn[half], painted["latents"][other])).float().to(device)
         rows = np.concatenate((half, painted["rows"][other].numpy()))
         pictures = _pixels(pixels, rows).to(device)
-        with torch.autocast(
-            device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16"
-        ):
+        with autocast(device, precision):
             restored = decoder(_unscaled(latents, autoencoder.config)).float()
         loss, figures = decoder_losses(model, vit, restored, pictures, stage.step)
         step_all(stage, model, both, loss)
@@ -217,7 +215,7 @@ def decoder_losses(
     adversary: nn.Module = model["adversary"]
     decoder: Decoder = model["decoder"]  # type: ignore[assignment]
     last = decoder.conv_out.weight
-    features = 1 - F.cosine_similarity(see(vit, restored), see(vit, pictures), dim=-1).mean()
+    features = unlike(vit, restored, pictures)
     loss = restoration_loss(restored, pictures) + FEATURES * features
     fixed = {name: value.detach() for name, value in adversary.named_parameters()}
     fooled = -functional_call(adversary, fixed, (restored,)).mean()

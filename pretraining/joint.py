@@ -39,6 +39,7 @@ from pretraining.painting import (
 from pretraining.training import (
     Average,
     PretrainingStage,
+    autocast,
     clock_of,
     everything,
     optimisers,
@@ -199,12 +200,6 @@ class JointRun:
         """Seconds that count, since some moment; those of all processes on a CPU."""
         return clock_of(self.device)() * (self.processes if self.device.startswith("cpu") else 1)
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 where it is asked for."""
-        return torch.autocast(
-            self.device.partition(":")[0], torch.bfloat16, enabled=self.precision == "bfloat16"
-        )
-
 
 def train_joint(run: JointRun) -> None:
     """Both experts, connector, heads and concept encoder; the ViT and the autoencoder stay.
@@ -254,7 +249,7 @@ def _train_joint(rank: int, run: JointRun, store: Path | None) -> None:
     parent = parent_process()  # none trains on behind the back of one that was killed
     while stage.done < 1.0 and stage.seconds < end and (parent is None or parent.is_alive()):
         teacher = Teacher(pool, stage.step * run.processes + rank, width=run.width)
-        with run.autocast():
+        with autocast(run.device, run.precision):
             ce, mse, figures = losses(model, teacher, run.concepts, forward, noises=run.noises)
         step_all(stage, model, both, run.ce_weight * ce + mse)
         average.update(learned, stage.step)
@@ -347,8 +342,8 @@ def export_judge(state: Path, to: Path) -> None:
 
 
 def unpack_weights(folder: Path, state: Path) -> None:
-    """The inverse of `export_weights`: finished stages as a state that ``encode``, ``joint`` and
-    ``decoder`` go on from. Optimisers start anew, because what is shipped holds weights alone.
+    """The inverse of `export_weights`: finished stages as a state that all stages but ``vision`` go
+    on from. Optimisers start anew, because what is shipped holds weights alone.
 
     Raises FileExistsError where the state already holds a stage; nothing is overwritten.
     """
@@ -362,10 +357,10 @@ def unpack_weights(folder: Path, state: Path) -> None:
     kept: dict[str, dict[str, Tensor]] = {name: {} for name in stages}
     for key, value in tensors.items():
         if key.startswith("vae."):
-            kept["autoencoder"][f"average.{key.removeprefix('vae.')}"] = value
-            if "decoder" in kept and key.startswith("vae.decoder."):
-                kept["decoder"][f"model.{key.removeprefix('vae.')}"] = value.clone()
-                kept["decoder"][f"average.{key.removeprefix('vae.')}"] = value.clone()
+            name = key.removeprefix("vae.")
+            both = ["decoder"] if "decoder" in kept and name.startswith("decoder.") else []
+            for stage in ["autoencoder", *both]:
+                kept[stage] |= {f"model.{name}": value.clone(), f"average.{name}": value.clone()}
         else:
             kept["joint"][f"model.{key}"] = value
             if not key.startswith(vit):

@@ -22,6 +22,11 @@ def clock_of(device: str) -> Callable[[], float]:
     return time.process_time if device.startswith("cpu") else time.monotonic
 
 
+def autocast(device: str, precision: str) -> torch.autocast:
+    """bfloat16 where it is asked for."""
+    return torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=precision == "bfloat16")
+
+
 class PretrainingStage:
     """Clock, log, learning-rate schedule and checkpoint of one stage. ``done`` in [0, 1] is
     the share of the whole budget used, over all sittings."""

@@ -19,6 +19,7 @@ from pretraining.families import pool_families
 from pretraining.training import (
     Average,
     PretrainingStage,
+    autocast,
     clock_of,
     everything,
     optimisers,
@@ -87,7 +88,7 @@ def train_vision(
         pictures = to_pixels(pool, rows).to(device)
         if judge:
             pictures = blurred(pictures)
-        with torch.autocast(device.partition(":")[0], torch.bfloat16, enabled=judge):
+        with autocast(device, "bfloat16" if judge else "float32"):
             answers = model(pictures)
         wanted = labels[rows].to(device)
         losses = [

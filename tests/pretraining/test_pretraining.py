@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from op_nano.shape import CONFIG, VAE
 from op_toy import attributes
 from op_toy.world import COLOURS, KINDS
 from pretraining.__main__ import main
-from pretraining.autoencoder import train_autoencoder
+from pretraining.autoencoder import Known, train_autoencoder
 from pretraining.decoder import UNFOOLED, Adversary, decoder_losses, repaint_pool, train_decoder
 from pretraining.families import HELD_OUT_FIRST, JUDGE_FIRST, TWO, draw_family, draw_pool
 from pretraining.joint import (
@@ -29,11 +30,12 @@ from pretraining.joint import (
     encode_pool,
     export_judge,
     export_weights,
+    frozen_encoders,
     read_pool,
     train_joint,
     unpack_weights,
 )
-from pretraining.training import Average, Muon, PretrainingStage, optimisers
+from pretraining.training import Average, Muon, PretrainingStage, optimisers, to_pixels
 from pretraining.vision import see, train_vision
 
 FOREVER = 1e6  # minutes
@@ -95,6 +97,41 @@ def test_a_finished_stage_is_left_as_it_is(
     after = load_file(state / f"{name}.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_an_autoencoder_goes_on_near_the_latents_that_are_known(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in state.iterdir():
+        if not file.name.startswith("autoencoder"):
+            (tmp_path / file.name).symlink_to(file)
+        else:
+            shutil.copy(file, tmp_path)
+    (tmp_path / "decoder.safetensors").write_bytes(b"of the latents of before")
+    known = Known.of(state)
+    autoencoder, _ = frozen_encoders(state)
+    rows = np.array([3, 5, 8])
+    mean, _ = autoencoder.moments(to_pixels(np.load(state / "pool.npy"), rows))
+    assert known.moved(mean, rows) < 1e-5 < 0.01 < known.moved(mean, rows + 1)
+
+    steps = json.loads((tmp_path / "autoencoder.json").read_text())["step"]
+    for more, keeps_decoder in ((0, True), (2, False)):
+        until = steps + more
+        monkeypatch.setattr(
+            PretrainingStage, "done", property(lambda stage, end=until: float(stage.step >= end))
+        )
+        train_autoencoder(tmp_path, FOREVER, 2, near=0.05, precision="bfloat16")
+        assert (tmp_path / "decoder.safetensors").exists() == keeps_decoder
+    before, after = (
+        json.loads((folder / "autoencoder.report.json").read_text()) for folder in (state, tmp_path)
+    )
+    assert {**after, "held_out_psnr": 0} == {**before, "held_out_psnr": 0}
+    moved = averaged(tmp_path / "autoencoder.safetensors")
+    assert any(
+        not torch.equal(moved[name], value)
+        for name, value in averaged(state / "autoencoder.safetensors").items()
+        if name.startswith("encoder.")
+    )
 
 
 def test_every_stage_reports_under_its_own_name(state: Path) -> None:
