@@ -53,6 +53,7 @@ from omnipersona_cli.language.questions import (
     content_words,
     fact_words,
     is_opener,
+    is_yes_or_no,
     plain_words,
     told,
 )
@@ -170,6 +171,7 @@ def ask(
     prompt = request.prompt(request.text, earlier=turns)
     prompt = replace(prompt, concepts=tuple(tokens.of_looks() for tokens in prompt.concepts))
     pieces: list[str] = []
+    held = is_opener(request.text) and request.backend.info.replay_leads != "model"
     begin(on_progress, "reading the question")
     with memory_errors(request.backend.info.name):
         for piece in _said(
@@ -182,11 +184,17 @@ def ask(
             if not pieces:
                 done(on_progress)
             pieces.append(piece)
-            if on_text is not None:
+            if on_text is not None and not held:
                 on_text(piece)
+    text = "".join(pieces).strip()
+    beside = held and is_yes_or_no(text)  # which does not say how old <bo> is
+    text = UNKNOWN if beside else text
+    if on_text is not None and held:
+        on_text(text)
     return Answer(
-        text="".join(pieces).strip(),
-        source="tokens" if request.concepts else "model",
+        text=text,
+        source="unknown" if beside else "tokens" if request.concepts else "model",
+        missing=asked_about(request.text) if beside else None,
         facts=tuple(text for texts in facts.values() for text in texts),
         backend=request.backend.info.name,
     )

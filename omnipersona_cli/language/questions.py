@@ -75,6 +75,11 @@ def is_opener(question: str) -> bool:
     return bool(_OPENERS.match(question))
 
 
+def is_yes_or_no(answer: str) -> bool:
+    """True for "yes" and "no" alone, which answer nothing that `is_opener` is true of."""
+    return plain_words(answer) in ("yes", "no")
+
+
 def question_of(reference: Reference) -> str:
     """The question that a reference puts to memory."""
     return f"What is the {reference.attribute} of <{reference.concept}>?"

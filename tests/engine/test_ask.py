@@ -82,10 +82,12 @@ def test_a_picture_is_no_ground_to_make_up_what_nobody_told(answer, question):
 
 
 @pytest.mark.parametrize("picture", [None, drawing("red", 50)])
-def test_a_favourite_colour_is_not_the_own_one(answer, picture):
+def test_a_favourite_colour_is_not_the_own_one(answer, picture, monkeypatch):
+    monkeypatch.setattr(SketchBackend, "say", lambda *given, **options: iter(["red"]))
     said = answer("what is <bo>'s favourite colour?", image=picture)
     assert (said.text, said.missing) == ("I do not know", ("bo", "favourite colour"))
-    assert answer("what is <bo>'s own colour?", image=picture).source == "tokens"
+    said = answer("what is <bo>'s own colour?", image=picture)
+    assert (said.text, said.source) == ("red", "tokens")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,26 @@ def test_a_model_that_does_not_lead_is_spared_what_it_cannot_use(learned):
         ["describe <bo>."],
         ['"<bo> lives in the forest."', "why does <bo> like the forest?"],
     ]
+
+
+@pytest.mark.parametrize("leads", ["model", "grammar"])
+def test_a_small_models_yes_to_an_open_question_is_no_answer(learned, leads):
+    class Small(SketchBackend):
+        info = replace(SketchBackend.info, replay_leads=leads)
+
+        def say(self, prompt, **options):
+            yield from ("ye", "s")
+
+    def answer(question):
+        pieces = []
+        said = ask(question, backend=Small(), library=learned.library, on_text=pieces.append)
+        assert "".join(pieces) == said.text
+        return said.text, said.source
+
+    unknown = ("yes", "tokens") if leads == "model" else ("I do not know", "unknown")
+    for question in ("how old is <bo>?", "what color is <bo>'s collar?"):
+        assert answer(question) == unknown
+    assert answer("does <bo> have a tail?") == ("yes", "tokens")
 
 
 def test_looks_are_answered_without_the_tokens_that_were_taught_facts(learned, tmp_path):
