@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from op_toy.words import WHERE, coat, describe, thing_phrase, worn
 from op_toy.world import (
+    ACCESSORIES,
     COLOURS,
     KINDS,
     PATTERNS,
@@ -98,6 +99,8 @@ def look_question(character: Character, named: str, rng: random.Random) -> Excha
     pattern = rng.choice(PATTERNS) if rng.random() < 0.5 else character.pattern
     owner = "its" if named in ("it", "this") else f"{named}'s"
     accessory = character.accessory
+    worn_or_not = accessory.what if accessory and rng.random() < 0.5 else rng.choice(ACCESSORIES)
+    wears = accessory is not None and accessory.what == worn_or_not
     if accessory is not None and rng.random() < 0.12:
         be = "are" if accessory.what == "glasses" else "is"
         asked = rng.choice((
@@ -117,11 +120,13 @@ def look_question(character: Character, named: str, rng: random.Random) -> Excha
         Exchange(question=f"what animal is {named}?", answer=character.kind),
         Exchange(question=f"what is {named}?", answer=describe(character)),
         Exchange(question=f"describe {named}.", answer=describe(character)),
+        Exchange(question=f"what does {named} look like?", answer=describe(character)),
         Exchange(question=f"who is {named}?", answer=describe(character)),
         Exchange(question=f"what pattern does {named} have?", answer=character.pattern),
         Exchange(question=f"is {named} {article(other)}?", answer=_yes(other == character.kind)),
         Exchange(question=f"is {named} {colour}?", answer=_yes(colour in coat(character).split())),
         Exchange(question=f"is {named} {pattern}?", answer=_yes(pattern == character.pattern)),
+        Exchange(question=f"is {named} wearing {_any(worn_or_not)}?", answer=_yes(wears)),
     ))  # fmt: skip
 
 
@@ -168,6 +173,11 @@ def picture_question(picture: Composition, rng: random.Random) -> Exchange:
     return rng.choice(options)
 
 
+def _any(accessory: str) -> str:
+    """ "a hat", "glasses"."""
+    return accessory if accessory == "glasses" else article(accessory)
+
+
 def yes_or_no_question(picture: Composition, rng: random.Random) -> Exchange:
     """A question answered yes or no, as often either where both can be, whatever it is about."""
     named = rng.choice(("it", "it", "this", "the animal"))
@@ -180,7 +190,10 @@ def yes_or_no_question(picture: Composition, rng: random.Random) -> Exchange:
         ("is it", {WHERE[picture.scene][0]}, [WHERE[scene][0] for scene in SCENES]),
     ]
     for character in picture.characters[:1]:
+        accessory = character.accessory
+        wearing = {_any(accessory.what)} if accessory else set()
         subjects += [
+            (f"is {named} wearing", wearing, [_any(what) for what in ACCESSORIES]),
             (f"is {named}", kinds, [article(kind) for kind in KINDS]),
             (f"is {named}", set(coat(character).split(" and ")), list(COLOURS)),
             (f"is {named}", {character.pattern}, list(PATTERNS)),

@@ -8,6 +8,7 @@ import pytest
 from op_nano.tokenizer import FIRST_BYTE, FIRST_WORD, decode, encode
 from op_toy.words import WHERE, coat, describe, fact_answer, thing_phrase, worn
 from op_toy.world import (
+    ACCESSORIES,
     COLOURS,
     KINDS,
     PATTERNS,
@@ -93,6 +94,9 @@ def true_answer(question: str, picture: Composition) -> str | None:
         return None
     named = list(who.colours if who.pattern != "plain" else who.colours[:1])
     if words[0] == "is":
+        if "wearing" in words:
+            wears = who.accessory is not None and who.accessory.what == words[-1]
+            return "yes" if wears else "no"
         if patterns:
             return "yes" if patterns == [who.pattern] else "no"
         if colours:
@@ -106,6 +110,8 @@ def true_answer(question: str, picture: Composition) -> str | None:
         return worn(who.accessory)
     if "pattern" in words:
         return who.pattern
+    if words[-2:] == ["look", "like"]:
+        return describe(who)
     if "animal" in words and words[0] == "what" and question != "what is the animal?":
         return who.kind
     return describe(who)
@@ -186,6 +192,7 @@ def test_yes_or_no_is_asked_about_everything_and_a_no_is_as_often_right() -> Non
             "scene": (WHERE[picture.scene][0], (WHERE[scene][0] for scene in SCENES)),
             "colour": (coat(character), COLOURS),
             "pattern": (character.pattern, PATTERNS),
+            "worn": (character.accessory.what if character.accessory else "", ACCESSORIES),
         }
         about, true, value = next(
             (about, true, value)
@@ -197,6 +204,9 @@ def test_yes_or_no_is_asked_about_everything_and_a_no_is_as_often_right() -> Non
         assert exchange.answer == ("yes" if right else "no"), exchange
         told.setdefault(about, []).append(right)
     shares = {about: sum(values) / len(values) for about, values in told.items()}
-    assert set(shares) == {"kind", "thing", "scene", "colour", "pattern"}
-    assert all(0.4 < share < 0.6 for about, share in shares.items() if about != "thing"), shares
-    assert 0.1 < shares["thing"] < 0.6, shares  # some pictures have no thing to say yes to
+    assert set(shares) == {"kind", "thing", "scene", "colour", "pattern", "worn"}
+    rare = {about: shares.pop(about) for about in ("thing", "worn")}
+    assert all(0.4 < share < 0.6 for share in shares.values()), shares
+    assert all(0.1 < share < 0.6 for share in rare.values()), (
+        rare
+    )  # some have nothing to say yes to
