@@ -283,6 +283,8 @@ class Teacher:
         ]
         if len(composition.characters) < 2 and rng.random() < 0.5:
             asked.insert(rng.randrange(2), phrases.picture_question(composition, rng))
+        if rng.random() < 0.4:
+            asked.insert(rng.randrange(2), phrases.place_question(SKS, composition, here, rng))
         return [self._look(at, picture), *self._ask(asked, rows)]
 
     def _recognise(self, family: int, rows: dict[str, Tensor]) -> Taught:

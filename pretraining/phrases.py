@@ -152,6 +152,7 @@ def picture_question(picture: Composition, rng: random.Random) -> Exchange:
         Exchange(question="where is it?", answer=where),
         Exchange(question="where is this?", answer=where),
         Exchange(question="what place is this?", answer=where),
+        Exchange(question="what is in the background?", answer=where),
         Exchange(question="describe the picture.", answer=full_caption(picture)),
         Exchange(question="what is in the picture?", answer=full_caption(picture)),
         Exchange(question="what do you see?", answer=full_caption(picture)),
@@ -212,6 +213,18 @@ def recognise_question(name: str, rng: random.Random) -> str:
         f"is this {name}?", f"is it {name}?", f"does this picture show {name}?",
         f"is {name} there?",
     ))  # fmt: skip
+
+
+def place_question(name: str, picture: Composition, here: bool, rng: random.Random) -> Exchange:
+    """Where the named one is, who is in the picture where ``here`` is true. It is nowhere else, and
+    not there where only its like is."""
+    where = WHERE[picture.scene][0]
+    if here and rng.random() < 0.3:
+        return Exchange(question=f"where is {name}?", answer=where)
+    right = rng.random() < 0.6
+    other = rng.choice([scene for scene in SCENES if scene != picture.scene])
+    asked = where if right else WHERE[other][0]
+    return Exchange(question=f"is {name} {asked}?", answer=_yes(here and right))
 
 
 def fact_sentences(facts: Facts, name: str, rng: random.Random) -> dict[str, str]:

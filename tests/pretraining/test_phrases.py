@@ -43,6 +43,7 @@ def said(family: Family, rng: random.Random) -> Iterator[str]:
         yield phrases.fact_question(attribute, "it", rng)
     other = phrases.mention(pictures[REPLACED].characters[0], rng)
     yield phrases.recognise_question("it", rng)
+    yield phrases.place_question("it", pictures[0], True, rng).question
     yield phrases.add_instruction(other, rng)
     yield phrases.remove_instruction("it", rng)
     yield phrases.replace_instruction("it", other, rng)
@@ -77,7 +78,7 @@ def true_answer(question: str, picture: Composition) -> str | None:
     things = [word for word in words if word in THINGS]
     scenes = [word for word in words if word in SCENES]
     where = WHERE[picture.scene][0]
-    if words[0] == "where" or question == "what place is this?":
+    if words[0] == "where" or question in ("what place is this?", "what is in the background?"):
         return where
     if question.startswith(("describe the picture", "what is in the", "what do you see")):
         return phrases.full_caption(picture)
@@ -140,6 +141,23 @@ def test_yes_and_no_are_both_answers_to_the_same_forms() -> None:
             form = " ".join(exchange.question.split()[:2])
             answers.setdefault(form, set()).add(exchange.answer)
     assert answers and all(found == {"yes", "no"} for found in answers.values())
+
+
+def test_a_place_is_that_of_the_one_who_is_there() -> None:
+    answers: dict[bool, set[str]] = {True: set(), False: set()}
+    for family in FAMILIES:
+        rng = random.Random(family.seed)
+        for picture in family.pictures[:10]:
+            for here in answers:
+                exchange = phrases.place_question("<bo>", picture, here, rng)
+                place = WHERE[picture.scene][0]
+                if exchange.question == "where is <bo>?":
+                    assert here and exchange.answer == place
+                    continue
+                right = here and exchange.question == f"is <bo> {place}?"
+                assert exchange.answer == ("yes" if right else "no"), exchange
+                answers[here].add(exchange.answer)
+    assert answers == {True: {"yes", "no"}, False: {"no"}}
 
 
 def test_facts_are_answered_with_what_was_stated() -> None:
