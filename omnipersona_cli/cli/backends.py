@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,11 @@ def fetch(name: str, model: str | None, revision: str, as_json: bool) -> None:
 
     with output.progress() as on_progress:
         fetched = weights.fetch(
-            info, repo, revision=revision, bars=not output.quiet(), on_progress=on_progress
+            info,
+            repo,
+            revision=revision,
+            bars=sys.stderr.isatty() and not output.quiet(),
+            on_progress=on_progress,
         )
     if as_json:
         output.answer_json({"backend": name, "model": repo, "fetched": fetched})

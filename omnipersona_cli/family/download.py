@@ -8,8 +8,10 @@ lock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,9 @@ LARGE = 8 << 20
 
 PART = ".op.incomplete"
 """How a file ends that is not whole yet; the hub's own tools know the last word."""
+
+EVERY = 1.0
+"""Seconds between two looks at a file that grows."""
 
 _DIGEST = r"[0-9a-f]{40}|[0-9a-f]{64}"
 
@@ -43,9 +48,12 @@ def brought(repo: str, names: Iterable[str], revision: str, *, folder: Path) -> 
     return sum(part.stat().st_size for part in parts if part.exists())
 
 
-def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
+def fetch_file(
+    repo: str, name: str, revision: str, *, folder: Path, on_size: Callable[[int], None]
+) -> None:
     """Bring the file ``name`` of a commit into ``folder``, that of ``repo`` in the hub's cache,
-    where the hub's client finds it. Its digest is not compared.
+    where the hub's client finds it. Its digest is not compared. ``on_size`` is told how many bytes
+    of it are here, once a second, by another thread.
 
     Raises what the hub's client raises; the part that was brought stays.
     """
@@ -69,7 +77,7 @@ def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
         part = blob.with_name(about.etag + PART)
         if part.exists() and part.stat().st_size > about.size:
             part.unlink()
-        with part.open("ab") as file:
+        with part.open("ab") as file, _watched(part, on_size):
             http_get(
                 about.location,
                 file,
@@ -79,6 +87,24 @@ def fetch_file(repo: str, name: str, revision: str, *, folder: Path) -> None:
                 displayed_filename=name,
             )
         part.replace(blob)
+
+
+@contextmanager
+def _watched(part: Path, on_size: Callable[[int], None]) -> Iterator[None]:
+    """Tell how large a file is while it grows."""
+    whole = Event()
+
+    def watch() -> None:
+        while not whole.wait(EVERY):
+            on_size(part.stat().st_size)
+
+    watcher = Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        whole.set()
+        watcher.join()
 
 
 def _described(repo: str, name: str, revision: str) -> Any:

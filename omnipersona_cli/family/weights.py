@@ -17,6 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -34,7 +35,7 @@ from omnipersona_cli.errors import (
 )
 from omnipersona_cli.family.download import brought, fetch_file, is_resumable
 from omnipersona_cli.family.failures import cache_variable, hub_error
-from omnipersona_cli.family.revisions import COMMIT, check_files, revision_of
+from omnipersona_cli.family.revisions import COMMIT, MEGABYTE, check_files, revision_of
 from omnipersona_cli.hookspecs import OnProgress, Progress
 
 EMBEDDED = "embedded"
@@ -222,7 +223,7 @@ def fetch(
     weights that the backend does not name are left behind; a download that broke off goes on where
     it did. Size and digest of every file are compared with the hub's afterwards, also of those that
     were here. ``revision`` is that of ``model``'s own repository, the newest where it is empty.
-    ``bars`` are the hub client's own.
+    ``bars`` are the hub client's own; without them steps say how much of the large files is here.
     Raises UsageError for weights that the backend does not know and for a revision of two
     repositories, MissingError where they cannot be had or are damaged, ResourceError where they do
     not fit on the disk.
@@ -253,10 +254,16 @@ def fetch(
         if on_progress is not None:
             on_progress(Progress(phase="checking, in MB", step=done, total=total))
 
+    def grown(done: int, total: int) -> None:
+        if on_progress is not None and not bars:
+            on_progress(
+                Progress(phase="fetching, in MB", step=done // MEGABYTE, total=total // MEGABYTE)
+            )
+
     with _bars(bars):
         repos = repositories(info, model)
         own = {repos[0]: revision}
-        return any([_fetch_one(info, repo, own.get(repo, ""), tell, step) for repo in repos])
+        return any([_fetch_one(info, repo, own.get(repo, ""), tell, grown, step) for repo in repos])
 
 
 def offline() -> str:
@@ -336,7 +343,12 @@ def _bars(wanted: bool) -> Iterator[None]:
 
 
 def _fetch_one(
-    info: BackendInfo, repo: str, revision: str, tell: Callable[[str], None], on_step: OnStep
+    info: BackendInfo,
+    repo: str,
+    revision: str,
+    tell: Callable[[str], None],
+    on_bytes: OnStep,
+    on_step: OnStep,
 ) -> bool:
     if forbidden := offline():
         raise MissingError(
@@ -369,14 +381,27 @@ def _fetch_one(
             if there:
                 tell(f"{there / 1e9:.1f} GB of {repo} were brought before, and are gone on with")
             _check_room(repo, sum(missing) - there, Path(constants.HF_HUB_CACHE), tell)
-            for name in names:
-                fetch_file(repo, name, commit, folder=_cached(repo))
+            whole = 0
+            for file in large:
+                fetch_file(
+                    repo,
+                    file.filename,
+                    commit,
+                    folder=_cached(repo),
+                    on_size=partial(_tell_size, on_bytes, whole, sum(missing)),
+                )
+                whole += file.file_size
         folder = snapshot_download(repo, revision=at, allow_patterns=wanted)
         count = check_files(repo, Path(folder), wanted, again=again, tell=tell, on_step=on_step)
     except (OSError, ValueError, ImportError, unreachable, invalid) as error:
         raise hub_error(error, repo, again=again) from error
     tell(f"{count} files have the size and digest that the hub names; they are in {folder}")
     return bool(missing)
+
+
+def _tell_size(on_bytes: OnStep, before: int, total: int, size: int) -> None:
+    """How much is here, where ``before`` were and a file of ``size`` is coming."""
+    on_bytes(before + size, total)
 
 
 def _check_room(repo: str, size: int, cache: Path, tell: Callable[[str], None]) -> None:

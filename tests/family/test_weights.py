@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import tiny_bagel
@@ -411,3 +412,28 @@ def test_what_was_fetched_is_found_with_its_size(hub: Hub) -> None:
 def test_bars_can_be_left_out(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
     weights.fetch(INFO, REPO, bars=False)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("bars", [True, False])
+def test_where_nobody_sees_bars_steps_say_how_far_a_large_file_is(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, bars: bool
+) -> None:
+    monkeypatch.setattr("omnipersona_cli.family.download.LARGE", 1)
+    monkeypatch.setattr("omnipersona_cli.family.download.EVERY", 0.01)
+    monkeypatch.setattr(weights, "MEGABYTE", 1)
+    sizes = {name: len(body) for name, body in hub.files(REPO).items()}
+    hub.held = held = Event()
+    hub.cut["model.safetensors"] = sizes["model.safetensors"] // 2
+    told: list[tuple[int, int]] = []
+
+    def listen(event: Progress) -> None:
+        if event.phase.startswith("fetching") and event.total:
+            told.append((event.step, event.total))
+            hub.cut.clear()
+            held.set()
+
+    if bars:
+        hub.cut.clear()
+    weights.fetch(INFO, REPO, bars=bars, on_progress=listen)
+    assert bool(told) != bars
+    assert all(0 <= step <= total <= sum(sizes.values()) for step, total in told)
