@@ -46,7 +46,7 @@ def make_app(served: Served, door: Door) -> Starlette:
         served.jobs.close()
 
     app = Starlette(
-        routes=routes() + ([Mount("/mcp", agents.app)] if agents is not None else []),
+        routes=routes() + (agents.routes() if agents is not None else []),
         middleware=[Middleware(Guard, door=door)],
         exception_handlers={
             PersonaError: _refused,

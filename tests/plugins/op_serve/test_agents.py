@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ from typing import Any
 
 import anyio
 import httpx2
+import pytest
 from live_server import Live, Serve, opened, png, until
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
@@ -183,6 +185,17 @@ def test_an_agent_without_the_token_is_not_let_in(live: Live) -> None:
         for path in ("/mcp", "/mcp/"):
             answer = httpx2.post(f"{live.url}{path}", json=message, headers=headers)
             assert answer.status_code == status
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/mcp/"])
+def test_an_agent_is_answered_where_it_asks_and_not_sent_on(live: Live, path: str) -> None:
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    headers = {
+        "authorization": f"Bearer {live.token}",
+        "accept": "application/json, text/event-stream",
+    }
+    answer = httpx2.post(f"{live.url}{path}", json=message, headers=headers)
+    assert answer.status_code == 200 and TOOLS <= set(re.findall(r'"name":"(\w+)"', answer.text))
 
 
 # Over stdio.
