@@ -53,10 +53,11 @@ class Known:
     vit: VisionModel
 
     @classmethod
-    def of(cls, state: Path) -> Known:
+    def of(cls, state: Path, device: str = "cpu") -> Known:
         """From a pool that was encoded by finished stages."""
         autoencoder, vit = frozen_encoders(state)
-        return cls(latents=read_pool(state, "pool").latents, scale=autoencoder.config, vit=vit)
+        latents = read_pool(state, "pool").latents
+        return cls(latents=latents, scale=autoencoder.config, vit=vit.to(device))
 
     def moved(self, mean: Tensor, rows: NDArray[np.int64]) -> Tensor:
         """Mean square of how far the latents of these rows are from the known ones, whose variance
@@ -94,7 +95,7 @@ def train_autoencoder(
     stage = PretrainingStage(state, "autoencoder", minutes, clock=clock_of(device), tail=tail)
     torch.manual_seed(stage.step)
     rng = np.random.default_rng(stage.step)
-    known = Known.of(state) if near else None
+    known = Known.of(state, device) if near else None
     model = AutoEncoder(known.scale if known else VAE).to(device)
     both = optimisers(dict(model.named_parameters()), matrices=rate, rest=0.75 * rate)
     average = Average(dict(model.named_parameters()))
