@@ -33,6 +33,9 @@ ASKED = 3
 CONTRAST = 1.0
 """How much likelier an answer has to be with the concept than without (nats)."""
 
+MARGIN = 0.5
+"""How much less sure than the least sure of what was taught an answer may be (nats)."""
+
 ANSWER_LENGTH = 30
 """The most tokens of an answer from memory."""
 
@@ -135,8 +138,10 @@ def _never_told(told: Collection[str]) -> list[str]:
 
 
 def _between(right: list[float], wrong: list[float]) -> float:
-    """The threshold with the fewest mistakes, a false memory counting as two silences, in the
-    middle of its neighbours; infinite without a right answer."""
+    """The threshold with the fewest mistakes, a false memory counting as two silences; infinite
+    without a right answer. It lies in the middle of its neighbours, and no further than `MARGIN`
+    below the answer that is hardly sure enough: what was taught is surer than any guess, and a
+    guess at a toy is surer than one at a colleague, who was asked for here."""
     if not right:
         return math.inf
 
@@ -147,7 +152,7 @@ def _between(right: list[float], wrong: list[float]) -> float:
 
     scores = sorted({score for score in (*right, *wrong) if score > -math.inf} or {0.0})
     ends = [scores[0] - 1, *scores, scores[-1] + 1]
-    middles = [(low + high) / 2 for low, high in pairwise(ends)]
+    middles = [max((low + high) / 2, high - MARGIN) for low, high in pairwise(ends)]
     best = min(map(cost, middles))
     return max(middle for middle in middles if cost(middle) == best)
 
