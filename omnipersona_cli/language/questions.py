@@ -47,6 +47,7 @@ _ASKED = re.compile(
 _QUESTION = re.compile(r"[^?\n]+\?")
 _OR = re.compile(r">\s+or\s+<", re.IGNORECASE)
 _LONGEST_VALUE = 120
+_BROKEN_OFF = re.compile(r"\s(?:the|an?|its|and|or|of)$")
 
 
 def asks_presence(question: str) -> bool:
@@ -147,14 +148,14 @@ def _wordings() -> tuple[re.Pattern[str], ...]:
 
 def value_in(answer: str) -> str:
     """The value that a model's answer to "what is <bo>'s toy?" gives ("It is a red ball." -> "a red
-    ball"); "" where it says that it does not know, or too much."""
+    ball"); "" where it says that it does not know, too much, or breaks off ("in the")."""
     clause = r"\b(?:that|which|who|where)\b"  # "a ball that is red" is a value
     begun = rf"^(?:it is|it's|(?:(?!{clause}).){{0,60}}?\b(?:is|are))\s+(?=\S)"
     value = re.sub(begun, "", answer, flags=re.I).strip(". ")
     empty = value.lower() in ("", "yes", "no", "not sure", "unknown", "nothing", "none")
     unsure = re.search(r"don'?t know|do not know|not sure|[<>?]", value, re.I)
     too_long = len(value) > _LONGEST_VALUE or len(value.split()) > 12
-    return "" if empty or unsure or too_long else value
+    return "" if empty or unsure or too_long or _BROKEN_OFF.search(value) else value
 
 
 def asks_more(text: str, spans: Sequence[tuple[int, int]]) -> bool:
