@@ -18,9 +18,9 @@ said by the judge (`op_toy.network`), which is used for nothing else.
 *Memory*, with the text of the facts taken out of the pack: questions in `exam.WORDINGS`, which are
 in no lesson and in no check of learning, as the tokens answer them by themselves; the three prompts
 that need a fact; and `exam.NEVER_TOLD`, attributes that nobody told and learning did not ask about,
-where any answer but "I do not know" is a false memory. The same is asked of every fourth character
-learned once more with one of its facts, chosen by the seed, withheld. ``--memory`` leaves out edits
-and prompts with the text of the facts, which take most of the time, ``--looks`` memory as well;
+where any answer but "I do not know" is a false memory. The same is asked of each character learned
+once more with one of its facts, chosen by the seed, withheld. ``--memory`` leaves out edits and
+prompts with the text of the facts, which take most of the time, ``--looks`` memory as well;
 ``--steps 0`` measures instant concepts, which is what learning begins with.
 
 Background SSIM of "add" is taken where the character does not stand. Where it stands is not known,
@@ -54,9 +54,6 @@ import click
 import numpy as np
 from exam import Exam, Tally
 from series import NAME, draw_folder, interval, kept, measured_with
-
-WITHHELD = 4
-"""One character of so many is learned once more with a fact withheld."""
 
 ROWS: tuple[tuple[str, str, str], ...] = (
     ("recognition", "recognition, ½(recall₊ + recall₋), as answered", "≥ 0.85"),
@@ -150,7 +147,7 @@ def measure(seed: int, *, how: How, judge_file: Path, began: float) -> dict[str,
         if not how.part:
             exam.additions()
             exam.removals()
-        if seed % WITHHELD == 0 and how.part != "looks":
+        if how.part != "looks":
             exam.withheld(Path(place), how.settings)
     return {
         "seed": seed,
