@@ -52,6 +52,7 @@ from omnipersona_cli.language.questions import (
     asks_presence,
     content_words,
     fact_words,
+    is_open,
     is_opener,
     is_yes_or_no,
     plain_words,
@@ -171,7 +172,7 @@ def ask(
     prompt = request.prompt(request.text, earlier=turns)
     prompt = replace(prompt, concepts=tuple(tokens.of_looks() for tokens in prompt.concepts))
     pieces: list[str] = []
-    held = is_opener(request.text) and request.backend.info.replay_leads != "model"
+    held = is_open(request.text) and request.backend.info.replay_leads != "model"
     begin(on_progress, "reading the question")
     with memory_errors(request.backend.info.name):
         for piece in _said(

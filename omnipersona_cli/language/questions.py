@@ -46,6 +46,7 @@ _ASKED = re.compile(
 )
 _QUESTION = re.compile(r"[^?\n]+\?")
 _OR = re.compile(r">\s+or\s+<", re.IGNORECASE)
+_CHOICE = re.compile(r"\w or (?!not$|no$)(?:an? |the |in |at |on )*\w+$")
 _LONGEST_VALUE = 120
 _BROKEN_OFF = re.compile(r"\s(?:the|an?|its|and|or|of)$")
 
@@ -76,8 +77,14 @@ def is_opener(question: str) -> bool:
     return bool(_OPENERS.match(question))
 
 
+def is_open(question: str) -> bool:
+    """True where yes and no are no answers: for an opener, and for a choice ("is it a cat or a
+    dog?"), but not for "is <bo> or <mam> here?"."""
+    return is_opener(question) or bool(_CHOICE.search(plain_words(question)))
+
+
 def is_yes_or_no(answer: str) -> bool:
-    """True for "yes" and "no" alone, which answer nothing that `is_opener` is true of."""
+    """True for "yes" and "no" alone."""
     return plain_words(answer) in ("yes", "no")
 
 

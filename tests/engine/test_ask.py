@@ -154,7 +154,7 @@ def test_a_small_models_yes_to_an_open_question_is_no_answer(learned, leads):
         return said.text, said.source
 
     unknown = ("yes", "tokens") if leads == "model" else ("I do not know", "unknown")
-    for question in ("how old is <bo>?", "what color is <bo>'s collar?"):
+    for question in ("how old is <bo>?", "what color is <bo>'s collar?", "is <bo> old or young?"):
         assert answer(question) == unknown
     assert answer("does <bo> have a tail?") == ("yes", "tokens")
 

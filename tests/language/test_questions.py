@@ -7,6 +7,7 @@ from omnipersona_cli.language.questions import (
     asks_for_either,
     asks_for_kind,
     asks_presence,
+    is_open,
     told,
     value_in,
 )
@@ -73,6 +74,22 @@ def test_every_question_for_an_attribute_is_found():
 )
 def test_an_answer_gives_its_value_or_nothing(answer, value):
     assert value_in(answer) == value
+
+
+@pytest.mark.parametrize(
+    ("question", "open_"),
+    [
+        ("how old is <bo>?", True),
+        ("is it a cat or a dog?", True),
+        ("Is it day or night?", True),
+        ("is <bo> in the city or in the forest?", True),
+        ("is <bo> here or not?", False),
+        ("is <bo> or <mam> here?", False),
+        ("is <bo> a cat?", False),
+    ],
+)
+def test_yes_is_no_answer_to_an_open_question(question, open_):
+    assert is_open(question) == open_
 
 
 @pytest.mark.parametrize(
