@@ -83,8 +83,8 @@ def train_autoencoder(
     precision: str = "float32",
     device: str = "cpu",
 ) -> None:
-    """L1 + gradient L1 + a light KL, AdamW, EMA; at the end mean and deviation of the latents
-    become shift and scale.
+    """L1 + gradient L1 + a light KL, Muon and AdamW, EMA; at the end mean and deviation of the
+    latents become shift and scale.
 
     With ``near``, the weight of `Known.moved`, a finished autoencoder is trained on, restored
     pictures are held to what the ViT sees, shift and scale stay, and the decoder stage, whose

@@ -121,11 +121,11 @@ def _named_by_a_person(
 ) -> Server | None:
     """A settings file may come with a folder of somebody else's, and would send pictures away."""
     if value is not None and ctx.get_parameter_source("server") == ParameterSource.DEFAULT_MAP:
-        raise in_a_file()
+        raise named_by_a_file()
     return value
 
 
-def in_a_file(place: str = "") -> UsageError:
+def named_by_a_file(place: str = "") -> UsageError:
     """The refusal of a server that a settings file names, at ``place``."""
     return UsageError(
         f"a settings file names a server, which only you may do{place}",

@@ -112,9 +112,9 @@ def check_top(
         if key in (known if section else SHARED):
             continue
         if key == "server":
-            from omnipersona_cli.cli.server import in_a_file
+            from omnipersona_cli.cli.server import named_by_a_file
 
-            raise in_a_file(_placed((key,)))
+            raise named_by_a_file(_placed((key,)))
         owners = [name for name, verb in verbs().items() if key in options_of(verb)]
         if owners and not section:
             raise UsageError(
